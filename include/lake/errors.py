@@ -1,0 +1,25 @@
+"""What can go wrong, by what cures it: the class of an error decides whether a retry can help."""
+
+
+class LakeError(Exception):
+    """One line that names the thing and the cure; shown to people without a traceback."""
+
+
+class UsageError(LakeError):
+    """What was asked for makes no sense: a wrong date, an unknown table. The command line exits with 2."""
+
+
+class ContractError(LakeError):
+    """A contract or a SELECT is wrong. A retry gives the same; an edit cures it."""
+
+
+class InputsMissing(LakeError):
+    """A day of an input is not there yet. Waiting, loading or building it cures it."""
+
+
+class CheckFailed(LakeError):
+    """The rows broke a promise of the contract. Nothing was published; better data or another SELECT cures it."""
+
+
+class WriteConflict(LakeError):
+    """Other writers kept replacing the same days. A later retry cures it."""

@@ -1,0 +1,161 @@
+"""What the SELECTs say: the tables they read, the columns they give, and an id of their meaning."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+
+import sqlglot
+from sqlglot import exp
+
+from include.lake import contracts, settings
+from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.errors import ContractError
+
+PARAMETERS = {"start_date", "end_date"}
+# What would make two builds of the same inputs differ.
+_NOT_REPEATABLE = re.compile(r"\b(current_date|current_timestamp|now|localtimestamp|rand|randn|uuid|curdate)\s*\(", re.I)
+
+
+@dataclass(frozen=True)
+class Select:
+    """A SELECT as the runner needs it. `inputs`: the tables it reads; `columns`: what it gives; `tree`: its meaning."""
+
+    text: str
+    inputs: tuple[str, ...]
+    columns: tuple[str, ...]
+    tree: str
+    _spans: tuple[tuple[int, int, str], ...]
+
+    def with_views(self) -> str:
+        """The text with every table replaced by the view that `view_name` gives it. Nothing else is touched."""
+        text = self.text
+        for start, end, table in sorted(self._spans, reverse=True):
+            text = text[:start] + view_name(table) + text[end:]
+        return text
+
+
+def view_name(table: str) -> str:
+    """The session view that stands for a table at one version while a build runs."""
+    return "input__" + table.replace(".", "__")
+
+
+def parse_select(text: str, contract: Contract) -> Select:
+    """Parse and check a SELECT against its contract; ContractError names file, line and cure."""
+    path = contract.select_path
+    shown = path.relative_to(settings.ROOT) if path.is_relative_to(settings.ROOT) else path
+
+    def wrong(what: str, line: int | None = None) -> ContractError:
+        return ContractError(f"{shown}{f':{line}' if line else ''}: {what}")
+
+    def line_of(needle: str) -> int | None:
+        return next((n for n, content in enumerate(text.splitlines(), 1) if needle in content), None)
+
+    try:
+        trees = [tree for tree in sqlglot.parse(text, dialect="spark") if tree is not None]
+    except sqlglot.errors.SqlglotError as error:
+        first = error.errors[0] if getattr(error, "errors", None) else {}
+        what = str(first.get("description") or error).splitlines()[0]
+        raise wrong(f"does not parse: {what}", first.get("line")) from None
+    if len(trees) != 1 or not isinstance(trees[0], exp.Query):
+        raise wrong("must be exactly one SELECT")
+    tree = trees[0]
+    if match := _NOT_REPEATABLE.search(re.sub(r"--[^\n]*", "", text)):
+        raise wrong(f"{match[1]}() makes two builds differ; use :start_date and :end_date", line_of(match[0]))
+
+    parameters = {node.name for node in tree.find_all(exp.Placeholder, exp.Parameter)}
+    for name in sorted(parameters - PARAMETERS):
+        raise wrong(f"unknown parameter :{name}; there are :start_date and :end_date", line_of(f":{name}"))
+    if parameters != PARAMETERS:
+        raise wrong("must restrict the days with both :start_date and :end_date (a day is a range of one)")
+
+    columns = tree.named_selects
+    if any(isinstance(node, exp.Star) for node in tree.selects) or "*" in columns:
+        raise wrong("name the columns of the outer SELECT instead of *")
+    promised = [name for name in contract.column_names if name != RUN_TIMESTAMP]
+    for name in columns:
+        if columns.count(name) > 1:
+            raise wrong(f"gives column {name} twice", line_of(name))
+        if name not in promised and name != DROP_REASON:
+            raise wrong(f"gives column {name!r}, which its contract does not have; add it there or remove it", line_of(name))
+    for name in promised:
+        if name not in columns:
+            raise wrong(f"does not give column {name} of its contract; add it or remove it there")
+
+    ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
+    spans, inputs = [], set()
+    for node in tree.find_all(exp.Table):
+        if not node.db:
+            if node.name in ctes:
+                continue
+            raise wrong(f"{node.name} is neither a table (write schema.table) nor defined in WITH", line_of(node.name))
+        if node.catalog:
+            raise wrong(f"{node.sql()}: write schema.table without a catalog", line_of(node.catalog))
+        table = f"{node.db}.{node.name}"
+        inputs.add(table)
+        spans.append((node.args["db"].meta["start"], node.this.meta["end"] + 1, table))
+        if not node.alias:
+            raise wrong(f"give {table} an alias", line_of(table))
+    meaning = tree.sql(dialect="spark", comments=False, normalize=True)
+    return Select(text, tuple(sorted(inputs)), tuple(columns), meaning, tuple(spans))
+
+
+@cache
+def select(table: str) -> Select:
+    """The SELECT of a table that we build. Its inputs all have contracts, and its contract's `reads` are among them."""
+    contract = contracts.get(table)
+    found = parse_select(contract.select_path.read_text(encoding="utf-8"), contract)
+    shown = contract.select_path.relative_to(settings.ROOT)
+    for name in found.inputs:
+        if name not in contracts.load_all():
+            raise ContractError(f"{shown}: reads {name}, which has no contract; write include/sql/{name.replace('.', '/')}.yaml")
+    for name, _ in contract.reads:
+        if name not in found.inputs or not contracts.get(name).day_column:
+            raise ContractError(f"{contract.path.relative_to(settings.ROOT)}: `reads` names {name}, which is not an input with days")
+    return found
+
+
+def inputs(table: str) -> tuple[str, ...]:
+    """The tables that a build of `table` reads, sorted; none for a source."""
+    return () if contracts.get(table).is_source else select(table).inputs
+
+
+def in_order(tables: list[str] | None = None) -> list[str]:
+    """Tables (all by default) so that each comes after its inputs; always the same order. ContractError on a cycle."""
+    everything = sorted(contracts.load_all())
+    sorter = TopologicalSorter({name: inputs(name) for name in everything})
+    try:
+        order = list(sorter.static_order())
+    except CycleError as error:
+        raise ContractError(f"the SELECTs read each other in a circle: {' -> '.join(error.args[1])}") from None
+    wanted = set(everything if tables is None else tables)
+    return [name for name in order if name in wanted]
+
+
+def upstream(tables: list[str]) -> list[str]:
+    """`tables` and every built table that they stand on, in order; sources are left out."""
+    found: set[str] = set()
+    todo = list(tables)
+    while todo:
+        name = todo.pop()
+        if name not in found and not contracts.get(name).is_source:
+            found.add(name)
+            todo += inputs(name)
+    return in_order(sorted(found))
+
+
+@cache
+def code_id(table: str) -> str:
+    """16 hex digits that change when what the table means changes, and not for comments, formatting or field order."""
+    contract = contracts.get(table)
+    meaning = {
+        "select": select(table).tree,
+        "columns": sorted((c.name, c.type, c.nullable) for c in contract.columns),
+        "key": sorted(contract.key),
+        "partitioned_by": contract.partitioned_by,
+        "checks": sorted(contract.checks),
+        "reads": contract.reads,
+    }
+    return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]

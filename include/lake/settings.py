@@ -1,0 +1,33 @@
+"""Where things are. Every setting of the engine is an environment variable read here, and nowhere else."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SQL = ROOT / "include" / "sql"
+
+
+def home() -> Path:
+    """The folder of everything that a lake keeps (`LAKE_HOME`, `.lake/` by default)."""
+    return Path(os.environ.get("LAKE_HOME") or ROOT / ".lake").expanduser().resolve()
+
+
+def table_path(table: str) -> Path:
+    """Where the Delta table is stored: the path is the table."""
+    schema, name = table.split(".")
+    return home() / "warehouse" / schema / name
+
+
+def jars() -> Path:
+    """The folder of the two Delta jars, which `make setup` fetches once (`LAKE_JARS`)."""
+    return Path(os.environ.get("LAKE_JARS") or Path.home() / ".cache" / "lake" / "jars").expanduser().resolve()
+
+
+def spark_remote() -> str | None:
+    """The Spark Connect server to use (`LAKE_SPARK_REMOTE`, such as sc://localhost:15002); None: the lake's own one."""
+    return os.environ.get("LAKE_SPARK_REMOTE") or None
+
+
+def spark_memory() -> str:
+    """Memory of a Spark that we start ourselves (`LAKE_SPARK_MEMORY`): two tasks of a scale-1 day fit well into 2 GB."""
+    return os.environ.get("LAKE_SPARK_MEMORY") or "2g"

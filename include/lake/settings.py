@@ -31,3 +31,13 @@ def spark_remote() -> str | None:
 def spark_memory() -> str:
     """Memory of a Spark that we start ourselves (`LAKE_SPARK_MEMORY`): two tasks of a scale-1 day fit well into 2 GB."""
     return os.environ.get("LAKE_SPARK_MEMORY") or "2g"
+
+
+def spark_port() -> int | None:
+    """The port of the Spark Connect server that we start (`LAKE_SPARK_PORT`); None: any that is free."""
+    return int(os.environ.get("LAKE_SPARK_PORT") or 0) or None
+
+
+def maven_repository() -> str | None:
+    """Where `make setup` fetches the Delta jars (`LAKE_MAVEN_REPOSITORY`, a URL); None: Maven Central."""
+    return os.environ.get("LAKE_MAVEN_REPOSITORY") or None

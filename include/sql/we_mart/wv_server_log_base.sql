@@ -1,0 +1,155 @@
+with calls as (
+    select
+        log.*,
+        coalesce(call._request_body, call.request_body) as request,
+        coalesce(call._method, call.method) as method,
+        coalesce(call._gcc, call.gcc) as gcc,
+        coalesce(call._consumer_id, call.consumer_id) as consumer_id,
+        coalesce(call._provider_id, call.provider_id) as provider_id,
+        call.language,
+        call.platform as platform_id,
+        call.wpf,
+        nullif(call.os, '') as os_param
+    from service_log.weverse_server_log as log
+    lateral view json_tuple(
+        log.params, '_request_body', 'request_body', '_method', 'method', '_gcc', 'gcc', '_consumer_id', 'consumer_id',
+        '_provider_id', 'provider_id', 'language', 'platform', 'wpf', 'os'
+    ) call as _request_body, request_body, _method, method, _gcc, gcc, _consumer_id, consumer_id,
+        _provider_id, provider_id, language, platform, wpf, os
+    where log.date_id between :start_date and :end_date
+),
+kept as (
+    select
+        calls.*,
+        coalesce(
+            nullif(user_info_device_id, ''),
+            case when consumer_id = 'tvApp' then concat('U_', nullif(user_info_user_key, '')) end
+        ) as device,
+        -- A number beyond the year 9999 is no timestamp either.
+        case
+            when unix_log_timestamp between 1 and 253402300799999 then timestamp_millis(unix_log_timestamp)
+        end as log_dt,
+        -- Text of digits, and not only zeros: anything else is no user.
+        case when user_info_id rlike '^[0-9]*[1-9][0-9]*$' then user_info_id end as user_id
+    from calls
+),
+reasoned as (
+    select
+        kept.*,
+        -- In every window below, so that a row that is dropped cuts or joins no session of those that are kept.
+        case when device is null then 'no_device' when log_dt is null then 'no_timestamp' end as drop_reason
+    from kept
+),
+gaps as (
+    select
+        reasoned.*,
+        unix_millis(log_dt) - unix_millis(lag(log_dt) over (
+            partition by drop_reason, device, date_id order by log_dt
+        )) > 1800000 as starts_session
+    from reasoned
+),
+numbered as (
+    select
+        gaps.*,
+        -- Rows of one instant belong to one session: the default frame ends after all of them.
+        1 + count_if(starts_session) over (partition by drop_reason, device, date_id order by log_dt) as sess_seq
+    from gaps
+),
+filled as (
+    select
+        numbered.*,
+        min(log_dt) over (partition by drop_reason, device, date_id, sess_seq) as sess_start_dt,
+        max(log_dt) over (partition by drop_reason, device, date_id, sess_seq) as sess_end_dt,
+        coalesce(
+            user_id,
+            -- The next user: the last one seen when the session is read backwards.
+            last_value(user_id, true) over (
+                partition by drop_reason, device, date_id, sess_seq
+                order by log_dt desc, hour desc, user_info_user_key desc, user_info_id desc
+                rows between unbounded preceding and current row
+            ),
+            last_value(user_id, true) over (
+                partition by drop_reason, device, date_id, sess_seq
+                order by log_dt, hour, user_info_user_key, user_info_id
+                rows between unbounded preceding and current row
+            )
+        ) as user_id_fill
+    from numbered
+),
+named as (
+    select
+        filled.*,
+        concat(date_format(sess_start_dt + interval 9 hours, 'yyyyMMddHHmmssSSS'), '|', device) as sess_id,
+        min(log_dt) over (partition by drop_reason, device, date_id, sess_seq, user_id_fill) as user_sess_start_dt,
+        max(log_dt) over (partition by drop_reason, device, date_id, sess_seq, user_id_fill) as user_sess_end_dt
+    from filled
+)
+select
+    date_id,
+    hour,
+    log_dt,
+    user_info_user_key,
+    sess_id,
+    sess_seq,
+    sess_start_dt,
+    sess_end_dt,
+    concat_ws('|', sess_id, user_id_fill) as user_sess_id,
+    user_sess_start_dt,
+    user_sess_end_dt,
+    user_info_id,
+    device as user_info_device_id,
+    case
+        when upper(provider_id) = 'WEVAPP' and upper(os_param) in ('ANDTV', 'APPLETV', 'FIRETV', 'TIZEN', 'WEBOS') then 'TV'
+        when upper(consumer_id) in ('TVAPP', 'TVOSAPP') then 'TV'
+        when upper(provider_id) = 'WEVAPP' then 'APP'
+        when upper(wpf) in ('PC', 'MWEB') then upper(wpf)
+    end as platform,
+    case upper(consumer_id)
+        when 'TVOSAPP' then 'TVOS'
+        when 'TVAPP' then coalesce(upper(os_param), 'TV')
+        else upper(platform_id)
+    end as os,
+    coalesce(
+        nullif(regexp_extract(user_info_user_agent, 'app; ?([0-9]+[.][0-9]+[.][0-9]+)', 1), ''),
+        nullif(regexp_extract(user_info_user_agent, 'weverse; ?([0-9]+[.][0-9]+[.][0-9]+)', 1), '')
+    ) as app_ver,
+    user_id_fill,
+    user_info_status,
+    user_info_ip_address,
+    user_info_locale,
+    user_info_country,
+    topic,
+    method,
+    gcc,
+    language,
+    consumer_id,
+    provider_id,
+    platform_id,
+    wpf,
+    case when contains(url, '/join') then 1 end as is_join,
+    case when contains(url, '/leave') then 1 end as is_leave,
+    coalesce(nullif(regexp_extract(url, 'post-([0-9]+-[0-9]+)', 1), ''), body.post_id) as post_id,
+    coalesce(nullif(regexp_extract(url, '/community-([0-9]+)', 1), ''), body.comm_id) as comm_id,
+    nullif(regexp_extract(url, '/notice-([0-9]+)', 1), '') as notice_id,
+    body.body,
+    body.media_type,
+    body.media_time,
+    body.video_id,
+    body.video_session_id,
+    body.section_type,
+    body.is_product,
+    body.is_hide_from_artist,
+    body.is_fc_only,
+    nullif(regexp_extract(url, '/chat-([^/&]+)', 1), '') as chat_id,
+    try_cast(body.chat_msg_count as int) as chat_msg_count,
+    body.chat_msg_list,
+    url,
+    params,
+    user_info_user_agent,
+    drop_reason
+from named
+lateral view json_tuple(
+    request, 'communityId', 'postId', 'body', 'mediaType', 'time', 'videoId', 'sessionId', 'sectionType', 'hasProduct',
+    'hideFromArtist', 'membershipOnly', 'messageCount', 'messageList'
+) body as comm_id, post_id, body, media_type, media_time, video_id, video_session_id, section_type, is_product,
+    is_hide_from_artist, is_fc_only, chat_msg_count, chat_msg_list

@@ -1,0 +1,188 @@
+"""The one writer of our tables: build(table, start, end) for the scheduled day, the backfilled month and the laptop.
+
+Inputs are resolved to versions of their Delta logs, the SELECT is computed once over just these, what it gives is
+audited, and one commit replaces the days. The commit carries the build record, from which the ledger is written.
+"""
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from include.lake import checks, contracts, ledger, lineage, session, settings, storage
+from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.days import consecutive, day_range
+from include.lake.errors import ContractError, InputsMissing, UsageError, WriteConflict
+from include.lake.freshness import FRESH, Lake, describe_absent
+
+Log = Callable[[str], None]
+# Another writer of the same days wins at most this often before we give up; each time takes a whole build.
+_ATTEMPTS = 6
+# How Delta says that someone else committed in between. Through Connect only the name in the text survives.
+_CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
+
+
+@dataclass
+class Outcome:
+    """What a call of `build` did. `days` and `rows` are those built; `state` is fresh when nothing had to be."""
+
+    table: str
+    start: str
+    end: str
+    state: str = FRESH
+    days: list[str] = field(default_factory=list)
+    rows: int = 0
+    seconds: float = 0.0
+    dropped: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+
+
+def build(
+    table: str,
+    start: str,
+    end: str,
+    run: str = "cli",
+    force: bool = False,
+    log: Log = print,
+    spark: SparkSession | None = None,
+) -> Outcome:
+    """Build those days of start..end that are not fresh (all of them with `force`); `run` names who asks.
+
+    Raises UsageError, InputsMissing, ContractError, CheckFailed (nothing was published by the failing build; runs of
+    consecutive days before it stay built) or WriteConflict.
+    """
+    contract = contracts.get(table)
+    if contract.is_source:
+        raise UsageError(f"{table} is a source, nothing builds it: ./lake load {table} FILE")
+    days = day_range(start, end)
+    started = time.monotonic()
+    outcome = Outcome(table, start, end)
+    lake = Lake()
+    due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
+    for first, last in consecutive(due):
+        spark = spark or session.connect()
+        _build_range(spark, contract, first, last, run, log, outcome)
+    outcome.seconds = round(time.monotonic() - started, 2)
+    span = start if start == end else f"{start}..{end}"
+    if not outcome.days:
+        outcome.note = f"{table} {span} is fresh: {lake.own_state(table, days[-1]).why}" if not due else outcome.note
+    else:
+        outcome.state = "built"
+        lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(outcome.dropped.items()))
+        outcome.note = f"{table} {span} built: {outcome.rows:,} rows{lost} in {outcome.seconds:.1f} s"
+    log(outcome.note)
+    return outcome
+
+
+def _build_range(
+    spark: SparkSession, contract: Contract, first: str, last: str, run: str, log: Log, outcome: Outcome
+) -> None:
+    """Build first..last in one commit; ends well, too, when another builder has done it meanwhile."""
+    table, days = contract.table, day_range(first, last)
+    for attempt in range(_ATTEMPTS):
+        lake = Lake()
+        if attempt and all(lake.own_state(table, day).state == FRESH for day in days):
+            outcome.note = f"{table} {first}..{last} is fresh: {lake.own_state(table, last).why}"
+            return
+        if absent := lake.absent_inputs(table, first, last):
+            raise InputsMissing(f"{table} {first}..{last} has to wait: {describe_absent(absent)}; {_cure(absent)}")
+        build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
+        try:
+            audits = _publish(spark, contract, lake, days, build_id, started_at, run, log)
+        except Exception as error:
+            if any(name in str(error) for name in _CONFLICTS):
+                log(f"{table} {first}..{last}: another build of these days came first; looking again")
+                time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
+                continue
+            seconds = (datetime.now(UTC) - started_at).total_seconds()
+            ledger.failed(table, days, build_id, run, lineage.code_id(table), seconds, str(error)[:2000])
+            if isinstance(error, AnalysisException):
+                raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
+            raise
+        Lake().builds(table)  # enters what was committed: the same code that heals the ledger of a killed build
+        outcome.days += days
+        for audit in audits.values():
+            outcome.rows += audit.rows
+            for reason, count in audit.dropped.items():
+                outcome.dropped[reason] = outcome.dropped.get(reason, 0) + count
+        return
+    raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
+
+
+def _cure(absent: dict[str, list[str]]) -> str:
+    """The command that makes the first missing input."""
+    name, days = sorted(absent.items())[0]
+    if contracts.get(name).is_source:
+        return f"./lake load {name} FILE"
+    return f"./lake build {name} --from {days[0]} --to {days[-1]}"
+
+
+def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
+    """What the SELECT gives for start..end over the session's views `lineage.view_name(input)`; nothing is run yet.
+
+    The contract's columns in its order, without RUN_TIMESTAMP, and DROP_REASON if the SELECT gives it.
+    """
+    contract = contracts.get(table)
+    frame = spark.sql(lineage.select(table).with_views(), args={"start_date": start, "end_date": end})
+    checks.require_types(contract, frame)
+    names = [name for name in contract.column_names if name != RUN_TIMESTAMP]
+    return frame.select(*names, *(name for name in [DROP_REASON] if name in frame.columns))
+
+
+def _publish(
+    spark: SparkSession, contract: Contract, lake: Lake, days: list[str],
+    build_id: str, started_at: datetime, run: str, log: Log,
+) -> dict[str, checks.DayAudit]:  # fmt: skip
+    """Compute once, audit, and replace `days` in one commit that carries the build record."""
+    table, clock = contract.table, time.monotonic()
+
+    def progress(what: str) -> None:
+        log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
+
+    storage.ensure_table(contract)
+    for name in lineage.inputs(table):
+        version = lake.version(name)
+        assert version is not None, f"{name} is there: absent_inputs was empty"
+        session.read_version(spark, name, version).createOrReplaceTempView(lineage.view_name(name))
+    computed = compute(spark, table, days[0], days[-1]).persist()
+    try:
+        progress("computing and checking")
+        audits, broken = checks.audit(contract, computed, days)
+        progress(f"writing {sum(audit.rows for audit in audits.values()):,} rows")
+        kept = computed
+        if DROP_REASON in computed.columns:
+            kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
+        if RUN_TIMESTAMP in contract.column_names:
+            kept = kept.withColumn(RUN_TIMESTAMP, F.lit(started_at).cast("timestamp"))
+        record = {
+            "build_id": build_id,
+            "table": table,
+            "run": run,
+            "started_at": started_at.isoformat(),
+            "code_id": lineage.code_id(table),
+            "checks": broken,
+            "days": {
+                day: {"rows": audit.rows, "dropped": audit.dropped, "inputs": lake.input_ids(table, day)}
+                for day, audit in audits.items()
+            },
+        }
+        (
+            # rebalance: few files of a sensible size per partition, however many tasks computed the rows
+            kept.select(*contract.column_names)
+            .hint("rebalance", *contract.partitioned_by)
+            .write.format("delta")
+            .mode("overwrite")
+            .option("replaceWhere", f"{contract.day_column} >= '{days[0]}' and {contract.day_column} <= '{days[-1]}'")
+            .option("userMetadata", json.dumps(record, separators=(",", ":")))
+            .save(str(settings.table_path(table)))
+        )
+    finally:
+        computed.unpersist()
+    return audits

@@ -1,0 +1,49 @@
+"""A Spark session: of the Connect server that is named or running, else one inside this process."""
+
+import os
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyspark.sql import DataFrame, SparkSession
+
+from include.lake import settings, spark_server
+from include.lake.errors import LakeError
+
+# What must hold in any session, whoever started the server: days are cut from UTC, and casts do not depend on a zone.
+_SESSION_CONF = {"spark.sql.session.timeZone": "UTC"}
+
+
+def connect() -> SparkSession:
+    """The session to build with. LakeError in one line when the named server does not answer."""
+    address = settings.spark_remote() or spark_server.address()
+    if address is None:
+        return _in_process()
+    url = urlsplit(address)
+    try:
+        socket.create_connection((url.hostname or "localhost", url.port or 15002), timeout=10).close()
+    except OSError as error:
+        # Asked here because the client itself would try for minutes before it says so.
+        raise LakeError(f"Spark Connect at {url.hostname}:{url.port} does not answer ({error}): ./lake spark start") from None
+    spark = SparkSession.builder.remote(address).getOrCreate()
+    for name, value in _SESSION_CONF.items():
+        spark.conf.set(name, value)
+    return spark
+
+
+def _in_process() -> SparkSession:
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", f"--driver-memory {settings.spark_memory()} pyspark-shell")
+    builder: Any = SparkSession.builder.master("local[*]").appName("lake")
+    for name, value in {**spark_server.spark_conf(), **_SESSION_CONF}.items():
+        builder = builder.config(name, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def read_version(spark: SparkSession, table: str, version: int) -> DataFrame:
+    """The table as it was at one version of its Delta log."""
+    return spark.read.format("delta").option("versionAsOf", version).load(str(settings.table_path(table)))
+
+

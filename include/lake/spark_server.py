@@ -1,0 +1,240 @@
+"""The lake's own Spark: Java, the two Delta jars, the settings, and a Spark Connect server that tasks share.
+
+A task of its own JVM costs 13 s, a session of a running server less than one. Nothing here imports pyspark.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from include.lake import processes, settings
+from include.lake.errors import LakeError
+
+# Spark 4.2 runs on this Java and newer ones.
+JAVA_VERSION = 17
+# All that Spark 4.2 needs to speak Delta, by file name; the hashes are those of Maven Central.
+JARS = {
+    "delta-spark_4.2_2.13-4.4.0.jar": "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
+    "delta-storage-4.4.0.jar": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
+}
+# It listens after 4 s on an idle machine of 2 cores and 10 s on a busy one; what takes this long is stuck.
+_START_SECONDS = 120
+
+
+# -- what Spark needs on this machine
+
+
+def java_home() -> Path:
+    """A Java that Spark can use: of JAVA_HOME, of the PATH, or where systems keep theirs; LakeError with the cure."""
+    places = [Path(os.environ["JAVA_HOME"]) / "bin" / "java"] if os.environ.get("JAVA_HOME") else []
+    places += [Path(found)] if (found := shutil.which("java")) else []
+    places += sorted(Path("/usr/lib/jvm").glob("*/bin/java"), reverse=True)
+    places += sorted(Path("/opt/homebrew/opt").glob("openjdk*/bin/java"), reverse=True)
+    seen = []
+    for java in places:
+        with suppress(OSError):
+            told = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
+            version = re.search(r'version "(?:1\.)?(\d+)', told)
+            if version and int(version[1]) >= JAVA_VERSION:
+                return java.resolve().parent.parent
+            seen.append(f"{java} is {'Java ' + version[1] if version else 'no Java that runs'}")
+    raise LakeError(
+        f"Java {JAVA_VERSION} or newer is needed ({'; '.join(seen) or 'none found'}): install a JRE, "
+        f"such as openjdk-{JAVA_VERSION}-jre-headless, or set JAVA_HOME to one"
+    )
+
+
+def wrong_jar(path: Path) -> str | None:
+    """Why the file is not the jar that its name says; None if it is."""
+    if not path.exists():
+        return "is missing"
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    return None if found == JARS[path.name] else f"has sha256 {found}, not {JARS[path.name]}"
+
+
+def jar_paths() -> list[Path]:
+    """The Delta jars; LakeError if `make setup` has not fetched them."""
+    paths = [settings.jars() / name for name in JARS]
+    for path in paths:
+        if wrong := wrong_jar(path):
+            raise LakeError(f"{path} {wrong}: run `make setup`")
+    return paths
+
+
+def spark_conf() -> dict[str, str]:
+    """The settings of every Spark that we start, the server as well as one inside a process."""
+    home = settings.home()
+    return {
+        # Days are cut from UTC, whatever the machine's own zone is.
+        "spark.sql.session.timeZone": "UTC",
+        # A timestamp is a moment, as in the contracts, never a wall clock.
+        "spark.sql.timestampType": "TIMESTAMP_LTZ",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        # On the class path and not in spark.jars: that copies them at every start, and here is one process only.
+        "spark.driver.extraClassPath": os.pathsep.join(str(path) for path in jar_paths()),
+        # Tables are found by their path; a catalog on disk would be a second truth (and a lock: Derby).
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.warehouse.dir": str(home / "warehouse"),
+        "spark.local.dir": str(home / "spark" / "tmp"),
+        "spark.driver.memory": settings.spark_memory(),
+        # A day is small: 200 partitions (the default) cost seconds on 2 cores, and AQE joins the small ones anyway.
+        "spark.sql.shuffle.partitions": "4",
+        # The same for the reading of a Delta log: 50 by default.
+        "spark.databricks.delta.snapshotPartitions": "2",
+        # Nothing of it listens beyond this machine, and the Spark UI, which asks nobody who they are, not at all.
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.log.level": "WARN",
+        "spark.ui.showConsoleProgress": "false",
+    }
+
+
+# -- the server
+
+
+def address() -> str | None:
+    """Where the server of this LAKE_HOME listens, such as sc://127.0.0.1:15002; None if it does not run."""
+    state = _state()
+    return f"sc://127.0.0.1:{state['port']}" if state and state["ready"] else None
+
+
+def start(say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)) -> str:
+    """Start the server unless it runs; gives its address once it listens. LakeError with the end of its log if not."""
+    with _lock():
+        if state := _state():
+            if state["ready"]:
+                return f"sc://127.0.0.1:{state['port']}"
+        else:
+            say(f"Starting Spark Connect (log: {_folder() / 'server.log'})")
+            state = _spawn()
+        try:
+            _wait(state)
+        except BaseException:
+            _end(state)
+            raise
+        _write({**state, "ready": True})
+        return f"sc://127.0.0.1:{state['port']}"
+
+
+def stop() -> bool:
+    """Stop the server and wait until it is gone; False if none was running."""
+    with _lock():
+        if state := _state():
+            _end(state)
+        return state is not None
+
+
+def _folder() -> Path:
+    return settings.home() / "spark"
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    """Two that start at once get one server."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    with open(_folder() / "server.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _state() -> dict[str, Any] | None:
+    """What server.json says, if the process that it speaks of is still that one."""
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        state: dict[str, Any] = json.loads((_folder() / "server.json").read_text())
+        if processes.identity(state["pid"]) == state["identity"]:
+            return state
+    return None
+
+
+def _write(state: dict[str, Any]) -> None:
+    """At once and whole, because others read it without the lock."""
+    new = _folder() / "server.json.new"
+    new.write_text(json.dumps(state) + "\n")
+    new.replace(_folder() / "server.json")
+
+
+def _end(state: dict[str, Any]) -> None:
+    processes.stop(state["pid"], state["identity"])
+    (_folder() / "server.json").unlink(missing_ok=True)
+
+
+def _port() -> int:
+    """The port that is asked for, or any free one; LakeError if somebody else has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free; one in use is not
+        try:
+            probe.bind(("127.0.0.1", settings.spark_port() or 0))
+        except OSError as error:
+            raise LakeError(
+                f"port {settings.spark_port()} for Spark Connect cannot be had ({error.strerror}): "
+                "stop what uses it, or unset LAKE_SPARK_PORT to take any free one"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _spawn() -> dict[str, Any]:
+    package = importlib.util.find_spec("pyspark")
+    if not package or not package.submodule_search_locations:
+        raise LakeError("pyspark is not installed: run `make setup`")
+    spark_home, port = Path(package.submodule_search_locations[0]), _port()
+    temp = _folder() / "tmp" / "server"
+    shutil.rmtree(temp, ignore_errors=True)  # of a server that was killed
+    temp.mkdir(parents=True)
+    conf = {
+        **spark_conf(),
+        "spark.local.dir": str(temp),
+        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={temp}"',
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": str(port),
+    }
+    command = [str(spark_home / "bin" / "spark-submit"), "--master", "local[*]"]
+    command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "--name", "lake"]
+    for name, value in conf.items():
+        command += ["--conf", f"{name}={value}"]
+    # Another Spark of this machine, told about in SPARK_*, must not take this one's place.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
+    environment |= {"SPARK_HOME": str(spark_home), "SPARK_LOCAL_IP": "127.0.0.1", "JAVA_HOME": str(java_home())}
+    environment |= {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(settings.ROOT)}
+    with open(_folder() / "server.log", "w") as log:
+        server = subprocess.Popen(
+            [*command, "spark-internal"],
+            cwd=_folder(),  # it leaves an `artifacts` folder where it stands
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in the terminal is not meant for it
+        )
+    state = {"pid": server.pid, "identity": processes.identity(server.pid), "port": port, "ready": False}
+    _write(state)
+    return state
+
+
+def _wait(state: dict[str, Any]) -> None:
+    began = time.monotonic()
+    while True:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", state["port"]), timeout=1).close()
+            return
+        waited = time.monotonic() - began
+        alive = processes.identity(state["pid"]) == state["identity"]
+        if not alive or waited > _START_SECONDS:
+            log = _folder() / "server.log"
+            why = f"did not listen on port {state['port']} within {waited:.0f} s" if alive else "ended at its start"
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise LakeError(f"Spark Connect {why}; the end of {log}:\n{tail}")
+        time.sleep(0.1)

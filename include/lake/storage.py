@@ -1,0 +1,146 @@
+"""What the Delta log of a table says, read and (for sources) written by delta-rs: milliseconds, and no JVM."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Field, Schema, write_deltalake
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+from include.lake import settings
+from include.lake.contracts import Column, Contract
+from include.lake.errors import ContractError, WriteConflict
+
+_DELTA_TYPES = {
+    "string": "string", "tinyint": "byte", "int": "integer", "bigint": "long",
+    "double": "double", "boolean": "boolean", "date": "date", "timestamp": "timestamp",
+}  # fmt: skip
+_ARROW_TYPES = {
+    "string": pa.string(), "tinyint": pa.int8(), "int": pa.int32(), "bigint": pa.int64(),
+    "double": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(), "timestamp": pa.timestamp("us", "UTC"),
+}  # fmt: skip
+# Ten years: the ledger can be made again from the commits, so the commits stay (Delta's own default is 30 days).
+_PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
+
+
+@dataclass(frozen=True)
+class DayFiles:
+    """The files of one day: an id of the set of them, and what they hold."""
+
+    id: str
+    rows: int
+    bytes: int
+
+
+def open_table(table: str, version: int | None = None) -> DeltaTable | None:
+    """The Delta table at a version (the newest by default); None if it does not exist yet."""
+    try:
+        return DeltaTable(str(settings.table_path(table)), version=version)
+    except TableNotFoundError:
+        return None
+
+
+def days(delta: DeltaTable, contract: Contract) -> dict[str, DayFiles]:
+    """The days that have files, with their files; empty for a table without days."""
+    if not contract.day_column:
+        return {}
+    actions = pa.table(delta.get_add_actions(flatten=True)).select(
+        ["path", "size_bytes", "num_records", f"partition.{contract.day_column}"]
+    )
+    by_day: dict[str, list[tuple[str, int, int]]] = {}
+    for path, size, records, day in zip(*(column.to_pylist() for column in actions.columns), strict=True):
+        if day is not None:
+            by_day.setdefault(day, []).append((path, size, records or 0))
+    return {
+        day: DayFiles(
+            hashlib.sha256("\n".join(sorted(path for path, _, _ in files)).encode()).hexdigest()[:16],
+            sum(records for _, _, records in files),
+            sum(size for _, size, _ in files),
+        )
+        for day, files in sorted(by_day.items())
+    }
+
+
+def _field(column: Column) -> Field:
+    inner = column.type.removeprefix("array<").removesuffix(">")
+    kind: object = _DELTA_TYPES[inner]
+    if inner != column.type:
+        kind = {"type": "array", "elementType": kind, "containsNull": True}
+    metadata = {"comment": column.comment} if column.comment else {}
+    return Field.from_json(json.dumps({"name": column.name, "type": kind, "nullable": True, "metadata": metadata}))
+
+
+def arrow_schema(contract: Contract) -> pa.Schema:
+    """The contract's columns as Arrow types, in its order."""
+
+    def kind(text: str) -> pa.DataType:
+        return pa.list_(kind(text[6:-1])) if text.startswith("array<") else _ARROW_TYPES[text]
+
+    return pa.schema([(column.name, kind(column.type)) for column in contract.columns])
+
+
+def ensure_table(contract: Contract) -> DeltaTable:
+    """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
+
+    New columns are added and comments follow the contract; another type or a column taken away is a ContractError.
+    """
+    path = settings.table_path(contract.table)
+    fields = [_field(column) for column in contract.columns]
+    delta = open_table(contract.table)
+    if delta is None:
+        DeltaTable.create(
+            str(path), Schema(fields), mode="ignore", partition_by=list(contract.partitioned_by),
+            name=contract.table, description=contract.about, configuration=_PROPERTIES,
+        )  # fmt: skip
+        return DeltaTable(str(path))
+    there = {field.name: field for field in delta.schema().fields}
+    cure = f"move {path} away and build its days again"
+    for field in fields:
+        if field.name in there and there[field.name].type != field.type:
+            raise ContractError(f"{contract.table}.{field.name} is {there[field.name].type} in the table: {cure}")
+    if gone := sorted(set(there) - set(contract.column_names)):
+        raise ContractError(f"{contract.table} has {', '.join(gone)}, which its contract has not: {cure}")
+    if new := [field for field in fields if field.name not in there]:
+        delta.alter.add_columns(new)
+    for field in fields:
+        if field.name in there and there[field.name].metadata != field.metadata:
+            delta.alter.set_column_metadata(field.name, field.metadata or {"comment": ""})
+    if delta.metadata().description != contract.about:
+        delta.alter.set_table_description(contract.about)
+    return delta
+
+
+def retry_conflicts(write: Callable[[], None], what: str) -> None:
+    """Run one Delta commit, again if another writer came first; WriteConflict after ten times."""
+    for _ in range(10):
+        try:
+            return write()
+        except CommitFailedError:
+            continue
+    raise WriteConflict(f"{what}: other writers came first ten times; try again")
+
+
+def replace_source(contract: Contract, rows: pa.Table) -> int:
+    """Replace the days that `rows` hold (all of a source without days) in one commit; gives the version written."""
+    ensure_table(contract)
+    path = str(settings.table_path(contract.table))
+    rows = rows.cast(arrow_schema(contract))
+    predicate = None
+    if contract.day_column:
+        held = sorted(set(rows[contract.day_column].to_pylist()))
+        if not held:
+            return DeltaTable(path).version()
+        predicate = f"{contract.day_column} in ({', '.join(repr(day) for day in held)})"
+
+    def write() -> None:
+        write_deltalake(
+            path, rows, mode="overwrite", predicate=predicate,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )  # fmt: skip
+
+    retry_conflicts(write, contract.table)
+    return DeltaTable(path).version()
+
+

@@ -87,8 +87,9 @@ def audit(contract: Contract, frame: DataFrame, days: list[str]) -> tuple[dict[s
 
 
 def _failure(contract: Contract, check: str, count: int, rows: DataFrame) -> CheckFailed:
-    shown = rows.limit(_SHOWN_ROWS).toPandas().to_string(index=False, max_colwidth=60)
-    more = f"the first {_SHOWN_ROWS} of them" if count > _SHOWN_ROWS else "they are"
-    return CheckFailed(f"{contract.table}: check `{check}` fails {count:,} times; nothing was published; {more}:\n{shown}")
-
-
+    shown = [row.asDict() for row in rows.limit(_SHOWN_ROWS).collect()]
+    some = f"the first {_SHOWN_ROWS}" if count > _SHOWN_ROWS else "these"
+    lines = [", ".join(f"{name}={value}" for name, value in row.items() if name != DROP_REASON) for row in shown]
+    return CheckFailed(
+        f"{contract.table}: check `{check}` fails {count:,} times, nothing was published; {some}:\n" + "\n".join(lines)
+    )

@@ -85,8 +85,7 @@ def parse(text: str, path: Path) -> Contract:
     def wrong(what: str, needle: str = "") -> ContractError:
         lines = text.splitlines()
         line = next((f":{n}" for n, content in enumerate(lines, 1) if needle and needle in content), "")
-        shown = path.relative_to(settings.ROOT) if path.is_relative_to(settings.ROOT) else path
-        return ContractError(f"{shown}{line}: {what}")
+        return ContractError(f"{settings.shown(path)}{line}: {what}")
 
     try:
         raw: Any = yaml.safe_load(text)
@@ -122,7 +121,7 @@ def parse(text: str, path: Path) -> Contract:
             if name not in known:
                 raise wrong(f"`{part}` names {name}, which is not a column", f"{part}:")
     table = f"{path.parent.name}.{path.stem}"
-    if not _TABLE.fullmatch(table):
+    if not is_table_name(table):
         raise wrong(f"{table} is not a table name: use a-z, 0-9 and _ for folder and file")
     contract = Contract(
         table=table,
@@ -151,6 +150,11 @@ def parse(text: str, path: Path) -> Contract:
     return contract
 
 
+def is_table_name(text: str) -> bool:
+    """Is `text` schema.table in a-z, 0-9 and _: safe in SQL, in a path and in a task id."""
+    return bool(_TABLE.fullmatch(text))
+
+
 @cache
 def load_all() -> dict[str, Contract]:
     """All contracts by table name, in the order of their names. Read once per process."""
@@ -161,7 +165,7 @@ def load_all() -> dict[str, Contract]:
         found[contract.table] = contract
     for path in sorted(settings.SQL.glob("*/*.sql")):
         if f"{path.parent.name}.{path.stem}" not in found:
-            raise ContractError(f"{path.relative_to(settings.ROOT)}: has no contract; write {path.stem}.yaml beside it")
+            raise ContractError(f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it")
     return found
 
 

@@ -44,8 +44,7 @@ def view_name(table: str) -> str:
 
 def parse_select(text: str, contract: Contract) -> Select:
     """Parse and check a SELECT against its contract; ContractError names file, line and cure."""
-    path = contract.select_path
-    shown = path.relative_to(settings.ROOT) if path.is_relative_to(settings.ROOT) else path
+    shown = settings.shown(contract.select_path)
 
     def wrong(what: str, line: int | None = None) -> ContractError:
         return ContractError(f"{shown}{f':{line}' if line else ''}: {what}")
@@ -107,13 +106,13 @@ def select(table: str) -> Select:
     """The SELECT of a table that we build. Its inputs all have contracts, and its contract's `reads` are among them."""
     contract = contracts.get(table)
     found = parse_select(contract.select_path.read_text(encoding="utf-8"), contract)
-    shown = contract.select_path.relative_to(settings.ROOT)
+    shown = settings.shown(contract.select_path)
     for name in found.inputs:
         if name not in contracts.load_all():
             raise ContractError(f"{shown}: reads {name}, which has no contract; write include/sql/{name.replace('.', '/')}.yaml")
     for name, _ in contract.reads:
         if name not in found.inputs or not contracts.get(name).day_column:
-            raise ContractError(f"{contract.path.relative_to(settings.ROOT)}: `reads` names {name}, which is not an input with days")
+            raise ContractError(f"{settings.shown(contract.path)}: `reads` names {name}, which is not an input with days")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Processes that outlive whoever started them: is it still the one that we started, and end it with all its children."""
+"""Processes that outlive whoever started them: is it still the one we started, and how to end it with all its children."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def members(pid: int, identity_then: str) -> list[int]:
 
 
 def stop(pid: int, identity_then: str, patience: float = 20, how: signal.Signals = signal.SIGTERM) -> None:
-    """End a process that we started with start_new_session, and every child of it; by force after `patience` seconds."""
+    """End a process started with start_new_session, and every child of it; by force after `patience` seconds."""
     deadline = time.monotonic() + patience
     if identity(pid) == identity_then and members(pid, identity_then):
         with suppress(ProcessLookupError):

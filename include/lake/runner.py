@@ -67,7 +67,6 @@ def build(
     lake = Lake()
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
     for first, last in consecutive(due):
-        spark = spark or session.connect()
         _build_range(spark, contract, first, last, run, log, outcome)
     outcome.seconds = round(time.monotonic() - started, 2)
     span = start if start == end else f"{start}..{end}"
@@ -82,7 +81,7 @@ def build(
 
 
 def _build_range(
-    spark: SparkSession, contract: Contract, first: str, last: str, run: str, log: Log, outcome: Outcome
+    spark: SparkSession | None, contract: Contract, first: str, last: str, run: str, log: Log, outcome: Outcome
 ) -> None:
     """Build first..last in one commit; ends well, too, when another builder has done it meanwhile."""
     table, days = contract.table, day_range(first, last)
@@ -93,6 +92,7 @@ def _build_range(
             return
         if absent := lake.absent_inputs(table, first, last):
             raise InputsMissing(f"{table} {first}..{last} has to wait: {describe_absent(absent)}; {_cure(absent)}")
+        spark = spark or session.connect()
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
             audits = _publish(spark, contract, lake, days, build_id, started_at, run, log)

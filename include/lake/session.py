@@ -10,8 +10,13 @@ from pyspark.sql import DataFrame, SparkSession
 from include.lake import settings, spark_server
 from include.lake.errors import LakeError
 
-# What must hold in any session, whoever started the server: days are cut from UTC, and casts do not depend on a zone.
-_SESSION_CONF = {"spark.sql.session.timeZone": "UTC"}
+# What must hold in any session, whoever started its server.
+SESSION_CONF = {
+    # Days are cut from UTC, and casts do not depend on a zone.
+    "spark.sql.session.timeZone": "UTC",
+    # Delta's parser loses the `args` of spark.sql() on Spark 4.1 and later (delta-io/delta#7640) unless bound this way.
+    "spark.sql.legacy.parameterSubstitution.constantsOnly": "true",
+}
 
 
 def connect() -> SparkSession:
@@ -24,26 +29,25 @@ def connect() -> SparkSession:
         socket.create_connection((url.hostname or "localhost", url.port or 15002), timeout=10).close()
     except OSError as error:
         # Asked here because the client itself would try for minutes before it says so.
-        raise LakeError(f"Spark Connect at {url.hostname}:{url.port} does not answer ({error}): ./lake spark start") from None
+        where = f"{url.hostname}:{url.port}"
+        raise LakeError(f"Spark Connect at {where} does not answer ({error}): ./lake spark start") from None
     spark = SparkSession.builder.remote(address).getOrCreate()
-    for name, value in _SESSION_CONF.items():
+    for name, value in SESSION_CONF.items():
         spark.conf.set(name, value)
     return spark
 
 
 def _in_process() -> SparkSession:
+    os.environ["JAVA_HOME"] = str(spark_server.java_home())
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", f"--driver-memory {settings.spark_memory()} pyspark-shell")
     builder: Any = SparkSession.builder.master("local[*]").appName("lake")
-    for name, value in {**spark_server.spark_conf(), **_SESSION_CONF}.items():
+    quiet = {"spark.log.level": "ERROR"}  # it shares the terminal with what the command line says
+    for name, value in {**spark_server.spark_conf(), **SESSION_CONF, **quiet}.items():
         builder = builder.config(name, value)
-    spark = builder.getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
-    return spark
+    session: SparkSession = builder.getOrCreate()
+    return session
 
 
 def read_version(spark: SparkSession, table: str, version: int) -> DataFrame:
     """The table as it was at one version of its Delta log."""
     return spark.read.format("delta").option("versionAsOf", version).load(str(settings.table_path(table)))
-
-

@@ -12,6 +12,11 @@ def home() -> Path:
     return Path(os.environ.get("LAKE_HOME") or ROOT / ".lake").expanduser().resolve()
 
 
+def shown(path: Path) -> str:
+    """A path as people want to read it: relative to the project, where it is in it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
 def table_path(table: str) -> Path:
     """Where the Delta table is stored: the path is the table."""
     schema, name = table.split(".")

@@ -1,0 +1,36 @@
+# Few targets, and everything they need they get themselves: a bare machine needs make and Python 3.11.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format lock clean
+MAKEFLAGS += --no-print-directory
+
+PY := .venv/bin/python
+CODE := dags include plugins scripts tests
+
+help:  ## this list
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{printf "%-10s %s\n", $$1, $$2}'
+	@echo "The lake itself is looked at and built with ./lake (./lake --help)."
+
+setup:  ## virtual environment, Java, Delta jars: what is missing of them
+	@sh scripts/setup.sh
+
+run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONCE=1: ends after green runs] [DAYS=3] [SCALE=0.1]
+	@ONCE="$(ONCE)" DAYS="$(DAYS)" SCALE="$(SCALE)" $(PY) scripts/run.py
+
+test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
+	@$(PY) -m pytest $(ARGS)
+
+lint: setup  ## ruff and mypy
+	@$(PY) -m ruff check $(CODE) && $(PY) -m ruff format --check $(CODE) && $(PY) -m mypy
+
+format: setup  ## put the code into shape
+	@$(PY) -m ruff format $(CODE) && $(PY) -m ruff check --fix $(CODE)
+
+lock: setup  ## requirements.txt into requirements.lock [ARGS=--upgrade: newer versions underneath]
+	@.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	    --custom-compile-command "make lock" $(ARGS) requirements.txt -o requirements.lock
+	@$(MAKE) setup
+
+clean:  ## remove the virtual environment and caches; the lake (.lake) stays
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,264 @@
+"""The command line `./lake`. Exit codes: 0 done, 1 it failed, 2 it was asked for something that makes no sense."""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from include.lake import contracts, lineage, settings
+from include.lake.days import day_range, days_before, parse_day
+from include.lake.errors import LakeError, UsageError
+
+_MAX_DAYS = 3660  # ten years: more is a slip of the finger
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.command(options) or 0)
+    except UsageError as error:
+        print(f"lake: {error}", file=sys.stderr)
+        return 2
+    except LakeError as error:
+        print(f"lake: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lake: stopped; what was committed stays, the rest is as it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="./lake",
+        description="A lakehouse of daily tables: build them, look at them, ask what is missing or stale.",
+        epilog="A day D is written yyyy-MM-dd, a table schema.name. LAKE_HOME is the folder of the lake (.lake).",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, run: Callable[[Any], int | None], help: str, **more: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", **more)
+        added.set_defaults(command=run)
+        return added
+
+    def add_range(to: argparse.ArgumentParser, required: bool = True) -> None:
+        to.add_argument("--from", dest="start", metavar="D", required=required, help="first day")
+        to.add_argument("--to", dest="end", metavar="D", required=required, help="last day (inclusive)")
+
+    sample = command("sample", _sample, "make realistic data for every source, the same for the same day, scale and seed")
+    add_range(sample)
+    sample.add_argument("--scale", type=float, default=1.0, metavar="N", help="1 (the default) is 100,000 log rows a day")
+    sample.add_argument("--seed", type=int, default=1, metavar="S", help="another number makes another world (default 1)")
+
+    load = command("load", _load, "replace the days of a source that the files hold (all of a source without days)")
+    load.add_argument("table", metavar="TABLE")
+    load.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .csv or .parquet")
+    load.add_argument("--drop-bad", action="store_true", help="leave out and count rows that do not fit the contract")
+
+    build = command("build", _build, "build the days of tables that are missing or stale, in the order of their inputs")
+    build.add_argument("tables", nargs="+", metavar="TABLE")
+    add_range(build)
+    build.add_argument("--upstream", action="store_true", help="and all built tables that these stand on")
+    build.add_argument("--force", action="store_true", help="fresh days too")
+
+    status = command("status", _status, "show which days of which tables are fresh, missing, stale or failed")
+    status.add_argument("tables", nargs="*", metavar="TABLE", help="all by default")
+    add_range(status, required=False)
+    status.add_argument("--json", action="store_true", help="a list of objects, with the reason of each state")
+
+    show = command("show", _show, "show rows of a table's day")
+    show.add_argument("table", metavar="TABLE")
+    show.add_argument("--day", metavar="D", help="of a table with days")
+    show.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
+
+    where = command("where", _where, "print the storage path of a table")
+    where.add_argument("table", metavar="TABLE")
+
+    of = command("lineage", _lineage, "show what a table is made of and what is made of it; all tables by default")
+    of.add_argument("table", nargs="?", metavar="TABLE")
+
+    new = command("new", _new, "write stubs of SELECT, contract and test case, and the line in the task list")
+    new.add_argument("table", metavar="TABLE")
+    new.add_argument("--dag", required=True, metavar="DAG", help="the DAG whose task list gets the table")
+
+    spark = command("spark", _spark, "start, stop or find the lake's own Spark Connect server, which makes builds quick")
+    spark.add_argument("what", choices=["start", "stop", "status"])
+    return parser
+
+
+@contextmanager
+def _ticking(what: str) -> Iterator[None]:
+    """Say every few seconds that `what` still goes on."""
+    done, began = threading.Event(), time.monotonic()
+
+    def tick() -> None:
+        while not done.wait(5):
+            print(f"… {what}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+    threading.Thread(target=tick, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _days(options: Any) -> list[str]:
+    days = day_range(options.start, options.end)
+    if len(days) > _MAX_DAYS:
+        raise UsageError(f"{options.start}..{options.end} are {len(days):,} days; ask for at most {_MAX_DAYS:,} at once")
+    return days
+
+
+def _sample(options: Any) -> None:
+    from include.lake import storage
+    from include.sample import generate
+
+    days, began, rows = _days(options), time.monotonic(), 0
+    for table, data in generate.current(options.scale, options.seed):
+        rows += data.num_rows
+        storage.replace_source(contracts.get(table), data)
+    for table, day, data in generate.days(days[0], days[-1], options.scale, options.seed):
+        rows += data.num_rows
+        storage.replace_source(contracts.get(table), data)
+        if table == "service_log.weverse_server_log":
+            print(f"{day}: {data.num_rows:,} log rows ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"{rows:,} rows of {len(days)} days in {time.monotonic() - began:.1f} s")
+
+
+def _load(options: Any) -> None:
+    from include.lake.load import load
+
+    with _ticking(f"loading {options.table}"):
+        result = load(options.table, options.files, options.drop_bad)
+    for line in result.dropped[:10]:
+        print(f"dropped {line}", file=sys.stderr)
+    lost = f", {len(result.dropped):,} dropped" if result.dropped else ""
+    span = f" of {len(result.days)} days ({result.days[0]}..{result.days[-1]})" if result.days else ""
+    print(f"{options.table}: {result.rows:,} rows{span} loaded{lost}")
+
+
+def _build(options: Any) -> None:
+    days = _days(options)
+    for name in options.tables:
+        if contracts.get(name).is_source:
+            raise UsageError(f"{name} is a source, nothing builds it: ./lake load {name} FILE")
+    from include.lake import runner
+
+    tables = lineage.upstream(options.tables) if options.upstream else lineage.in_order(options.tables)
+    for name in tables:
+        with _ticking(f"building {name}"):
+            runner.build(name, days[0], days[-1], force=options.force, log=lambda line: print(line, flush=True))
+
+
+def _status(options: Any) -> None:
+    tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
+    from include.lake.freshness import Lake
+
+    lake = Lake()
+    with_days = [name for name in tables if contracts.get(name).day_column]
+    end = parse_day(options.end) if options.end else max((max(lake.day_ids(name), default="") for name in with_days), default="")
+    if not end and not options.start:
+        raise LakeError("the lake is empty: ./lake sample --from D --to D makes sample data, ./lake load takes yours")
+    options.start, options.end = options.start or days_before(end, 6), end or options.start
+    days = _days(options)
+    states = [lake.state(name, day) for name in with_days for day in days]
+    if options.json:
+        told = [
+            {
+                "table": state.table, "day": state.day, "state": state.state, "rows": state.rows,
+                "built_at": state.built_at and state.built_at.isoformat(), "why": state.why,
+            }
+            for state in states
+        ]  # fmt: skip
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return
+    width = max(len(name) for name in with_days) if with_days else 0
+    print(" " * width + "  " + "  ".join(f"{day[5:]:7}" for day in days) + f"   ({days[0]}..{days[-1]})")
+    by_table = {name: [state for state in states if state.table == name] for name in with_days}
+    for is_source in (False, True):
+        for name, line in by_table.items():
+            if contracts.get(name).is_source == is_source:
+                print(f"{name:{width}}  " + "  ".join(f"{'loaded' if is_source and s.rows is not None else s.state:7}" for s in line))
+    for state in states:
+        if state.state in ("stale", "failed"):
+            print(f"{state.table} {state.day} is {state.state}: {state.why.splitlines()[0]}")
+
+
+def _show(options: Any) -> None:
+    contract = contracts.get(options.table)
+    from include.lake import storage
+
+    delta = storage.open_table(contract.table)
+    if delta is None:
+        raise LakeError(f"{contract.table} does not exist yet: {_maker(contract)}")
+    if contract.day_column and not options.day:
+        raise UsageError(f"{contract.table} has days: name one with --day D")
+    filters = [(contract.day_column, "=", parse_day(options.day))] if contract.day_column else None
+    found = delta.to_pyarrow_table(filters=filters)
+    # The newest layout of the table first: what a reader wants to see is its contract's order.
+    shown = found.select(contract.column_names).slice(0, max(0, options.rows))
+    print(shown.to_pandas().to_string(index=False, max_colwidth=40))
+    print(f"{found.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < found.num_rows else ""))
+
+
+def _maker(contract: contracts.Contract) -> str:
+    verb = "load {} FILE" if contract.is_source else "build {} --from D --to D"
+    return "./lake " + verb.format(contract.table)
+
+
+def _where(options: Any) -> None:
+    print(settings.table_path(contracts.get(options.table).table))
+
+
+def _lineage(options: Any) -> None:
+    order = lineage.in_order()
+    if options.table is None:
+        for name in order:
+            made_of = ", ".join(lineage.inputs(name))
+            print(f"{name} <- {made_of}" if made_of else f"{name} (source)")
+        return
+
+    def tree(name: str, depth: int, earlier: int | str = 0) -> None:
+        days = f"  (and {earlier} earlier days)" if earlier else ""
+        print("  " * depth + name + ("" if lineage.inputs(name) else "  (source)") + days)
+        for above in lineage.inputs(name):
+            tree(above, depth + 1, dict(contracts.get(name).reads).get(above, 0))
+
+    tree(contracts.get(options.table).table, 0)
+    below = [name for name in order if options.table in lineage.inputs(name)]
+    print(f"read by: {', '.join(below) or 'no table'}")
+
+
+def _new(options: Any) -> None:
+    from include.lake import scaffold
+
+    for line in scaffold.new(options.table, options.dag):
+        print(line)
+
+
+def _spark(options: Any) -> int | None:
+    from include.lake import spark_server
+
+    if options.what == "start":
+        print(spark_server.start())
+    elif options.what == "stop":
+        print("stopped" if spark_server.stop() else "none was running")
+    else:
+        print(spark_server.address() or "none is running: ./lake spark start")
+        return 0 if spark_server.address() else 1
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

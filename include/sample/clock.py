@@ -1,0 +1,28 @@
+"""Time as the sample counts it: ms since epoch (UTC), and days as numbers that begin at midnight in Korea."""
+
+from datetime import date
+
+import numpy as np
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+YEAR = 365 * DAY
+KST = 9 * HOUR
+# A time that never comes: far beyond every day, and adding to it does not overflow.
+NEVER = 2**60
+
+
+def day_number(day: str) -> int:
+    return date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal()
+
+
+def midnight(day: int | str) -> int:
+    """The instant at which the day begins."""
+    return (day_number(day) if isinstance(day, str) else day) * DAY - KST
+
+
+def near_midnight(rng: np.random.Generator, times: np.ndarray, share: float) -> np.ndarray:
+    """The times, a share of them moved to within the hour around a midnight: that is where the bugs live."""
+    around = (times + KST) // DAY * DAY - KST + rng.normal(0, 20 * MINUTE, times.size).astype(np.int64)
+    return np.where(rng.random(times.size) < share, around, times)

@@ -1,0 +1,108 @@
+"""Sample rows for every source: what the contracts of the sources promise, filled from a made-up universe."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include.lake import contracts
+from include.lake import days as calendar
+from include.lake.contracts import Contract
+from include.lake.errors import ContractError, UsageError
+from include.sample import current as undated
+from include.sample import logs, snapshots
+from include.sample.clock import DAY, KST, NEVER, day_number
+from include.sample.universe import FIRST_DAY, LAST_DAY, Universe, universe
+
+# A source with a day column: function of the universe and the day.
+DAILY = {
+    "service_log.weverse_server_log": logs.server_log,
+    "we_mart.ods_wv_member_profile": snapshots.member_profile,
+    "we_mart.we_user": snapshots.we_user,
+    "we_mart.ws_fc_user_history": snapshots.fan_club_history,
+    "we_mart.wv_user_ctry_history": snapshots.country_history,
+}
+# A source without one: function of the universe.
+CURRENT = {
+    "we_mart.we_artist": undated.artists,
+    "we_mart.wv1_join_info": undated.wv1_joins,
+    "we_meta.v_to_wv_comm_mapping": undated.channel_mapping,
+    "weverse2.community_common_report": undated.reports,
+    "weverse2.community_content_common_notice": undated.notices,
+    "weverse2.community_content_post": undated.posts,
+    "weverse2.community_log_member_status_log": undated.status_log,
+    "weverse2.community_log_v_member_migration": undated.v_migrations,
+    "weverse2.community_member_special_member": undated.special_members,
+    "weverse2.notification_push_config": undated.push_settings,
+}
+_TYPES = {
+    "string": pa.string(),
+    "tinyint": pa.int8(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "UTC"),
+}
+
+
+def days(start: str, end: str, scale: float = 1.0, seed: int = 1) -> Iterator[tuple[str, str, pa.Table]]:
+    """(table, day, rows) of every source that has days, day by day. A day depends on seed and scale alone, not on the range."""
+    wanted = calendar.day_range(start, end)
+    if wanted[0] < FIRST_DAY or wanted[-1] > LAST_DAY:
+        raise UsageError(f"there are sample rows from {FIRST_DAY} to {LAST_DAY} only, not from {start} to {end}")
+    world = _universe(scale, seed)
+    return (
+        (table, day, _table(contracts.get(table), rows(world, day_number(day)), day))
+        for day in wanted
+        for table, rows in DAILY.items()
+    )
+
+
+def current(scale: float = 1.0, seed: int = 1) -> Iterator[tuple[str, pa.Table]]:
+    """(table, rows) of every source without days: all history and all future, so that no range contradicts another."""
+    world = _universe(scale, seed)
+    return ((table, _table(contracts.get(table), rows(world))) for table, rows in CURRENT.items())
+
+
+def _universe(scale: float, seed: int) -> Universe:
+    if not (math.isfinite(scale) and scale > 0):
+        raise UsageError(f"scale {scale} makes no sense: write a number above 0, such as 0.1")
+    if seed < 0:
+        raise UsageError(f"seed {seed} makes no sense: write a whole number from 0 on")
+    return universe(seed, float(scale))
+
+
+def _table(contract: Contract, rows: dict[str, Any], day: str | None = None) -> pa.Table:
+    """The rows as the contract wants them: its columns in its order; what the generator does not give is null."""
+    if day is not None:
+        rows[str(contract.day_column)] = day
+    unknown = rows.keys() - set(contract.column_names)
+    missing = {column.name for column in contract.columns if not column.nullable} - rows.keys()
+    if unknown or missing:
+        raise ContractError(
+            f"{contract.path.name}: include/sample gives {sorted(unknown) or 'nothing'} that the contract does not have "
+            f"and lacks {sorted(missing) or 'nothing'} that must not be null: change the generator of {contract.table}"
+        )
+    count = max(len(column) for column in rows.values() if not isinstance(column, (str, int)))
+    arrays = {column.name: _column(rows.get(column.name), column.type, count) for column in contract.columns}
+    return pa.table(arrays)
+
+
+def _column(values: Any, kind: str, count: int) -> pa.Array:
+    """Values as the contract's type; points in time come as ms since epoch and become a day in Korea where it is a date."""
+    wanted = pa.list_(_TYPES[kind[6:-1]]) if kind.startswith("array<") else _TYPES[kind]
+    if values is None:
+        return pa.nulls(count, wanted)
+    if isinstance(values, (str, int)):
+        values = pa.repeat(values, count) if isinstance(values, str) else np.full(count, values)
+    if kind in ("date", "timestamp"):
+        times = values if isinstance(values, pa.Array) else pa.array(values, mask=values >= NEVER)
+        if kind == "date":
+            return pc.divide(pc.add(times, KST), DAY).cast(pa.int32()).cast(wanted)
+        return pc.multiply(times, 1000).cast(wanted)
+    return (values if isinstance(values, pa.Array) else pa.array(values)).cast(wanted)

@@ -1,0 +1,127 @@
+"""The pages of the lake in the Airflow UI: which days are there, and what the run in front of you did to them.
+
+Imported by the API server alone. Endpoints are plain `def`: they read files and the database, in FastAPI's threads.
+"""
+
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.common.db.common import SessionDep
+from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
+from airflow.models.dagrun import DagRun
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.models.taskinstance import TaskInstance
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader
+from sqlalchemy import select
+
+from include.lake import contracts, lineage
+from include.lake.days import day_range, days_before, last_finished_day, parse_day
+from include.lake.errors import LakeError
+from include.lake.freshness import DayState, Lake
+
+DAYS = 14  # what fits on a laptop's screen, and two weekly cycles
+BUILDS = 50  # of one table, newest first
+
+app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None)
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def _page(title: str, kind: str, **values: Any) -> HTMLResponse:
+    return HTMLResponse(_templates.get_template("pages.html").render(title=title, kind=kind, **values))
+
+
+def _state(lake: Lake, table: str, day: str) -> DayState:
+    """The state of a day; a mistake in one table's files is shown in its row and hides no other."""
+    try:
+        if not contracts.get(table).day_column:
+            absent = lake.absent(table, [""])
+            return DayState(
+                table, "", "missing" if absent else "fresh", "not loaded" if absent else "loaded, has no days"
+            )
+        return lake.state(table, day)
+    except LakeError as error:
+        return DayState(table, day, "failed", str(error))
+
+
+def _row(lake: Lake, table: str, day: str) -> dict[str, Any]:
+    state = asdict(_state(lake, table, day))
+    source = contracts.get(table).is_source
+    build = None if source else lake.built(table).get(day)
+    return {**state, "dropped": build["dropped"] if build else {}, "source": source}
+
+
+def _tables_of(task_ids: list[str]) -> list[str]:
+    """The tables behind tasks: a build task has the name of its table, a sensor that name in a group."""
+    named = {part for task_id in task_ids for part in (task_id, task_id.partition(".")[2])}
+    return lineage.in_order([table for table in contracts.load_all() if table in named])
+
+
+def _grid(lake: Lake, tables: list[str]) -> dict[str, Any]:
+    """The newest days of some tables, up to yesterday in UTC; up to today where a timezone has finished and built it."""
+    yesterday = last_finished_day("UTC")
+    today = days_before(yesterday, -1)
+    built = {day for table in tables if not contracts.get(table).is_source for day in lake.built(table)}
+    last = today if today in built else yesterday
+    shown = day_range(days_before(last, DAYS - 1), last)
+    rows = [
+        (table, contracts.get(table), [_state(lake, table, day) for day in shown])
+        for table in tables
+        if contracts.get(table).day_column
+    ]
+    return {"days": [date.fromisoformat(day) for day in shown], "rows": rows}
+
+
+@app.get("/", dependencies=[Depends(get_user)])
+def overview(session: SessionDep, dag_id: str | None = None) -> HTMLResponse:
+    """Tables by days, of one DAG or of the whole lake."""
+    tables = lineage.in_order()
+    if dag_id:
+        serialized = SerializedDagModel.get(dag_id, session=session)
+        if serialized is None:
+            raise HTTPException(404, f"there is no DAG {dag_id!r}")
+        tables = _tables_of(list(serialized.dag.task_ids))
+    return _page(f"Tables of {dag_id}" if dag_id else "Lake", "grid", **_grid(Lake(), tables))
+
+
+@app.get("/table", dependencies=[Depends(get_user)])
+def table(name: str) -> HTMLResponse:
+    """One table: what it is, its newest days and its newest builds."""
+    try:
+        contract = contracts.get(name)
+    except LakeError as error:
+        raise HTTPException(404, str(error)) from None
+    lake = Lake()
+    builds = [] if contract.is_source else [row for rows in lake.builds(name).values() for row in rows]
+    builds.sort(key=lambda row: row["built_at"], reverse=True)
+    readers = [other for other in lineage.in_order() if name in lineage.inputs(other)]
+    links = {"contract": contract, "inputs": lineage.inputs(name), "readers": readers}
+    return _page(name, "table", **links, **_grid(lake, [name]), builds=builds[:BUILDS])
+
+
+@app.get("/run", dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN))])
+def run(session: SessionDep, dag_id: str, run_id: str, task_id: str | None = None) -> HTMLResponse:
+    """What the lake has for the day of a run, table by table; with `task_id` for the table of that task alone."""
+    found = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+    if found is None:
+        raise HTTPException(404, f"there is no run {run_id!r} of {dag_id!r}")
+    task_ids = session.scalars(
+        select(TaskInstance.task_id).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
+    )
+    tables = _tables_of([task_id] if task_id else list(task_ids))
+    title = f"{dag_id}, {found.partition_key or run_id}"
+    try:
+        day = parse_day(found.partition_key or (found.conf or {}).get("part_date") or "")
+    except LakeError:
+        return _page(title, "run", rows=[], this_run="", note="This run has no day, so it builds nothing.")
+    lake = Lake()
+    rows = [_row(lake, name, day) for name in tables]
+    rows.sort(key=lambda row: row["source"])
+    note = "" if rows else "No task of this run has a table."
+    return _page(title, "run", rows=rows, this_run=f"{dag_id}/{run_id}", note=note)

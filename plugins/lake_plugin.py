@@ -1,0 +1,36 @@
+"""Tells Airflow what we add to it: the timetable and the pages. Tasks and triggers it imports by name."""
+
+from typing import Any, ClassVar
+
+from airflow.plugins_manager import AirflowPlugin
+from lake_airflow.timetable import DailyPartitions
+
+
+class LakePlugin(AirflowPlugin):
+    """The pages are made when the API server asks for them: FastAPI is no business of a DAG parse."""
+
+    name = "lake"
+    timetables: ClassVar[list[Any]] = [DailyPartitions]
+    # {…} is filled in by the Airflow UI. The views of a DAG, a run and a task are tabs on their pages.
+    external_views: ClassVar[list[Any]] = [
+        {"name": "Lake", "href": "lake/", "url_route": "lake", "destination": "nav", "nav_top_level": True},
+        {"name": "Days", "href": "lake/?dag_id={DAG_ID}", "url_route": "lake_days", "destination": "dag"},
+        {
+            "name": "Tables",
+            "href": "lake/run?dag_id={DAG_ID}&run_id={RUN_ID}",
+            "url_route": "lake_tables",
+            "destination": "dag_run",
+        },
+        {
+            "name": "Table",
+            "href": "lake/run?dag_id={DAG_ID}&run_id={RUN_ID}&task_id={TASK_ID}",
+            "url_route": "lake_table",
+            "destination": "task_instance",
+        },
+    ]
+
+    @property
+    def fastapi_apps(self) -> list[dict]:
+        from lake_airflow.pages import app
+
+        return [{"app": app, "url_prefix": "/lake", "name": "lake"}]

@@ -1,0 +1,198 @@
+"""`make setup`: the virtual environment, Java and the Delta jars. What is there already is left alone, in under a second.
+
+Run by a bare Python: only its standard library is there.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from include.lake import settings, spark_server  # noqa: E402
+from include.lake.errors import LakeError  # noqa: E402
+
+VENV = ROOT / ".venv"
+LOCK = ROOT / "requirements.lock"
+STAMP = VENV / "requirements.sha256"
+DELTA_GROUP = "io.delta"
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(what: str, command: list[str | Path], cure: str, **more: object) -> None:
+    """Run a command that may take a while: a line now and every ten seconds; LakeError with its last lines if it fails."""
+    say(what)
+    began, told = time.monotonic(), 0
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            **more,  # type: ignore[call-overload]
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(0.05)
+                if (seconds := int(time.monotonic() - began)) // 10 > told:
+                    told = seconds // 10
+                    say(f"  … {seconds} s")
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode:
+            output.seek(0)
+            tail = "\n".join(output.read().splitlines()[-12:])
+            raise LakeError(f"{what} failed: {cure}. Its last words:\n{tail}")
+
+
+def venv() -> None:
+    """.venv with exactly what requirements.lock says."""
+    wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    python = VENV / "bin" / "python"
+    if python.exists() and STAMP.exists() and STAMP.read_text() == wanted:
+        return
+    STAMP.unlink(missing_ok=True)  # a setup that is interrupted from here on starts again
+    network = "look at the network (HTTPS_PROXY, PIP_INDEX_URL) and run `make setup` again"
+    uv = VENV / "bin" / "uv"
+    if not uv.exists() or not python.exists():
+        base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+        maker = base if base.exists() else Path(sys.executable)
+        run("Creating .venv", [maker, "-m", "venv", "--clear", VENV], "remove .venv and run `make setup` again")
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as only_uv:
+            only_uv.write(uv_requirement(LOCK.read_text()))
+            only_uv.flush()
+            pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--require-hashes"]
+            run("Installing uv", [*pip, "-r", only_uv.name], network)
+    sync = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", LOCK, LOCK]
+    # Compiled here once and in parallel: Airflow starts in half the time then, at every start and in every task.
+    sync.append("--compile-bytecode")
+    environment = {**os.environ, "UV_NO_PROGRESS": "1", **package_index()}
+    run("Installing the requirements (half a minute, or some minutes the first time)", sync, network, env=environment)
+    STAMP.write_text(wanted)
+
+
+def uv_requirement(lock: str) -> str:
+    """The lines of requirements.lock that pin uv and its hashes."""
+    lines = lock.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("uv=="))
+    last = next(n for n in range(first, len(lines)) if not lines[n].endswith("\\"))
+    return "\n".join(lines[first : last + 1]) + "\n"
+
+
+def package_index() -> dict[str, str]:
+    """The package index that pip is set up with, which uv does not ask pip for."""
+    if os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL"):
+        return {}
+    listed = subprocess.run([VENV / "bin" / "pip", "config", "list"], capture_output=True, text=True).stdout
+    settings = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+    for name in (":env:.index-url", "install.index-url", "site.index-url", "user.index-url", "global.index-url"):
+        if name in settings:
+            return {"UV_DEFAULT_INDEX": settings[name].strip("'\"")}
+    return {}
+
+
+def java() -> Path:
+    """A Java that Spark can use; installed where that is ours to do."""
+    try:
+        return spark_server.java_home()
+    except LakeError:
+        if os.geteuid() != 0 or not shutil.which("apt-get"):
+            raise
+    cure = f"install Java {spark_server.JAVA_VERSION} or newer yourself and run `make setup` again"
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run("No Java yet: reading the package lists (apt-get update)", ["apt-get", "update"], cure, env=environment)
+    names = subprocess.run(["apt-cache", "pkgnames", "openjdk-"], capture_output=True, text=True).stdout.split()
+    suffix = "-jre-headless"
+    versions = {int(number) for name in names if name.endswith(suffix) and (number := name.split("-")[1]).isdigit()}
+    usable = sorted(version for version in versions if version >= spark_server.JAVA_VERSION)
+    if not usable:
+        raise LakeError(f"the package lists know no Java {spark_server.JAVA_VERSION} or newer: {cure}")
+    package = f"openjdk-{usable[0]}{suffix}"
+    install = ["apt-get", "install", "-y", "--no-install-recommends", package]
+    run(f"Installing Java (apt-get install {package})", install, cure, env=environment)
+    return spark_server.java_home()
+
+
+def jars(java_home: Path) -> None:
+    """The Delta jars, each as its sha256 says; two setups at once do not get into each other's way."""
+    folder = settings.jars()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name in spark_server.JARS:
+            wrong = spark_server.wrong_jar(folder / name)
+            if wrong and (folder / name).exists():
+                (folder / name).unlink()
+                say(f"{folder / name} {wrong}: removed, fetching it again")
+            if wrong:
+                with tempfile.TemporaryDirectory(dir=folder) as temp:
+                    fetch(name, Path(temp), java_home)
+                    if wrong := spark_server.wrong_jar(Path(temp) / name):
+                        source = settings.maven_repository() or "Maven Central"
+                        raise LakeError(f"{name} from {source} {wrong}: nothing was kept; name another LAKE_MAVEN_REPOSITORY")
+                    os.replace(Path(temp) / name, folder / name)
+
+
+def fetch(name: str, folder: Path, java_home: Path) -> None:
+    """Fetch one jar into the folder, from the repository that is named or with the Ivy that Spark brings along."""
+    artifact, version = name.removesuffix(".jar").rsplit("-", 1)
+    if repository := settings.maven_repository():
+        say(f"Fetching {name} from LAKE_MAVEN_REPOSITORY")
+        url = f"{repository.rstrip('/')}/{DELTA_GROUP.replace('.', '/')}/{artifact}/{version}/{name}"
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer, open(folder / name, "wb") as file:
+                shutil.copyfileobj(answer, file)
+        except (OSError, ValueError) as error:
+            raise LakeError(f"{url} cannot be fetched ({error}): correct LAKE_MAVEN_REPOSITORY or unset it") from None
+        return
+    ivy = next(VENV.glob("lib/python3*/site-packages/pyspark/jars/ivy-*.jar"))
+    proxy = urllib.request.getproxies().get("https", "").rpartition("//")[2].rstrip("/").rpartition("@")[2]
+    command = [java_home / "bin" / "java"]
+    if proxy:  # Java does not look at HTTPS_PROXY itself
+        host, _, port = proxy.partition(":")
+        command += [f"-Dhttps.proxyHost={host}", f"-Dhttps.proxyPort={port or 443}"]
+    command += ["-cp", ivy, "org.apache.ivy.Main", "-warn", "-m2compatible", "-notransitive", "-confs", "default"]
+    command += ["-cache", folder / "cache", "-types", "jar", "-dependency", DELTA_GROUP, artifact, version]
+    command += ["-retrieve", f"{folder}/[artifact]-[revision].[ext]"]
+    cure = "look at the network, or name a repository that answers with LAKE_MAVEN_REPOSITORY"
+    run(f"Fetching {name} from Maven Central", command, cure)
+
+
+def main() -> int:
+    began = time.monotonic()
+    try:
+        with open(LOCK) as lock:  # two setups at once: the second waits for the first, and finds everything done
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("Another setup is at work: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            venv()
+            jars(java())
+    except LakeError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("setup: stopped; `make setup` goes on from here", file=sys.stderr)
+        return 130
+    if (seconds := time.monotonic() - began) > 2:
+        say(f"Everything is installed ({seconds:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

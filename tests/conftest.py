@@ -1,0 +1,82 @@
+"""What the tests share: one local Spark session, started only when a test asks for it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.lake import contracts, lineage, settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
+    """Spark for a handful of rows: one thread, one partition, nothing compiled or planned for speed on large data."""
+    from pyspark.sql import SparkSession
+
+    jars = sorted(str(path) for path in settings.jars().glob("*.jar"))
+    if not jars:
+        pytest.fail(f"no jars in {settings.jars()}: run `make setup`, or set LAKE_JARS to the folder of the Delta jars")
+    config = {
+        "spark.jars": ",".join(jars),
+        "spark.driver.memory": "1g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.codegen.wholeStage": "false",
+        # Expressions are interpreted: compiling those of a wide SELECT takes longer than a few rows do.
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.autoBroadcastJoinThreshold": "-1",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        # Delta's parser loses the `args` of spark.sql() on Spark 4.1 and later (delta-io/delta#7640) unless bound the old way.
+        "spark.sql.legacy.parameterSubstitution.constantsOnly": "true",
+    }
+    builder = SparkSession.builder.master("local[1]").appName("tests")
+    for name, value in config.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def lake_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty lake of the test's own."""
+    monkeypatch.setenv("LAKE_HOME", str(tmp_path / "lake"))
+    monkeypatch.delenv("LAKE_SPARK_REMOTE", raising=False)
+    return tmp_path / "lake"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
+    """Gives a function that adds contracts and SELECTs (path under include/sql -> text) to those of the project."""
+    folder = tmp_path / "sql"
+    shutil.copytree(settings.SQL, folder)
+    monkeypatch.setattr(settings, "SQL", folder)
+
+    def forget() -> None:
+        for cached in (contracts.load_all, lineage.select, lineage.code_id):
+            cached.cache_clear()
+
+    def write(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        forget()
+
+    forget()
+    yield write
+    monkeypatch.undo()
+    forget()

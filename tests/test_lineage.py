@@ -1,0 +1,171 @@
+"""What the SELECTs say, and what a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+
+from include.lake import contracts, lineage
+from include.lake.errors import ContractError, UsageError
+
+# The upstream lists of the tables' documentation pages.
+UPSTREAM = {
+    "we_mart.wv_server_log_base": ["service_log.weverse_server_log"],
+    "we_mart.wv_sess_daily": [
+        "we_mart.we_artist",
+        "we_mart.we_user",
+        "we_mart.ws_fc_user_history",
+        "we_mart.wv_comm_user",
+        "we_mart.wv_server_log_base",
+        "weverse2.community_content_common_notice",
+        "weverse2.community_content_post",
+    ],
+    "we_mart.wv_comm_user": [
+        "we_mart.ods_wv_member_profile",
+        "we_mart.we_artist",
+        "we_mart.we_user",
+        "we_mart.ws_fc_user_history",
+        "we_mart.wv1_join_info",
+        "we_mart.wv_user_ctry_history",
+        "we_meta.v_to_wv_comm_mapping",
+        "weverse2.community_common_report",
+        "weverse2.community_log_member_status_log",
+        "weverse2.community_log_v_member_migration",
+        "weverse2.community_member_special_member",
+        "weverse2.notification_push_config",
+    ],
+}
+
+CONTRACT = """\
+about: Calls per day and topic.
+key: [topic]
+partitioned_by: [part_date]
+columns:
+  - {name: topic, type: string, nullable: true}
+  - {name: calls, type: bigint}
+  - {name: part_date, type: string}
+"""
+SELECT = """\
+select
+    log.topic,
+    count(*) as calls,
+    log.date_id as part_date
+from service_log.weverse_server_log as log
+where log.date_id between :start_date and :end_date
+group by all
+"""
+
+
+def parse(select: str = SELECT, contract: str = CONTRACT) -> lineage.Select:
+    return lineage.parse_select(select, contracts.parse(contract, Path("schema/calls.yaml")))
+
+
+@pytest.mark.parametrize("table", sorted(UPSTREAM))
+def test_inputs_are_those_of_the_documentation(table: str) -> None:
+    assert list(lineage.inputs(table)) == sorted(UPSTREAM[table])
+
+
+def test_tables_come_after_their_inputs() -> None:
+    order = lineage.in_order()
+    assert sorted(order) == sorted(contracts.load_all())
+    for table in order:
+        assert all(order.index(name) < order.index(table) for name in lineage.inputs(table))
+
+
+def test_upstream_leaves_sources_out() -> None:
+    assert set(lineage.upstream(["we_mart.wv_sess_daily"])) == set(UPSTREAM)
+
+
+def test_only_table_names_are_replaced_by_views() -> None:
+    select = SELECT.replace("group by all", "and log.topic <> 'service_log.weverse_server_log'  -- service_log.x\ngroup by all")
+    text = parse(select).with_views()
+    assert "from input__service_log__weverse_server_log as log" in text
+    assert text == select.replace("from service_log.weverse_server_log", "from input__service_log__weverse_server_log")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("count(*) as calls", "count( as calls", "schema/calls.sql:3: does not parse"),
+        ("log.topic,", "log.topic, log.hour,", "gives column 'hour', which its contract does not have"),
+        ("log.topic,", "log.topic, log.topic,", "gives column topic twice"),
+        ("log.topic,", "", "does not give column topic of its contract"),
+        ("log.topic,\n    count(*) as calls", "*", "name the columns"),
+        ("and :end_date", "and :last_date", "schema/calls.sql:6: unknown parameter :last_date"),
+        ("between :start_date and :end_date", "<= :end_date", "must restrict the days with both"),
+        ("group by all", "and log.topic < current_date()", "schema/calls.sql:7: current_date() makes two builds differ"),
+        ("service_log.weverse_server_log as", "weverse_server_log as", "is neither a table"),
+        ("service_log.weverse_server_log as", "prod.service_log.weverse_server_log as", "without a catalog"),
+        ("weverse_server_log as log", "weverse_server_log", "give service_log.weverse_server_log an alias"),
+        (SELECT, "drop table service_log.weverse_server_log", "must be exactly one SELECT"),
+        (SELECT, SELECT + ";" + SELECT, "must be exactly one SELECT"),
+    ],
+)
+def test_a_wrong_select_is_told_where_and_why(old: str, new: str, told: str) -> None:
+    assert old in SELECT
+    with pytest.raises(ContractError) as error:
+        parse(SELECT.replace(old, new))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("about: Calls per day and topic.\nkey: [topic]", "key: [topic]", ),
+        ("key: [topic]", "kye: [topic]"),
+        ("key: [topic]", "key: [subject]"),
+        ("type: bigint", "type: long"),
+        ("{name: calls, type: bigint}", "{name: calls}"),
+        ("{name: calls, type: bigint}", "{name: topic, type: bigint}"),
+        ("name: calls", "name: Calls; drop"),
+        ("partitioned_by: [part_date]", "reads: {a.b: yesterday}"),
+        ("partitioned_by: [part_date]", "patience_hours: -1"),
+        ("partitioned_by: [part_date]", "partitioned_by: [calls]"),
+        ("columns:", "columns"),
+        (CONTRACT, "- a list"),
+    ],
+)
+def test_a_wrong_contract_is_told_where_and_why(old: str, new: str) -> None:
+    assert old in CONTRACT
+    with pytest.raises(ContractError) as error:
+        contracts.parse(CONTRACT.replace(old, new), Path("schema/calls.yaml"))
+    assert str(error.value).startswith("schema/calls.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_the_nearest_table_is_proposed() -> None:
+    with pytest.raises(UsageError, match=r"did you mean we_mart\.wv_sess_daily\?"):
+        contracts.get("we_mart.wv_ses_daily")
+
+
+def code_id(project, select: str = SELECT, contract: str = CONTRACT) -> str:
+    project({"schema/calls.sql": select, "schema/calls.yaml": contract})
+    return lineage.code_id("schema.calls")
+
+
+def test_the_code_id_follows_the_meaning_and_nothing_else(project) -> None:
+    before = code_id(project)
+    same = [
+        (SELECT.replace("select\n", "SELECT -- why\n").replace("    ", "  "), CONTRACT),
+        (SELECT, CONTRACT.replace("Calls per day", "The calls of a day")),
+        (SELECT, CONTRACT.replace("type: bigint}", "type: bigint, comment: 방문}")),
+        (SELECT, "\n".join(sorted(CONTRACT.splitlines(), key=lambda line: not line.startswith("key"))) + "\n"),
+    ]
+    other = [
+        (SELECT.replace("count(*)", "count(1)"), CONTRACT),
+        (SELECT.replace("<= :end_date", "< :end_date").replace("between :start_date and", ">= :start_date and log.date_id <="), CONTRACT),
+        (SELECT, CONTRACT.replace("nullable: true", "nullable: false")),
+        (SELECT, CONTRACT + "checks: [calls > 0]\n"),
+    ]
+    assert {code_id(project, *texts) for texts in same} == {before}
+    assert before not in {code_id(project, *texts) for texts in other}
+
+
+def test_a_circle_is_named(project) -> None:
+    def table(name: str, reads: str) -> dict[str, str]:
+        select = SELECT.replace("service_log.weverse_server_log", reads).replace("date_id", "part_date")
+        return {f"schema/{name}.sql": select, f"schema/{name}.yaml": CONTRACT}
+
+    project(table("a", "schema.b") | table("b", "schema.a"))
+    with pytest.raises(ContractError, match=r"schema\.a -> schema\.b|schema\.b -> schema\.a"):
+        lineage.in_order()

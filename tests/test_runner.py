@@ -1,0 +1,285 @@
+"""One table through the runner: what is published, what is refused, what is built again."""
+
+import json
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from include.lake import contracts, ledger, runner, session, storage
+from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
+from include.lake.freshness import Lake
+
+pytestmark = pytest.mark.spark
+
+SOURCE = """\
+about: Events.
+partitioned_by: [day]
+columns:
+  - {name: name, type: string}
+  - {name: amount, type: bigint}
+  - {name: day, type: string}
+"""
+CONTRACT = """\
+about: 하루의 합계.
+key: [name]
+partitioned_by: [day]
+columns:
+  - {name: name, type: string, nullable: true, comment: 이름}
+  - {name: total, type: bigint, comment: 합계}
+  - {name: day, type: string}
+  - {name: run_timestamp, type: timestamp}
+checks: [total >= 0]
+"""
+SELECT = """\
+select
+    event.name,
+    sum(event.amount) as total,
+    event.day,
+    case when event.name = 'nobody' then 'nameless' end as drop_reason
+from shop.event as event
+where event.day between :start_date and :end_date
+group by event.name, event.day
+"""
+TABLE = "shop.total"
+DAY, NEXT, LAST = "2026-01-05", "2026-01-06", "2026-01-07"
+
+
+@pytest.fixture
+def shop(project, lake_home: Path, spark: Any) -> Any:
+    for name, value in session.SESSION_CONF.items():
+        spark.conf.set(name, value)
+    project({"shop/event.yaml": SOURCE, "shop/total.yaml": CONTRACT, "shop/total.sql": SELECT})
+    return project
+
+
+def load(*rows: tuple[str | None, int | None, str]) -> None:
+    columns = list(zip(*rows, strict=True))
+    contract = contracts.get("shop.event")
+    storage.replace_source(contract, pa.table([list(c) for c in columns], schema=storage.arrow_schema(contract)))
+
+
+def build(spark: Any, start: str = DAY, end: str | None = None, **options: Any) -> runner.Outcome:
+    return runner.build(TABLE, start, end or start, spark=spark, **{"log": lambda line: None, **options})
+
+
+def published() -> list[tuple]:
+    delta = storage.open_table(TABLE)
+    if delta is None:
+        return []
+    return sorted(
+        ((row["name"], row["total"], row["day"]) for row in delta.to_pyarrow_table().to_pylist()), key=str
+    )
+
+
+def test_a_range_is_one_commit_with_its_build_record(shop, spark) -> None:
+    load(("a", 1, DAY), ("a", 2, DAY), ("nobody", 9, DAY), (None, 3, NEXT))
+    outcome = build(spark, DAY, NEXT, run="dag/run")
+    assert (outcome.state, outcome.days, outcome.rows) == ("built", [DAY, NEXT], 2)
+    assert outcome.dropped == {"nameless": 1}
+    assert published() == [("a", 3, DAY), (None, 3, NEXT)]
+    delta = storage.open_table(TABLE)
+    assert delta is not None and delta.version() == 1, "one commit to create the table, one for the build"
+    record = json.loads(delta.history(1)[0]["userMetadata"])
+    assert record["table"] == TABLE and record["run"] == "dag/run"
+    assert record["days"][DAY]["rows"] == 1 and record["days"][DAY]["dropped"] == {"nameless": 1}
+    first, second = ledger.read()
+    assert (first["day"], first["rows"], first["dropped"], first["version"]) == (DAY, 1, {"nameless": 1}, 1)
+    assert (second["day"], second["rows"], second["dropped"], second["build_days"]) == (NEXT, 1, {}, 2)
+    assert first["build_id"] == second["build_id"] == record["build_id"]
+    assert first["bytes"] > 0 and first["seconds"] > 0 and first["checks"]["total >= 0"] == 0
+
+
+def test_korean_comments_are_in_the_delta_table_and_follow_the_contract(shop, spark) -> None:
+    load(("a", 1, DAY))
+    build(spark)
+    shop({"shop/total.yaml": CONTRACT.replace("합계}", "총액}").replace("  - {name: day", "  - {name: more, type: int}\n  - {name: day"),
+          "shop/total.sql": SELECT.replace("event.day,", "1 as more, event.day,", 1)})
+    build(spark)
+    path = storage.settings.table_path(TABLE)
+    described = {row["col_name"]: (row["data_type"], row["comment"]) for row in spark.sql(f"describe delta.`{path}`").collect()}
+    assert described["name"] == ("string", "이름")
+    assert described["total"] == ("bigint", "총액")
+    assert described["more"][0] == "int"
+    assert spark.sql(f"describe detail delta.`{path}`").first()["description"] == "하루의 합계."
+
+
+def test_fresh_days_are_not_built_again_and_a_late_file_makes_just_its_day_stale(shop, spark) -> None:
+    load(("a", 1, DAY), ("a", 1, NEXT))
+    build(spark, DAY, NEXT)
+    again = build(spark, DAY, NEXT)
+    assert (again.state, again.days) == ("fresh", []) and "fresh" in again.note
+    load(("a", 5, NEXT))
+    lake = Lake()
+    assert (lake.state(TABLE, DAY).state, lake.state(TABLE, NEXT).state) == ("fresh", "stale")
+    assert "shop.event changed" in lake.state(TABLE, NEXT).why
+    assert build(spark, DAY, NEXT).days == [NEXT]
+    assert published() == [("a", 1, DAY), ("a", 5, NEXT)]
+    assert build(spark, DAY, NEXT, force=True).days == [DAY, NEXT]
+
+
+def test_another_select_makes_days_stale(shop, spark) -> None:
+    load(("a", 1, DAY))
+    build(spark)
+    shop({"shop/total.sql": SELECT.replace("sum(event.amount)", "sum(event.amount + 1)")})
+    assert Lake().state(TABLE, DAY).why == "the SELECT or the contract has changed since the build"
+    assert build(spark).state == "built"
+    assert published() == [("a", 2, DAY)]
+
+
+def test_days_that_are_not_next_to_each_other_are_commits_of_their_own(shop, spark) -> None:
+    load(("a", 1, DAY), ("a", 1, NEXT), ("a", 1, LAST))
+    build(spark, NEXT)
+    assert build(spark, DAY, LAST).days == [DAY, LAST]
+    assert len(published()) == 3
+
+
+def test_an_empty_day_counts_as_built_and_old_rows_go(shop, spark) -> None:
+    load(("a", 1, DAY))
+    build(spark)
+    load(("nobody", 1, DAY))
+    outcome = build(spark)
+    assert (outcome.state, outcome.rows, outcome.dropped) == ("built", 0, {"nameless": 1})
+    assert published() == []
+    state = Lake().state(TABLE, DAY)
+    assert (state.state, state.rows) == ("fresh", 0)
+    assert build(spark).state == "fresh"
+
+
+@pytest.mark.parametrize(
+    ("bad", "contract", "check", "shown"),
+    [
+        (("a", -7, DAY), CONTRACT, "total >= 0", "name=a, total=-7"),
+        (("a", None, DAY), CONTRACT, "total >= 0", "total=None"),
+        (("a", 4, DAY), CONTRACT.replace("key: [name]", "key: [total]"), "key (total) occurs once a day", "total=4"),
+        ((None, 4, DAY), CONTRACT.replace("nullable: true", "nullable: false"), "name is not null", "name=None, total=4"),
+    ],
+)
+def test_what_fails_a_check_is_never_visible(shop, spark, bad, contract, check, shown) -> None:
+    load(("a", 1, DAY), ("b", 4, DAY))
+    build(spark)
+    before = published()
+    shop({"shop/total.yaml": contract})
+    load(bad, ("b", 4, DAY))
+    with pytest.raises(CheckFailed) as error:
+        build(spark)
+    assert f"check `{check}` fails 1 times" in str(error.value) and shown in str(error.value).splitlines()[-1]
+    assert published() == before
+    state = Lake().state(TABLE, DAY)
+    assert state.state == "failed" and check in state.why
+    assert ledger.read()[-1]["status"] == "failed"
+    shop({"shop/total.yaml": CONTRACT})
+    load(("a", 2, DAY))
+    assert build(spark).state == "built"
+    assert published() == [("a", 2, DAY)]
+
+
+def test_a_key_may_come_back_on_another_day(shop, spark) -> None:
+    load(("a", 1, DAY), ("a", 1, NEXT), (None, 1, DAY), (None, 1, NEXT))
+    assert build(spark, DAY, NEXT).rows == 4
+
+
+def test_a_row_outside_the_range_is_an_error(shop, spark) -> None:
+    shop({"shop/total.sql": SELECT.replace("event.day,", f"'{LAST}' as day,", 1)})
+    load(("a", 1, DAY))
+    with pytest.raises(CheckFailed, match=f"day between {DAY} and {DAY}"):
+        build(spark)
+    assert published() == []
+
+
+def test_a_type_that_differs_is_named(shop, spark) -> None:
+    shop({"shop/total.sql": SELECT.replace("sum(event.amount)", "sum(event.amount) / 1")})
+    load(("a", 1, DAY))
+    with pytest.raises(ContractError, match=r"shop\.total\.total: the SELECT gives double, the contract says bigint"):
+        build(spark)
+
+
+def test_what_spark_refuses_is_one_line(shop, spark) -> None:
+    shop({"shop/total.sql": SELECT.replace("event.amount", "event.amonut")})
+    load(("a", 1, DAY))
+    with pytest.raises(ContractError, match=r"total\.sql: \[UNRESOLVED_COLUMN") as error:
+        build(spark)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_inputs_and_sources_are_told(shop, spark) -> None:
+    with pytest.raises(InputsMissing, match=rf"shop\.event of {DAY} is missing; \./lake load shop\.event FILE"):
+        build(spark)
+    with pytest.raises(UsageError, match="is a source"):
+        runner.build("shop.event", DAY, DAY)
+
+
+def test_run_timestamp_is_the_start_of_the_build_for_every_row(shop, spark) -> None:
+    load(("a", 1, DAY), ("b", 1, NEXT))
+    before = datetime.now(UTC)
+    build(spark, DAY, NEXT)
+    delta = storage.open_table(TABLE)
+    assert delta is not None
+    (stamp,) = {row["run_timestamp"] for row in delta.to_pyarrow_table().to_pylist()}
+    assert before <= stamp <= datetime.now(UTC)
+
+
+def test_a_build_killed_before_its_ledger_row_is_healed_by_the_next_look(shop, spark, monkeypatch) -> None:
+    load(("a", 1, DAY))
+    with monkeypatch.context() as killed:
+        killed.setattr(ledger, "heal", lambda table, rows: ([], None) if not storage.open_table(table) else die())
+        with pytest.raises(KeyboardInterrupt):
+            build(spark)
+    assert published() == [("a", 1, DAY)] and ledger.read() == []
+    assert build(spark).state == "fresh"
+    assert [(row["day"], row["status"]) for row in ledger.read()] == [(DAY, "built")]
+
+
+def die() -> Any:
+    raise KeyboardInterrupt
+
+
+def test_the_ledger_made_again_from_the_commits_is_the_same(shop, spark) -> None:
+    load(("a", 1, DAY), ("a", 1, NEXT))
+    build(spark, DAY)
+    build(spark, DAY, NEXT)
+    kept = ledger.read()
+    assert len(kept) == 2
+    assert ledger.heal(TABLE, [])[0] == kept
+
+
+def test_two_builders_of_the_same_day_end_well(shop, spark) -> None:
+    load(("a", 1, DAY), ("b", 2, DAY))
+    outcomes: list[runner.Outcome] = []
+    gate = threading.Barrier(2)
+
+    def one() -> None:
+        gate.wait()
+        outcomes.append(build(spark.newSession()))
+
+    builders = [threading.Thread(target=one) for _ in range(2)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+    assert sorted(outcome.state for outcome in outcomes) in (["built", "fresh"], ["built", "built"])
+    assert published() == [("a", 1, DAY), ("b", 2, DAY)]
+
+
+def test_earlier_days_of_an_input_count_and_those_before_its_first_day_are_not_waited_for(shop, spark) -> None:
+    shop(
+        {
+            "shop/total.yaml": CONTRACT + "reads: {shop.event: 2}\n",
+            "shop/total.sql": SELECT.replace("event.day,", f"'{LAST}' as day,", 1)
+            .replace("event.day between :start_date and", "event.day between date_sub(:start_date, 2) and")
+            .replace("group by event.name, event.day", "group by event.name"),
+        }
+    )
+    load(("a", 1, LAST))
+    build(spark, LAST)
+    assert published() == [("a", 1, LAST)]
+    load(("a", 2, DAY))
+    assert Lake().state(TABLE, LAST).state == "stale"
+    with pytest.raises(InputsMissing, match=NEXT):
+        build(spark, LAST)
+    load(("a", 4, NEXT))
+    build(spark, LAST)
+    assert published() == [("a", 7, LAST)]

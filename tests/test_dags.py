@@ -152,7 +152,12 @@ def bytecode(tmp_path_factory):
 
 def parse(bytecode: Path, seed: int, *arguments: str) -> dict:
     """Parse dags/wev.py in a new process; with compiled modules kept, as on any installed Airflow."""
-    environment = {**os.environ, **airflow_home.SETTINGS, "PYTHONHASHSEED": str(seed), "PYTHONPYCACHEPREFIX": str(bytecode)}
+    environment = {
+        **os.environ,
+        **airflow_home.SETTINGS,
+        "PYTHONHASHSEED": str(seed),
+        "PYTHONPYCACHEPREFIX": str(bytecode),
+    }
     environment["PYTHONPATH"] = os.pathsep.join(str(airflow_home.ROOT / folder) for folder in ("", "dags", "plugins"))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-c", IN_A_NEW_PROCESS, *arguments]

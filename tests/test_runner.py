@@ -137,6 +137,13 @@ def test_days_that_are_not_next_to_each_other_are_commits_of_their_own(shop, spa
     assert len(published()) == 3
 
 
+def test_no_rows_over_no_rows_counts_as_built(shop, spark) -> None:
+    load(("nobody", 1, DAY))
+    assert (build(spark).state, published()) == ("built", [])
+    assert Lake().state(TABLE, DAY).rows == 0
+    assert build(spark).state == "fresh"
+
+
 def test_an_empty_day_counts_as_built_and_old_rows_go(shop, spark) -> None:
     load(("a", 1, DAY))
     build(spark)

@@ -44,7 +44,13 @@ def load(table: str, *days: str) -> None:
 
 def enter(table: str, day: str) -> None:
     """A build of a day in the ledger, with no rows."""
-    row = dict.fromkeys(ledger.SCHEMA.names) | {"table": table, "day": day, "build_id": "b", "status": "built", "version": 0}
+    row = dict.fromkeys(ledger.SCHEMA.names) | {
+        "table": table,
+        "day": day,
+        "build_id": "b",
+        "status": "built",
+        "version": 0,
+    }
     from datetime import UTC, datetime
 
     ledger.append([row | {"built_at": datetime.now(UTC), "inputs": {}, "checks": {}, "dropped": {}, "rows": 0}])
@@ -237,7 +243,10 @@ def test_many_sensors_wait_side_by_side():
         ([""], "the whole table"),
         ([DAY], DAY),
         (["2026-01-30", "2026-01-31", "2026-02-01", "2026-02-03"], "2026-01-30 to 2026-02-01, 2026-02-03"),
-        ([f"2026-01-{n:02}" for n in range(1, 20, 2)], "2026-01-01, 2026-01-03, 2026-01-05, 2026-01-07, 2026-01-09 and 5 more gaps"),
+        (
+            [f"2026-01-{n:02}" for n in range(1, 20, 2)],
+            "2026-01-01, 2026-01-03, 2026-01-05, 2026-01-07, 2026-01-09 and 5 more gaps",
+        ),
     ],
 )
 def test_days_in_words(days, words):

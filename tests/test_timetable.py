@@ -63,7 +63,15 @@ def as_browser(day: str, zone: str, clock: str) -> str:
 @pytest.mark.parametrize("last_clock", ["23:59:59.999000", "23:59:00", "00:00:00"])
 @pytest.mark.parametrize(
     "browser",
-    ["Asia/Seoul", "UTC", "America/New_York", "America/Los_Angeles", "Asia/Kolkata", "Europe/Berlin", "Australia/Sydney"],
+    [
+        "Asia/Seoul",
+        "UTC",
+        "America/New_York",
+        "America/Los_Angeles",
+        "Asia/Kolkata",
+        "Europe/Berlin",
+        "Australia/Sydney",
+    ],
 )
 @pytest.mark.parametrize("zone", ["Asia/Seoul", "UTC"])
 def test_backfill_gives_the_days_that_were_picked_wherever_the_browser_is(at, zone, browser, last_clock):
@@ -75,7 +83,9 @@ def test_backfill_gives_the_days_that_were_picked_wherever_the_browser_is(at, zo
 
 @pytest.mark.parametrize("zone", ["Asia/Seoul", "UTC"])
 def test_backfill_from_the_command_line(at, zone):
-    assert backfill(zone, "2026-01-01T00:00:00+00:00", "2026-01-07T00:00:00+00:00") == day_range("2026-01-01", "2026-01-07")
+    assert backfill(zone, "2026-01-01T00:00:00+00:00", "2026-01-07T00:00:00+00:00") == day_range(
+        "2026-01-01", "2026-01-07"
+    )
 
 
 def test_backfill_of_one_day_in_seoul(at):
@@ -83,7 +93,10 @@ def test_backfill_of_one_day_in_seoul(at):
 
 
 def test_backfill_stops_before_the_day_that_is_not_over(at):
-    asked = as_browser("2026-03-08", "Asia/Seoul", "00:00:00"), as_browser("2026-03-12", "Asia/Seoul", "23:59:59.999000")
+    asked = (
+        as_browser("2026-03-08", "Asia/Seoul", "00:00:00"),
+        as_browser("2026-03-12", "Asia/Seoul", "23:59:59.999000"),
+    )
     assert backfill("Asia/Seoul", *asked) == ["2026-03-08", "2026-03-09"]
 
 

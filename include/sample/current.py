@@ -49,7 +49,7 @@ def artists(world: Universe) -> dict[str, Any]:
 
 
 def special_members(world: Universe) -> dict[str, Any]:
-    """Artists at home and, where they joined another community, as guests, whom half the time only home has names for."""
+    """Artists at home and, where they joined another community, as guests; half of those have no name there."""
     rng, stays = generator(world.seed, "special members"), world.stays
     rows = np.flatnonzero((stays.user < world.users.artist_comm.size) & stays.is_first)
     user, comm = stays.user[rows], stays.comm[rows]
@@ -91,7 +91,7 @@ def status_log(world: Universe) -> dict[str, Any]:
 
 
 def channel_mapping(world: Universe) -> dict[str, Any]:
-    """Two communities in three were a V channel before, some of them two; one channel is listed twice, one is closed."""
+    """Two communities in three were a V channel before, some were two; one channel is listed twice, one is closed."""
     ids = world.communities.id[world.communities.known]
     first, second = np.arange(ids.size * 2 // 3), np.arange(0, ids.size, 5)
     channel = np.concatenate([CHANNEL + first, SECOND_CHANNEL + second, [CHANNEL, CLOSED_CHANNEL]])

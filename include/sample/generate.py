@@ -51,7 +51,7 @@ _TYPES = {
 
 
 def days(start: str, end: str, scale: float = 1.0, seed: int = 1) -> Iterator[tuple[str, str, pa.Table]]:
-    """(table, day, rows) of every source that has days, day by day. A day depends on seed and scale alone, not on the range."""
+    """(table, day, rows) of every source with days, day by day. A day depends on seed and scale, not on the range."""
     wanted = calendar.day_range(start, end)
     if wanted[0] < FIRST_DAY or wanted[-1] > LAST_DAY:
         raise UsageError(f"there are sample rows from {FIRST_DAY} to {LAST_DAY} only, not from {start} to {end}")
@@ -85,8 +85,8 @@ def _table(contract: Contract, rows: dict[str, Any], day: str | None = None) -> 
     missing = {column.name for column in contract.columns if not column.nullable} - rows.keys()
     if unknown or missing:
         raise ContractError(
-            f"{contract.path.name}: include/sample gives {sorted(unknown) or 'nothing'} that the contract does not have "
-            f"and lacks {sorted(missing) or 'nothing'} that must not be null: change the generator of {contract.table}"
+            f"{contract.table}: include/sample gives {sorted(unknown) or 'nothing'} that the contract lacks and "
+            f"lacks {sorted(missing) or 'nothing'} that must not be null: change its generator"
         )
     count = max(len(column) for column in rows.values() if not isinstance(column, (str, int)))
     arrays = {column.name: _column(rows.get(column.name), column.type, count) for column in contract.columns}
@@ -94,7 +94,7 @@ def _table(contract: Contract, rows: dict[str, Any], day: str | None = None) -> 
 
 
 def _column(values: Any, kind: str, count: int) -> pa.Array:
-    """Values as the contract's type; points in time come as ms since epoch and become a day in Korea where it is a date."""
+    """Values as the contract's type; times come as ms since epoch, and a date is the day in Korea at that time."""
     wanted = pa.list_(_TYPES[kind[6:-1]]) if kind.startswith("array<") else _TYPES[kind]
     if values is None:
         return pa.nulls(count, wanted)

@@ -1,4 +1,4 @@
-"""The calls of one day to the Weverse servers: visits in bursts, most of them in the evening, and all the dirt of logs."""
+"""The calls of one day to the Weverse servers: visits in bursts, most in the evening, and all the dirt of logs."""
 
 from typing import Any, NamedTuple
 
@@ -34,8 +34,8 @@ class Client(NamedTuple):
 
 _SAFARI = "AppleWebKit/605.1.15 Version/17.4 Safari/605.1.15"
 CLIENTS = [
-    Client(0.27, "app", "WEVAPP", "app", "ANDROID", "ANDROID", "Dalvik/2.1.0 (Linux; Android 14; SM-S918N) (app;<version>)"),
-    Client(0.08, "app", "WEVAPP", "app", "Android", "Android", "okhttp/4.12 (Linux; Android 12) (app; <version>; play)"),
+    Client(0.27, "app", "WEVAPP", "app", "ANDROID", "ANDROID", "Dalvik/2.1.0 (Linux; Android 14) (app;<version>)"),
+    Client(0.08, "app", "WEVAPP", "app", "Android", "Android", "okhttp/4.12 (Linux; Android 12) (app; <version>)"),
     Client(0.30, "app", "WEVAPP", "app", "iOS", "iOS", "Mozilla/5.0 (iPhone; iPhone OS 17_4) (app;<version>)"),
     Client(0.05, "app", "wevapp", "app", "IOS", "IOS", "CFNetwork/1494.0.7 Darwin/23.4.0 weverse;<version>"),
     Client(0.13, "web", "WEB", "pc", "WEB", "WINDOWS", "Mozilla/5.0 (Windows NT 10.0; Win64; x64) Chrome/124.0.0.0"),
@@ -106,8 +106,9 @@ def server_log(world: Universe, day: int) -> dict[str, Any]:
 
     kind = rng.choice(len(CALLS), time.size, p=CALL_SHARES)
     urls, requests = _by_kind(kind, _facts(rng, world, visits, visit, day))
-    # Many TVs have no id of their own; the log has the key of their user instead, logged in or not.
-    nameless = visits.is_tv & (rng.random(visits.is_tv.size) < 0.6)
+    # Some TVs have no id of their own; the log has the key of their user instead, logged in or not.
+    nameless = np.zeros(visits.calls.size, bool)
+    nameless[visits.tvs[some(rng, visits.tvs.size, 0.25)]] = True
     rows = {
         "hour": take([f"{hour:02}" for hour in range(24)], time // HOUR),
         "unix_log_timestamp": _timestamps(rng, time, midnight(day)),
@@ -141,8 +142,10 @@ def _visits(rng: np.random.Generator, world: Universe, day: int) -> Columns:
     present = np.flatnonzero((users.account < now) & (users.left > now))
     wish = users.activity[present] / users.activity[present].sum()
     person, next_user = rng.choice(present, (2, count), p=wish)
-    artists = present[present < users.artist_comm.size]  # some of them look in every day
-    person[some(rng, count, 0.01)] = rng.choice(artists, max(2, round(count * 0.01)))
+    # Some artists look in every day, and so do some users of whom we_user knows nothing.
+    for rare in (present < users.artist_comm.size, ~users.listed[present] & (wish > 0)):
+        rows = some(rng, count, 0.01)
+        person[rows] = rng.choice(present[rare], rows.size) if rare.any() else person[rows]
 
     calls = 1 + ms(rng, CALLS_A_VISIT - 0.5, count)
     midway = 1 + (rng.random(count) * (calls - 1)).astype(np.int64)
@@ -169,7 +172,7 @@ def _visits(rng: np.random.Generator, world: Universe, day: int) -> Columns:
         communities=np.stack([_community_of(rng, world, person, now) for _ in range(2)]),
         country=country[person],
         client=client,
-        is_tv=np.array([kind.consumer == "tvApp" for kind in CLIENTS])[client],
+        tvs=np.flatnonzero(np.array([kind.consumer == "tvApp" for kind in CLIENTS])[client]),
         device=pa.array([f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}" for h in hexes]),
         agent=take(agents, client * len(versions) + BEHIND[bits[:, 0] % BEHIND.size]),
         # 100.64.0.0/10 is nobody's: addresses behind the carriers' own walls.
@@ -200,7 +203,7 @@ def _community_of(rng: np.random.Generator, world: Universe, person: np.ndarray,
 
 
 def _gaps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """ms before each call: seconds mostly, none at times, and breaks just under, exactly, just over and far over 30 min."""
+    """ms before each call: seconds mostly, none at times, and breaks under, of exactly, and over half an hour."""
     gap = rng.lognormal(np.log(7_000), 1.4, count).clip(max=20 * MINUTE)
     under, over = SESSION_GAP - rng.uniform(1, 10 * MINUTE, count), SESSION_GAP + rng.uniform(1, 2 * HOUR, count)
     luck = np.searchsorted([0.02, 0.035, 0.055, 0.056, 0.057], rng.random(count))

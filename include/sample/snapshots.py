@@ -15,8 +15,8 @@ from include.sample.universe import Universe
 
 
 def member_profile(world: Universe, day: int) -> dict[str, Any]:
-    """Each community is read at its own minute of the hour around midnight: who leaves just before it is missing already,
-    and who joins just before it is there, even if the day of that is the next one."""
+    """Each community is read at its own minute of the hour around midnight: who leaves just before is missing already,
+    and who joins just before is there, even if the day of that is the next one."""
     stays, ids = world.stays, world.communities.id
     read_at = (midnight(day + 1) + (ids * 37 % 61 - 30) * MINUTE)[stays.comm]
     rows = np.flatnonzero((stays.start <= read_at) & (stays.end > read_at))

@@ -92,7 +92,9 @@ def _users(rng: np.random.Generator, scale: float, communities: Columns) -> Colu
         account=account,
         left=np.where(is_artist, NEVER, near_midnight(rng, account + patience, 0.1).clip(min=account + MINUTE)),
         country=np.where(is_artist, 0, rng.choice(len(words.COUNTRIES), count, p=words.COUNTRY_WEIGHTS)),
-        activity=np.where(only_shop, 0, rng.lognormal(0, 1.1, count)),  # 0: has an account, but never comes to Weverse
+        activity=np.where(
+            only_shop, 0, rng.lognormal(0, 1.1, count).clip(max=8)
+        ),  # 0: has an account, but never comes to Weverse
         listed=~np.isin(number, artists + some(rng, others, 0.008)),  # in we_user
         moved_from_v=np.where(from_v, np.maximum(account, V_MOVES) + ms(rng, 60 * DAY, count), NEVER),
         # Two devices each; the second one may be their only one, or the first one of somebody else in the family.
@@ -156,7 +158,7 @@ def _profiles(rng: np.random.Generator, start: np.ndarray, first_start: np.ndarr
 
 
 def _fan_clubs(rng: np.random.Generator, stays: Columns, communities: Columns) -> Columns:
-    """One membership is a year; most are renewed, some a few weeks early (two are in force then), some after a break."""
+    """One membership is a year; most are renewed, some weeks early (two are in force then), some after a break."""
     buys = stays.is_first & communities.known[stays.comm] & (rng.random(stays.user.size) < 0.25)
     user, comm, start = stays.user[buys], stays.comm[buys], stays.start[buys]
     start = start + ms(rng, 90 * DAY, user.size)
@@ -165,8 +167,8 @@ def _fan_clubs(rng: np.random.Generator, stays: Columns, communities: Columns) -
         found.append(np.stack([user, comm, start, np.full(user.size, number)])[:, start < HORIZON])
         again = rng.random(user.size) < 0.7
         user, comm, start = user[again], comm[again], start[again] + YEAR
-        early = rng.random(user.size) < 0.3
-        start = start + np.where(early, -rng.integers(0, 30 * DAY, user.size), ms(rng, 40 * DAY, user.size))
+        early = rng.random(user.size) < 0.4
+        start = start + np.where(early, -rng.integers(0, 90 * DAY, user.size), ms(rng, 40 * DAY, user.size))
     user, comm, start, number = np.concatenate(found, axis=1)
     failed, restored = rng.random((2, user.size)) < 0.03
     return Columns(user=user, comm=comm, start=start, number=number, failed=failed, restored=restored)

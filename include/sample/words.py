@@ -26,11 +26,8 @@ def nicknames(rng: np.random.Generator, country: np.ndarray) -> pa.Array:
     return fill("<name><number>", name=take(_POOL, name), number=texts(rng.integers(0, 1000, country.size)))
 
 
-_KOREAN, _ENGLISH, _JAPANESE = (
-    "렐퓨카윰델솝닉토벨쿄",
-    "rel pyu ka yum del sop nik to bel kyo".split(),
-    "レピカユデソニトベキ",
-)
+_KOREAN, _JAPANESE = "렐퓨카윰델솝닉토벨쿄", "レピカユデソニトベキ"
+_ENGLISH = ("rel", "pyu", "ka", "yum", "del", "sop", "nik", "to", "bel", "kyo")
 
 
 def stage_name(number: int) -> dict[str, str]:

@@ -1,45 +1,45 @@
 """The two kinds of task: build a table for the day of the run, and wait for a day of a table that others make."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
 from include.lake import contracts
 from include.lake.days import consecutive, last_finished_day, parse_day
 from include.lake.errors import CheckFailed, ContractError, UsageError
 
-# Seconds between two looks at the lake: one look takes some 20 ms, so a hundred waiting sensors keep the triggerer busy
-# for a fifth of the time, and nobody minds ten seconds on data that is hours late.
+# Seconds between two looks at the lake. Nobody minds ten seconds on data that is hours late.
 POLL_SECONDS = 10
+# Seconds that a look is good for. All sensors share it, so a hundred of them read no more files than one does.
+LOOK_SECONDS = 5
 # Seconds after which a sensor says again what it waits for, though nothing changed.
 REPEAT_SECONDS = 300
 # Looks that may fail one after the other before the sensor fails and Airflow's retries take over: five minutes.
 FAILED_LOOKS = 30
+# The sensor gives up by itself, and says what it waited for. If the triggerer cannot, Airflow ends it this much later.
+GRACE = timedelta(minutes=10)
 
+DAY = "{{ dag_run.partition_key or (dag_run.conf or {}).get('part_date') or '' }}"
 NO_DAY = (
     "this run has no day: give it one as its partition key, such as 2026-01-31 (UI: Trigger > Advanced Options > Partition"
     ' Key; REST: "partition_key": "2026-01-31"; airflow dags trigger: --conf \'{"part_date": "2026-01-31"}\')'
 )
 
 
-def day_of_run(context: Any) -> str:
-    """The day that the run is for. A run without one, or for a day that is not over, fails at once and for good."""
-    run, timezone = context["dag_run"], context["dag"].timezone.name
-    given = run.partition_key or (run.conf or {}).get("part_date")
+def usable_day(given: Any, timezone: str) -> str:
+    """The day that a run is for, from its partition key or its conf; UsageError if it has none or one that is not over."""
     if not given:
-        raise AirflowFailException(NO_DAY)
-    try:
-        day = parse_day(given)
-    except UsageError as error:
-        raise AirflowFailException(str(error)) from None
+        raise UsageError(NO_DAY)
+    day = parse_day(given)
     if day > (last := last_finished_day(timezone)):
-        raise AirflowFailException(f"{day} is not over in {timezone}: the newest day that can be built is {last}")
+        raise UsageError(f"{day} is not over in {timezone}: the newest day that can be built is {last}")
     return day
 
 
@@ -57,12 +57,12 @@ class BuildTable(BaseOperator):
         self.table = table
 
     def execute(self, context: Any) -> dict[str, Any]:
-        day = day_of_run(context)
-        self.log.info("building %s for %s", self.table, day)
         from include.lake import runner  # heavy, and no business of a DAG parse
 
         run = context["dag_run"]
         try:
+            day = usable_day(run.partition_key or (run.conf or {}).get("part_date"), context["dag"].timezone.name)
+            self.log.info("building %s for %s", self.table, day)
             outcome = runner.build(self.table, day, day, run=f"{run.dag_id}/{run.run_id}", log=self.log.info)
         except (ContractError, UsageError, CheckFailed) as error:  # a retry gives the same
             raise AirflowFailException(str(error)) from None
@@ -81,88 +81,113 @@ class BuildTable(BaseOperator):
 
 
 class PartitionSensor(BaseOperator):
-    """Wait until `table` has the days that builds of `readers` need of it; no worker is held meanwhile."""
+    """Wait until `table` has the days that builds of `readers` need of it.
 
+    It lives in the triggerer from its start to its good end: on a worker, a process and a DAG parse for each of twenty
+    sensors would cost more than the builds that wait for them.
+    """
+
+    template_fields = ("day",)
     ui_color = "#e6e2f4"
 
     def __init__(self, *, table: str, readers: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.table = table
         self.readers = readers
-
-    def execute(self, context: Any) -> None:
-        day = day_of_run(context)
-        from include.lake.freshness import Lake
-
-        lake = Lake()
-        days = sorted({d for reader in self.readers for d in lake.input_days(reader, day, day).get(self.table, [])})
-        if not lake.absent(self.table, days):
-            self.log.info("%s is there: %s", self.table, in_words(days))
-            return
-        patience = contracts.get(self.table).patience_hours
-        since = datetime.now(UTC)
-        self.defer(
-            trigger=PartitionTrigger(self.table, days, since.timestamp(), since.timestamp() + patience * 3600),
-            method_name="resume",
+        self.day = DAY
+        self.start_from_trigger = True
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls=f"{__name__}.{PartitionTrigger.__name__}",
+            trigger_kwargs=self.trigger().serialize()[1],
+            next_method="give_up",
+            timeout=timedelta(hours=contracts.get(table).patience_hours) + GRACE,
         )
 
-    def resume(self, context: Any, event: dict[str, Any]) -> None:
-        if event["failed"]:
-            raise AirflowSensorTimeout(event["message"])
-        self.log.info("%s", event["message"])
+    def trigger(self) -> "PartitionTrigger":
+        hours = contracts.get(self.table).patience_hours
+        return PartitionTrigger(self.table, self.readers, self.day, self.dag.timezone.name, hours)
+
+    def execute(self, context: Any) -> None:
+        """Not called by the scheduler; `airflow tasks test` and `dags test` come here."""
+        self.defer(trigger=self.trigger(), method_name="give_up", timeout=self.start_trigger_args.timeout)
+
+    def give_up(self, context: Any, event: dict[str, Any] | None = None) -> None:
+        """Fail for good: waiting longer is a matter of the contract, and not of retries."""
+        if event and event.get("error"):
+            raise AirflowFailException(event["error"])
 
 
 class PartitionTrigger(BaseTrigger):
-    """Looks at the lake until `days` of `table` are there or `deadline` has passed (both times in epoch seconds)."""
+    """Looks at the lake until `table` has what builds of `readers` for `day` need of it, for at most `hours`."""
 
-    def __init__(self, table: str, days: list[str], since: float, deadline: float) -> None:
+    timeout_after: datetime | None = (
+        None  # set by the triggerer, the same after a restart: the end of patience plus GRACE
+    )
+
+    def __init__(self, table: str, readers: list[str], day: str, timezone: str, hours: float) -> None:
         super().__init__()
         self.table = table
-        self.days = days
-        self.since = since
-        self.deadline = deadline
+        self.readers = readers
+        self.day = day
+        self.timezone = timezone
+        self.hours = hours
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        fields = {"table": self.table, "days": self.days, "since": self.since, "deadline": self.deadline}
-        return f"{type(self).__module__}.{type(self).__name__}", fields
+        fields = ("table", "readers", "day", "timezone", "hours")
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        missing, said, said_at, failures = self.days, None, 0.0, 0
+        try:
+            usable_day(self.day, self.timezone)
+        except UsageError as error:
+            yield TriggerEvent({"error": str(error)})
+            return
+        patience = timedelta(hours=self.hours)
+        deadline = self.timeout_after - GRACE if self.timeout_after else datetime.now(UTC) + patience
+        missing, said, said_at, failures = [self.day], None, 0.0, 0
         while True:
             try:
-                missing, failures = await asyncio.to_thread(self.look), 0
+                missing, failures = await asyncio.to_thread(look, self.table, self.readers, self.day), 0
             except Exception as error:
                 failures += 1
                 self.log.warning("cannot look at %s (%d of %d): %s", self.table, failures, FAILED_LOOKS, error)
                 if failures >= FAILED_LOOKS:
                     raise
-            now = time.time()
+            left = deadline - datetime.now(UTC)
             if not missing:
-                message = f"{self.table} is there: {in_words(self.days)}"
-                yield TriggerEvent({"failed": False, "message": message})
+                self.log.info("%s is there for %s", self.table, self.day)
+                yield TaskSuccessEvent()
                 return
-            if now >= self.deadline:
-                yield TriggerEvent({"failed": True, "message": self.gave_up(missing)})
+            if left <= timedelta(0):
+                since = (deadline - patience).strftime("%Y-%m-%d %H:%M")
+                yield TriggerEvent(
+                    {
+                        "error": f"waited for {self.table} ({in_words(missing)}) since {since} UTC, for {self.hours:g} hours"
+                        " (patience_hours of its contract): load or build it, then clear this task"
+                    }
+                )
                 return
-            if missing != said or now - said_at >= REPEAT_SECONDS:
-                left = timedelta(seconds=round(self.deadline - now))
-                self.log.info("waiting for %s: %s; for %s more", self.table, in_words(missing), left)
-                said, said_at = missing, now
+            if missing != said or time.monotonic() - said_at >= REPEAT_SECONDS:
+                more = timedelta(seconds=round(left.total_seconds()))
+                self.log.info("waiting for %s: %s; for %s more", self.table, in_words(missing), more)
+                said, said_at = missing, time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
 
-    def look(self) -> list[str]:
-        """The days that are missing right now."""
-        from include.lake.freshness import Lake
 
-        return Lake().absent(self.table, self.days)
+_looking = threading.Lock()
+_newest_look: tuple[float, Any] = (0.0, None)
 
-    def gave_up(self, missing: list[str]) -> str:
-        since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M")
-        hours = (self.deadline - self.since) / 3600
-        return (
-            f"waited for {self.table} ({in_words(missing)}) since {since} UTC, for {hours:g} hours (patience_hours of its"
-            " contract): load or build it, then clear this task"
-        )
+
+def look(table: str, readers: list[str], day: str) -> list[str]:
+    """The days of `table` that keep `readers` from being built for `day`."""
+    global _newest_look
+    from include.lake.freshness import Lake
+
+    with _looking:
+        if time.monotonic() - _newest_look[0] > LOOK_SECONDS or _newest_look[1] is None:
+            _newest_look = (time.monotonic(), Lake())
+        lake = _newest_look[1]
+        return lake.absent(table, sorted({d for reader in readers for d in lake.input_days(reader, day, day)[table]}))
 
 
 def in_words(days: list[str]) -> str:

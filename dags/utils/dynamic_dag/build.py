@@ -36,8 +36,6 @@ RETRIES = {
 }
 # The largest day takes minutes. What runs for two hours hangs.
 BUILD_TIMEOUT = timedelta(hours=2)
-# A sensor is on a worker for seconds, before and after its wait.
-LOOK_TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,6 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
                         table=name,
                         readers=readers,
                         doc_md=table_docs(contracts.get(name)),
-                        execution_timeout=LOOK_TIMEOUT,
                     )
         for label, tables in task_list.steps:
             with TaskGroup(label, prefix_group_id=False):

@@ -1,0 +1,317 @@
+"""The sample: the same rows whatever was asked for, as the contracts want them, like real traffic, dirt included."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from include.lake import contracts, settings
+from include.lake import days as calendar
+from include.lake.errors import UsageError
+from include.sample import generate
+from include.sample.clock import DAY, KST, day_number, midnight
+from include.sample.universe import UNKNOWN_COMMUNITIES, universe
+
+SCALE = 0.05
+DAYS = ["2022-01-01", "2026-01-31"]
+LOG = "service_log.weverse_server_log"
+
+
+@cache
+def rows(table: str, day: str | None = None, scale: float = SCALE) -> pd.DataFrame:
+    found = generate.days(day, day, scale) if day else ((name, None, made) for name, made in generate.current(scale))
+    frames = {name: made for name, _, made in found}
+    return frames[table].to_pandas(integer_object_nulls=True)
+
+
+def read(text: str | None) -> dict | None:
+    """The JSON object in the text; None if it is broken or something else."""
+    try:
+        found = json.loads(text or "")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def digest(start: str, end: str, day: str) -> str:
+    """Of the rows of one day of a range, and of the tables without days."""
+    made = hashlib.sha256()
+    dated = ((table, found) for table, rows_of, found in generate.days(start, end, SCALE) if rows_of == day)
+    for table, found in [*dated, *generate.current(SCALE)]:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, found.schema) as stream:
+            stream.write_table(found.combine_chunks())
+        made.update(table.encode() + sink.getvalue())
+    return made.hexdigest()
+
+
+def test_a_day_is_the_same_in_every_range_and_order():
+    alone, within = digest(DAYS[1], DAYS[1], DAYS[1]), digest("2026-01-30", "2026-02-01", DAYS[1])
+    universe.cache_clear()
+    assert alone == within == digest(DAYS[1], "2026-02-01", DAYS[1])
+
+
+def test_a_day_is_the_same_in_every_process():
+    code = f"from tests.test_sample import digest; print(digest({DAYS[1]!r}, {DAYS[1]!r}, {DAYS[1]!r}))"
+    other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    env = {**os.environ, "PYTHONHASHSEED": other, "PYTHONPATH": str(settings.ROOT)}
+    run = subprocess.run([sys.executable, "-c", code], env=env, cwd=settings.ROOT, capture_output=True, text=True)
+    assert run.stdout.strip() == digest(DAYS[1], DAYS[1], DAYS[1]), run.stderr
+
+
+def test_seeds_differ():
+    first, second = (dict(generate.current(SCALE, seed)) for seed in (1, 2))
+    assert not first["we_mart.we_artist"].equals(second["we_mart.we_artist"])
+
+
+def test_every_source_has_a_generator():
+    sources = {table: contract for table, contract in contracts.load_all().items() if contract.is_source}
+    daily = {table for table, contract in sources.items() if contract.day_column}
+    assert sources, "no contract of a source was found"
+    for what, wanted, given in (
+        ("DAILY", daily, generate.DAILY),
+        ("CURRENT", sources.keys() - daily, generate.CURRENT),
+    ):
+        missing, extra = sorted(wanted - given.keys()), sorted(given.keys() - wanted)
+        assert not missing, f"sources without sample rows: write their generators and add them to {what}: {missing}"
+        assert not extra, f"no source (any more): take these out of {what}: {extra}"
+
+
+def test_tables_are_what_the_contracts_say():
+    named = {"string": "string", "tinyint": "int8", "int": "int32", "bigint": "int64", "double": "double"}
+    named |= {"boolean": "bool", "date": "date32[day]", "timestamp": "timestamp[us, tz=UTC]"}
+    made = [(table, found) for table, _, found in generate.days(DAYS[0], DAYS[0], SCALE)] + list(
+        generate.current(SCALE)
+    )
+    for table, found in made:
+        contract = contracts.get(table)
+        wanted = [(c.name, re.sub(r"\w+(?=>$)|^\w+$", lambda m: named[m[0]], c.type)) for c in contract.columns]
+        given = [
+            (f.name, f"array<{f.type.value_type}>" if pa.types.is_list(f.type) else str(f.type)) for f in found.schema
+        ]
+        assert given == wanted, table
+        assert found.num_rows > 0, table
+        for column in contract.columns:
+            assert column.nullable or found[column.name].null_count == 0, f"{table}.{column.name}"
+        if contract.day_column:
+            assert set(found[contract.day_column].to_pylist()) == {DAYS[0]}, table
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.2])
+def test_scale(scale: float):
+    assert len(rows(LOG, DAYS[1], scale)) == pytest.approx(100_000 * scale, rel=0.25)
+    assert len(rows("we_mart.we_user", DAYS[1], scale)) == pytest.approx(20_000 * scale, rel=0.25)
+
+
+def test_the_smallest_scale_works():
+    assert all(found.num_rows for _, _, found in generate.days("2020-01-01", "2020-01-01", 1e-6))
+    assert len(list(generate.current(1e-6))) == len(generate.CURRENT)
+
+
+def test_members_grow():
+    profiles = "we_mart.ods_wv_member_profile"
+    sizes = [len(rows(profiles, day)) for day in ("2020-01-01", *DAYS, "2030-01-01")]
+    assert sizes == sorted(sizes) and sizes[1] > 10 * len(UNKNOWN_COMMUNITIES)
+
+
+def test_every_day_has_changes_of_country():
+    seen = universe(1, SCALE).sightings.seen
+    found = np.unique((seen + KST) // DAY)
+    assert set(range(midnight("2020-01-01") // DAY + 1, midnight("2035-12-31") // DAY + 1)) <= set(found.tolist())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("2019-12-31", "2020-01-02"), "2020-01-01"),
+        (("2035-12-31", "2036-01-01"), "2035-12-31"),
+        (("2026-01-02", "2026-01-01"), "upside down"),
+        (("2026-01-01", "2026-01-01", 0), "scale 0"),
+        (("2026-01-01", "2026-01-01", float("nan")), "scale nan"),
+        (("2026-01-01", "2026-01-01", float("inf")), "scale inf"),
+        (("2026-01-01", "2026-01-01", 1.0, -1), "seed -1"),
+    ],
+)
+def test_impossible_wishes_are_refused_at_once(arguments: tuple, said: str):
+    with pytest.raises(UsageError, match=said) as refused:
+        generate.days(*arguments)
+    assert "\n" not in str(refused.value)
+    if len(arguments) > 2:
+        with pytest.raises(UsageError, match=said):
+            generate.current(*arguments[2:])
+
+
+def test_evening_peak_and_night_trough():
+    by_hour = rows(LOG, DAYS[1], 0.2).groupby("hour").size()
+    assert by_hour.idxmax() in {"20", "21", "22"} and by_hour.idxmin() in {"03", "04", "05"}
+    assert by_hour.max() > 5 * by_hour.min()
+
+
+def test_few_communities_hold_most_members():
+    sizes = rows("we_mart.ods_wv_member_profile", DAYS[1], 0.2).groupby("community_id").size().sort_values()
+    assert len(sizes) > 20
+    assert sizes.tail(5).sum() > sizes.sum() / 2
+
+
+def test_visits_look_like_visits():
+    log = rows(LOG, DAYS[1], 0.2)
+    users = (
+        log[log.user_info_id.str.fullmatch(r"[1-9]\d*", na=False)].groupby("user_info_device_id").user_info_id.nunique()
+    )
+    assert (users > 1).sum() > 20, "devices of several users"
+    log = log[pd.to_numeric(log.unix_log_timestamp) > 0].sort_values(
+        ["user_info_device_id", "unix_log_timestamp"], kind="stable"
+    )
+    gaps = log.groupby("user_info_device_id").unix_log_timestamp.diff()
+    limit = 30 * 60_000
+    for what, low, high in (
+        ("under", limit - 600_000, limit - 1),
+        ("exactly", limit, limit),
+        ("over", limit + 1, 3 * limit),
+    ):
+        assert gaps.between(low, high).sum() > 3, f"breaks {what} 30 minutes"
+    before = log.user_info_id.isna() & (log.user_info_device_id == log.user_info_device_id.shift(-1))
+    assert (before & log.user_info_id.shift(-1).notna()).sum() > 20, "logins in the middle of a session"
+    assert log.url.str.contains("/join").sum() > 20 and log.url.str.contains("/leave").sum() > 20
+    agents = log.user_info_user_agent
+    assert (
+        agents.str.contains(r"app; ?\d+\.\d+\.\d+").sum() > agents.str.contains(r"weverse; ?\d+\.\d+\.\d+").sum() > 100
+    )
+    countries = log[log.user_info_id.notna()].groupby("user_info_id").user_info_country.nunique()
+    assert (countries == 1).mean() > 0.8
+
+
+@pytest.mark.parametrize("day", DAYS)
+def test_dirt_of_the_log(day: str):
+    log = rows(LOG, day)
+    params = log.params.map(read)
+    request = params.map(lambda found: (found or {}).get("_request_body", (found or {}).get("request_body")))
+    keys = params.map(lambda found: set(found or ()))
+    time, tv = log.unix_log_timestamp, params.map(lambda found: (found or {}).get("consumer_id") == "tvApp")
+    is_post = log.url.str.extract(r"/post-(\d+-\d+)")[0]
+    posts = rows("weverse2.community_content_post")
+    known_posts = set(posts.shard_id.astype(str) + "-" + posts.post_local_id.astype(str))
+    comm = log.url.str.extract(r"/community-(\d+)")[0].dropna().astype(int)
+    members = set(rows("we_mart.ods_wv_member_profile", day).community_id)
+    users = set(rows("we_mart.we_user", day).wv_user_id.dropna().astype(str))
+    user = log.user_info_id
+    found = {
+        "no device": log.user_info_device_id.isna() & ~tv,
+        "tvApp without device, with user key": tv & log.user_info_device_id.isna() & log.user_info_user_key.notna(),
+        "null timestamps": time.isna(),
+        "zero timestamps": time == 0,
+        "negative timestamps": time < 0,
+        "timestamps of the day before": (time > 0) & (time < midnight(day)),
+        "timestamps of the day after": time >= midnight(day) + DAY,
+        "exact repeats": log.duplicated(),
+        "no user": user.isna(),
+        "empty user": user == "",
+        "user 0": user == "0",
+        "users that are no number": ~user.str.fullmatch(r"\d*", na=True),
+        "users missing from we_user": user.str.fullmatch(r"[1-9]\d*", na=False) & ~user.isin(users),
+        "broken params": params.isna() & log.params.notna(),
+        "no params": log.params.isna(),
+        "request as text": request.map(lambda found: isinstance(found, str)),
+        "request as object": request.map(lambda found: isinstance(found, dict)),
+        "broken request": request.map(lambda found: isinstance(found, str) and read(found) is None),
+        "request_body": keys.map(lambda found: "request_body" in found),
+        "x": keys.map(lambda found: "x" in found),
+        "empty gcc": params.map(lambda found: (found or {}).get("gcc") == ""),
+        "unknown communities": ~comm.isin(members),
+        "unknown posts": is_post.notna() & ~is_post.isin(known_posts),
+    }
+    counts = {kind: int(where.sum()) for kind, where in found.items()}
+    assert min(counts.values()) >= 1, counts
+    rare = {kind: n for kind, n in counts.items() if kind not in {"no user", "request as text", "request as object"}}
+    assert max(rare.values()) < 0.05 * len(log), counts
+
+
+def test_requests_have_the_keys_that_the_build_reads():
+    params = rows(LOG, DAYS[1]).params.map(read).dropna()
+    requests = [found["_request_body"] for found in params if "_request_body" in found]
+    keys = {key for request in requests for key in (request if isinstance(request, dict) else read(request) or ())}
+    wanted = {"body", "mediaType", "time", "videoId", "sessionId", "sectionType", "hasProduct", "hideFromArtist"}
+    assert keys >= wanted | {"membershipOnly", "messageCount", "messageList", "communityId", "postId"}
+
+
+@pytest.mark.parametrize("day", DAYS)
+def test_dirt_of_the_members(day: str):
+    profiles, users = rows("we_mart.ods_wv_member_profile", day), rows("we_mart.we_user", day)
+    clubs, log = rows("we_mart.ws_fc_user_history", day), rows("weverse2.community_log_member_status_log")
+    posts, notices = rows("weverse2.community_content_post"), rows("weverse2.community_content_common_notice")
+    artists, special = rows("we_mart.we_artist"), rows("weverse2.community_member_special_member")
+    moves = rows("weverse2.community_log_v_member_migration")
+    data = profiles.data.map(read)
+    known = set(artists.comm_id.dropna())
+    home = set(special[special.special_member_type == "ARTIST"].user_id)
+    found = {
+        "broken profiles": data.isna(),
+        "no lastJoinAt": data.map(lambda found: found is not None and "lastJoinAt" not in found),
+        "members of unknown communities": ~profiles.community_id.isin(known),
+        "members missing from we_user": ~profiles.user_id.isin(set(users.wv_user_id.dropna())),
+        "accounts that never came": users.wv_user_id.isna(),
+        "left the service": users.wv_leave_dt.notna(),
+        "failed payments": clubs.ord_status == "PAYMENT_FAILED",
+        "restored memberships": clubs.is_cx_by_restore == 1,
+        "two memberships of one member": clubs.duplicated(["we_member_id", "we_art_id"]),
+        "ignored events": ~log.type.isin(["subscribe", "unsubscribe"]),
+        "unsubscribes": log.type == "unsubscribe",
+        "members who come back": log[log.type == "subscribe"].duplicated(["community_id", "user_id"]),
+        "broken posts": posts.data.map(read).isna(),
+        "posts of unknown communities": ~posts.data.map(lambda text: (read(text) or {}).get("communityId")).isin(known),
+        "repeated posts": posts.duplicated(["shard_id", "post_local_id"]),
+        "repeated posts in other communities": posts.duplicated(["shard_id", "post_local_id"]) & ~posts.duplicated(),
+        "repeated notices": notices.duplicated("id"),
+        "notices of no community": ~notices.parent_id.str.match("community-", na=False),
+        "repeated artists": artists.comm_id.dropna().duplicated(),
+        "artists without community": artists.comm_id.isna(),
+        "artists": special.special_member_type == "ARTIST",
+        "artists who are guests": (special.special_member_type == "OTHER_COMMUNITY_ARTIST")
+        & special.user_id.isin(home),
+        "repeated special members": special.duplicated(),
+        "broken special members": special.data.map(read).isna(),
+        "broken migrations": moves.data.map(read).isna(),
+        "migrations before the start": moves.created_at < midnight("2022-11-02"),
+        "migrations that are no list": moves.data.map(lambda text: read(text) == {"vChannels": None}),
+        "other migrations": moves.type != "MEMBER",
+        "broken reports": rows("weverse2.community_common_report").value.map(read).isna(),
+        "moved from V": users.vlive_id.notna() if day > "2022-11-02" else artists.we_art_id > 0,
+    }
+    counts = {kind: int(where.sum()) for kind, where in found.items()}
+    assert min(counts.values()) >= 1, counts
+
+
+def test_artists_visit():
+    special = rows("weverse2.community_member_special_member")
+    artists = set(special[special.special_member_type == "ARTIST"].user_id.astype(str))
+    assert rows(LOG, DAYS[1]).user_info_id.isin(artists).sum() > 5
+
+
+def test_snapshots_agree_with_the_status_log():
+    """Who left well before the snapshot is not in it, who was inside all along is; around midnight it may be either."""
+    scale, hour = 0.2, 3_600_000
+    world = universe(1, scale)
+    log = rows("weverse2.community_log_member_status_log", None, scale)
+    log = log[log.type.isin(["subscribe", "unsubscribe"])].assign(member=log.community_id * 10**9 + log.user_id)
+    stayed = set(world.users.id[world.users.left > midnight("2026-02-01")])
+    surprises = {"left": 0, "came": 0}
+    for day in calendar.day_range("2026-01-01", "2026-01-31"):
+        end = midnight(day) + DAY
+        profiles = generate.DAILY["we_mart.ods_wv_member_profile"](world, day_number(day))
+        inside = profiles["community_id"] * 10**9 + profiles["user_id"]
+        last = log[log.change_at < end - hour].drop_duplicates("member", keep="last")
+        last = last[~last.member.isin(log[log.change_at.between(end - hour, end + hour)].member)]
+        assert not last[(last.type == "unsubscribe") & last.member.isin(inside)].size, day
+        assert not last[(last.type == "subscribe") & last.user_id.isin(stayed) & ~last.member.isin(inside)].size, day
+        just_after = log[log.change_at.between(end, end + hour)]
+        surprises["left"] += ((just_after.type == "unsubscribe") & ~just_after.member.isin(inside)).sum()
+        surprises["came"] += ((just_after.type == "subscribe") & just_after.member.isin(inside)).sum()
+    assert min(surprises.values()) > 0, surprises

@@ -9,13 +9,11 @@ import pyarrow as pa
 from include.sample import words
 from include.sample.clock import DAY, NEVER, midnight
 from include.sample.draw import either, fill, generator, ms, put, some, take, tear, texts, with_repeats
-from include.sample.universe import HORIZON, Columns, Universe
+from include.sample.universe import HORIZON, NO_COMMUNITY, Columns, Universe
 
 WV1_ENDS = midnight("2022-07-18")
 # V channels: the first of a community, a second one of every fifth, and those that became none.
 CHANNEL, SECOND_CHANNEL, LOST_CHANNEL, CLOSED_CHANNEL = 101, 501, 901, 902
-# Posts, notices and calls name it, but no other table has it.
-NO_COMMUNITY = 77701
 
 
 def artists(world: Universe) -> dict[str, Any]:

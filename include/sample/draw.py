@@ -43,7 +43,7 @@ def fill(template: str, **columns: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(*(columns[p] if n % 2 else p for n, p in enumerate(pieces)), "")
 
 
-def put(values: pa.Array, rows: np.ndarray, new: str | int | None | pa.Array) -> pa.Array:
+def put(values: pa.Array, rows: np.ndarray, new: str | int | pa.Array | None) -> pa.Array:
     """The values with those at `rows` (in rising order) replaced."""
     mask = np.zeros(len(values), bool)
     mask[rows] = True

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -99,7 +98,7 @@ def _column(values: Any, kind: str, count: int) -> pa.Array:
     if values is None:
         return pa.nulls(count, wanted)
     if isinstance(values, (str, int)):
-        values = pa.repeat(values, count) if isinstance(values, str) else np.full(count, values)
+        values = pa.repeat(values, count)
     if kind in ("date", "timestamp"):
         times = values if isinstance(values, pa.Array) else pa.array(values, mask=values >= NEVER)
         if kind == "date":

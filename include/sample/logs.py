@@ -8,9 +8,8 @@ import pyarrow.compute as pc
 
 from include.sample import words
 from include.sample.clock import DAY, HOUR, MINUTE, day_number, midnight
-from include.sample.current import NO_COMMUNITY
 from include.sample.draw import either, fill, generator, ms, put, some, take, tear, texts, with_repeats
-from include.sample.universe import FIRST_DAY, Columns, Universe
+from include.sample.universe import FIRST_DAY, NO_COMMUNITY, Columns, Universe
 
 ROWS = 100_000
 CALLS_A_VISIT = 14
@@ -48,6 +47,7 @@ CLIENTS = [
     Client(0.01, "tvosApp", "WEVAPP", "app", "tvOS", "APPLETV", "AppleTV14,1/17.4 weverse;<version>"),
     Client(0.005, "partner", "PARTNER", "", "BOT", "", "python-requests/2.31.0"),
 ]  # fmt: skip
+CLIENT_LIMITS = np.cumsum([client.share for client in CLIENTS])[:-1]
 # Releases that devices are behind the newest: most update at once, some never.
 BEHIND = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 5, 7])
 
@@ -63,9 +63,7 @@ class Call(NamedTuple):
 
 
 PLAYED = '{"mediaType":"<media>","time":<seconds>,"videoId":"0-<number>","sessionId":"<play>"'
-WRITTEN = (
-    '{"body":"<said>","sectionType":"<section>","hasProduct":<rare>,"hideFromArtist":<often>,"membershipOnly":<rare>'
-)
+WRITTEN = '{"body":"<said>","sectionType":"<section>","hasProduct":<few>,"hideFromArtist":<half>,"membershipOnly":<few>'
 CALLS = [
     Call(8, "user", "GET", "/users/v1.0/users/me?ts=<number>"),
     Call(9, "home", "GET", "/home/v1.0/home?fields=feeds&ts=<number>"),
@@ -151,7 +149,7 @@ def _visits(rng: np.random.Generator, world: Universe, day: int) -> Columns:
     midway = 1 + (rng.random(count) * (calls - 1)).astype(np.int64)
     luck = rng.random(count)
     device = users.devices[person, (rng.random(count) < 0.3).astype(int)]
-    bits, client = users.device_bits[device], np.searchsorted(_CLIENT_LIMITS, users.device_luck[device])
+    bits, client = users.device_bits[device], np.searchsorted(CLIENT_LIMITS, users.device_luck[device])
     stranger = luck < 0.05  # nobody has seen the device before
     bits[stranger] = rng.integers(0, 2**63, (stranger.sum(), 2))
 
@@ -181,9 +179,6 @@ def _visits(rng: np.random.Generator, world: Universe, day: int) -> Columns:
     )
 
 
-_CLIENT_LIMITS = np.cumsum([client.share for client in CLIENTS])[:-1]
-
-
 def _any_community(rng: np.random.Generator, world: Universe, count: int, now: int) -> np.ndarray:
     weight = np.where(world.communities.opened < now, world.communities.weight, 0)
     return rng.choice(weight.size, count, p=weight / weight.sum())
@@ -195,11 +190,10 @@ def _community_of(rng: np.random.Generator, world: Universe, person: np.ndarray,
     inside = np.flatnonzero((stays.start < now + DAY) & (stays.end > now))
     inside = inside[np.argsort(stays.user[inside], kind="stable")]
     memberships = np.bincount(stays.user[inside], minlength=world.users.id.size)
-    chosen = (np.cumsum(memberships) - memberships)[person] + (rng.random(person.size) * memberships[person]).astype(
-        int
-    )
+    first, choices = (np.cumsum(memberships) - memberships)[person], memberships[person]
+    chosen = first + (rng.random(person.size) * choices).astype(np.int64)
     own = stays.comm[inside[chosen.clip(max=inside.size - 1)]]
-    return np.where(memberships[person] > 0, own, _any_community(rng, world, person.size, now))
+    return np.where(choices > 0, own, _any_community(rng, world, person.size, now))
 
 
 def _gaps(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -231,8 +225,8 @@ def _facts(
         "play": take(visits.play, visit),
         "said": take(words.SAYINGS, rng.integers(0, len(words.SAYINGS), count)),
         "section": take(["FEED", "ARTIST", "MOMENT"], rng.choice(3, count, p=[0.8, 0.1, 0.1])),
-        "rare": either(rng.random(count) < 0.1),
-        "often": either(rng.random(count) < 0.5),
+        "few": either(rng.random(count) < 0.1),
+        "half": either(rng.random(count) < 0.5),
     }
 
 
@@ -246,7 +240,7 @@ def _recent(rng: np.random.Generator, writings: Columns, comm: np.ndarray, now: 
 
 def _named(rng: np.random.Generator, ids: pa.Array, rows: np.ndarray, nobodys: str) -> pa.Array:
     """The ids at the rows; one that nobody knows where there is no row, and now and then instead of another."""
-    return put(pc.fill_null(take(ids, rows), nobodys), some(rng, rows.size, 0.004), nobodys)
+    return put(pc.fill_null(take(ids, rows), nobodys), some(rng, rows.size, 0.01), nobodys)
 
 
 def _by_kind(kind: np.ndarray, facts: dict[str, pa.Array]) -> tuple[pa.Array, pa.Array]:
@@ -269,7 +263,7 @@ def _params(
     moves = (rng.random(visits.calls.size) < 0.02)[visit] & (nth >= visits.calls[visit] // 2)
     gcc = take(words.COUNTRIES, (visits.country[visit] + 2 * moves) % len(words.COUNTRIES))
     # The request comes as an object or, mostly, as text with a JSON in it.
-    requests = tear(rng, requests, 0.01)
+    requests = tear(rng, requests, 0.02)
     escaped = pc.replace_substring(pc.replace_substring(requests, "\\", "\\\\"), '"', '\\"')
     body = pc.if_else(pa.array(rng.random(count) < 0.3), requests, fill('"<text>"', text=escaped))
     name = put(pa.array(["_request_body"] * count), some(rng, count, 0.02), "request_body")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from include.sample import words
 from include.sample.clock import DAY, HOUR, MINUTE, NEVER, YEAR, midnight, near_midnight
-from include.sample.draw import either, fill, generator, ms, some, tear, texts
+from include.sample.draw import either, fill, generator, ms, tear, texts
 
 FIRST_DAY, LAST_DAY = "2020-01-01", "2035-12-31"
 # History starts half a year before the first day that can be asked for, so that not even that one is empty.
@@ -24,6 +24,8 @@ HISTORY, HORIZON = midnight("2019-06-10"), midnight(LAST_DAY) + DAY
 V_MOVES = midnight("2022-10-25")
 # Members of these are in communities that no table of artists knows.
 UNKNOWN_COMMUNITIES = (9001, 9002)
+# Nobody is in this one: only posts, notices and calls name it.
+NO_COMMUNITY = 77701
 
 
 class Universe(NamedTuple):
@@ -79,8 +81,12 @@ def _users(rng: np.random.Generator, scale: float, communities: Columns) -> Colu
     is_artist = number < artists
     account = np.append(communities.opened[artist_comm], _growing(rng, others))
     patience = ms(rng, np.where(rng.random(count) < 0.1, YEAR, 18 * YEAR), count) + HOUR
+    # They have an account, but never come to Weverse.
     only_shop = ~is_artist & (rng.random(count) < 0.04)
     from_v = ~is_artist & (account < V_MOVES + YEAR) & (rng.random(count) < 0.2)
+    # Users whom we_user does not know: more of the early ones, so that the first days have some too.
+    listed = np.ones(count, bool)
+    listed[artists + (others * np.linspace(0, 1, max(4, others // 125), endpoint=False) ** 2).astype(int)] = False
     second = np.where(rng.random(count) < 0.3, number + count, number)
     ids = 1_000_003 + 7 * number
     return Columns(
@@ -92,10 +98,8 @@ def _users(rng: np.random.Generator, scale: float, communities: Columns) -> Colu
         account=account,
         left=np.where(is_artist, NEVER, near_midnight(rng, account + patience, 0.1).clip(min=account + MINUTE)),
         country=np.where(is_artist, 0, rng.choice(len(words.COUNTRIES), count, p=words.COUNTRY_WEIGHTS)),
-        activity=np.where(
-            only_shop, 0, rng.lognormal(0, 1.1, count).clip(max=8)
-        ),  # 0: has an account, but never comes to Weverse
-        listed=~np.isin(number, artists + some(rng, others, 0.008)),  # in we_user
+        activity=np.where(only_shop, 0, rng.lognormal(0, 1.1, count).clip(max=8)),
+        listed=listed,
         moved_from_v=np.where(from_v, np.maximum(account, V_MOVES) + ms(rng, 60 * DAY, count), NEVER),
         # Two devices each; the second one may be their only one, or the first one of somebody else in the family.
         devices=np.stack([number, np.where(rng.random(count) < 0.08, rng.integers(0, count, count), second)], axis=1),
@@ -149,12 +153,12 @@ def _profiles(rng: np.random.Generator, start: np.ndarray, first_start: np.ndarr
     profile = fill(
         '{"firstJoinAt":<first><last>,"hidden":<hidden><image><cover>}',
         first=texts(first_start),
-        last=now_and_then(0.992, ',"lastJoinAt":<value>', texts(start)),
+        last=now_and_then(0.99, ',"lastJoinAt":<value>', texts(start)),
         hidden=either(rng.random(count) < 0.1),
         image=now_and_then(0.4, ',"profileImageUrl":"https://img.example/p/<value>.jpg"', picture),
         cover=now_and_then(0.2, ',"profileCoverImageUrl":"https://img.example/c/<value>.jpg"', picture),
     )
-    return tear(rng, profile, 0.006)
+    return tear(rng, profile, 0.01)
 
 
 def _fan_clubs(rng: np.random.Generator, stays: Columns, communities: Columns) -> Columns:

@@ -15,7 +15,7 @@ setup:  ## virtual environment, Java, Delta jars: what is missing of them
 	@sh scripts/setup.sh
 
 run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONCE=1: ends after green runs] [DAYS=3] [SCALE=0.1]
-	@ONCE="$(ONCE)" DAYS="$(DAYS)" SCALE="$(SCALE)" $(PY) scripts/run.py
+	@$(PY) -m scripts.run
 
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
 	@$(PY) -m pytest $(ARGS)

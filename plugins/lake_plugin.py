@@ -1,6 +1,6 @@
 """Tells Airflow what we add to it: the timetable and the pages. Tasks and triggers it imports by name."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 from lake_airflow.timetable import DailyPartitions
@@ -10,9 +10,9 @@ class LakePlugin(AirflowPlugin):
     """The pages are made when the API server asks for them: FastAPI is no business of a DAG parse."""
 
     name = "lake"
-    timetables: ClassVar[list[Any]] = [DailyPartitions]
+    timetables: list[Any] = [DailyPartitions]  # noqa: RUF012  (Airflow declares it so)
     # {…} is filled in by the Airflow UI. The views of a DAG, a run and a task are tabs on their pages.
-    external_views: ClassVar[list[Any]] = [
+    external_views: list[Any] = [  # noqa: RUF012
         {"name": "Lake", "href": "lake/", "url_route": "lake", "destination": "nav", "nav_top_level": True},
         {"name": "Days", "href": "lake/?dag_id={DAG_ID}", "url_route": "lake_days", "destination": "dag"},
         {
@@ -30,7 +30,7 @@ class LakePlugin(AirflowPlugin):
     ]
 
     @property
-    def fastapi_apps(self) -> list[dict]:
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
         from lake_airflow.pages import app
 
         return [{"app": app, "url_prefix": "/lake", "name": "lake"}]

@@ -1,4 +1,4 @@
-"""`make setup`: the virtual environment, Java and the Delta jars. What is there already is left alone, in under a second.
+"""`make setup`: the virtual environment, Java and the Delta jars. What is there is left alone, in under a second.
 
 Run by a bare Python: only its standard library is there.
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,17 +32,13 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def run(what: str, command: list[str | Path], cure: str, **more: object) -> None:
-    """Run a command that may take a while: a line now and every ten seconds; LakeError with its last lines if it fails."""
+def run(what: str, command: Sequence[object], cure: str, env: dict[str, str] | None = None) -> None:
+    """Run a command that may take long: a line now and every ten seconds; LakeError with its last lines if it fails."""
     say(what)
     began, told = time.monotonic(), 0
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            **more,  # type: ignore[call-overload]
+            [str(part) for part in command], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             while process.poll() is None:
@@ -75,9 +72,9 @@ def venv() -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as only_uv:
             only_uv.write(uv_requirement(LOCK.read_text()))
             only_uv.flush()
-            pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--require-hashes"]
+            pip: list[object] = [python, "-m", "pip", "install", "--disable-pip-version-check", "--require-hashes"]
             run("Installing uv", [*pip, "-r", only_uv.name], network)
-    sync = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", LOCK, LOCK]
+    sync: list[object] = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", LOCK, LOCK]
     # Compiled here once and in parallel: Airflow starts in half the time then, at every start and in every task.
     sync.append("--compile-bytecode")
     environment = {**os.environ, "UV_NO_PROGRESS": "1", **package_index()}
@@ -143,7 +140,9 @@ def jars(java_home: Path) -> None:
                     fetch(name, Path(temp), java_home)
                     if wrong := spark_server.wrong_jar(Path(temp) / name):
                         source = settings.maven_repository() or "Maven Central"
-                        raise LakeError(f"{name} from {source} {wrong}: nothing was kept; name another LAKE_MAVEN_REPOSITORY")
+                        raise LakeError(
+                            f"{name} from {source} {wrong}: nothing was kept; name another LAKE_MAVEN_REPOSITORY"
+                        )
                     os.replace(Path(temp) / name, folder / name)
 
 
@@ -161,7 +160,7 @@ def fetch(name: str, folder: Path, java_home: Path) -> None:
         return
     ivy = next(VENV.glob("lib/python3*/site-packages/pyspark/jars/ivy-*.jar"))
     proxy = urllib.request.getproxies().get("https", "").rpartition("//")[2].rstrip("/").rpartition("@")[2]
-    command = [java_home / "bin" / "java"]
+    command: list[object] = [java_home / "bin" / "java"]
     if proxy:  # Java does not look at HTTPS_PROXY itself
         host, _, port = proxy.partition(":")
         command += [f"-Dhttps.proxyHost={host}", f"-Dhttps.proxyPort={port or 443}"]

@@ -1,4 +1,4 @@
-"""Airflow for the tests that need it: a home of their own, made before the first import of airflow. Import this first."""
+"""Airflow for the tests that need it: a home of their own, set before airflow is imported. Import this first."""
 
 import os
 import sys

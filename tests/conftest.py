@@ -24,6 +24,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
     config = {
         "spark.jars": ",".join(jars),
         "spark.driver.memory": "1g",
+        # The JVM lives for a minute or two: what the second compiler and a second garbage collector save never pays.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
@@ -39,8 +41,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
-        # Delta's parser loses the `args` of spark.sql() on Spark 4.1 and later (delta-io/delta#7640) unless bound the old way.
-        "spark.sql.legacy.parameterSubstitution.constantsOnly": "true",
     }
     builder = SparkSession.builder.master("local[1]").appName("tests")
     for name, value in config.items():

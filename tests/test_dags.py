@@ -1,11 +1,10 @@
-"""The DAGs as Airflow sees them: every task list becomes one, with the edges of the SELECTs, quickly and always the same."""
+"""The DAGs as Airflow sees them: every task list is one, with the edges of the SELECTs, quickly and always the same."""
 
 import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,7 @@ from tests import airflow_home
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowFailException
 from lake_airflow import tasks
-from lake_airflow.tasks import BuildTable, PartitionSensor, day_of_run
+from lake_airflow.tasks import DAY, BuildTable, PartitionSensor, usable_day
 from utils.dynamic_dag import build
 
 from include.lake import contracts, lineage
@@ -122,7 +121,8 @@ def test_a_dag_is_bounded_and_documented(bag, path):
     for task in dag.tasks:
         assert task.table in dag.doc_md
         assert task.owner == task_list.owner
-        assert task.retries and task.retry_exponential_backoff and task.max_retry_delay and task.execution_timeout
+        assert task.retries and task.retry_exponential_backoff and task.max_retry_delay
+        assert task.execution_timeout or task.start_trigger_args.timeout
         contract = contracts.get(task.table)
         assert contract.about in task.doc_md
         assert all(f"| {column.name} | {column.type} |" in task.doc_md for column in contract.columns)
@@ -132,52 +132,50 @@ IN_A_NEW_PROCESS = """
 import json, sys, time
 import airflow.sdk
 from airflow.sdk import DAG, BaseOperator, TaskGroup
-started = time.perf_counter()
+started = time.process_time()
 import wev
-seconds = time.perf_counter() - started
+seconds = time.process_time() - started
 heavy = sorted(set(sys.modules) & {"pyspark", "pyarrow", "databricks", "deltalake", "pandas", "numpy", "fastapi"})
-dags = [value for value in vars(wev).values() if isinstance(value, DAG)]
-parsed = ""
-if "serialise" in sys.argv:
-    from airflow.serialization.serialized_objects import DagSerialization
-    parsed = json.dumps([DagSerialization.to_dict(dag) for dag in dags], sort_keys=True)
-print(json.dumps({"seconds": seconds, "heavy": heavy, "dags": [dag.dag_id for dag in dags], "parsed": parsed}))
+from airflow.serialization.serialized_objects import DagSerialization
+parsed = [DagSerialization.to_dict(value) for value in vars(wev).values() if isinstance(value, DAG)]
+print(json.dumps({"seconds": seconds, "heavy": heavy, "parsed": json.dumps(parsed, sort_keys=True)}))
 """
 
 
 @pytest.fixture(scope="module")
-def bytecode(tmp_path_factory):
-    return tmp_path_factory.mktemp("bytecode")
-
-
-def parse(bytecode: Path, seed: int, *arguments: str) -> dict:
-    """Parse dags/wev.py in a new process; with compiled modules kept, as on any installed Airflow."""
+def parses(tmp_path_factory) -> list[dict]:
+    """dags/wev.py parsed in ten new processes, each with other hashes of the same strings."""
+    # Compiled modules are kept between the processes, as on any installed Airflow.
     environment = {
         **os.environ,
         **airflow_home.SETTINGS,
-        "PYTHONHASHSEED": str(seed),
-        "PYTHONPYCACHEPREFIX": str(bytecode),
+        "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode")),
     }
     environment["PYTHONPATH"] = os.pathsep.join(str(airflow_home.ROOT / folder) for folder in ("", "dags", "plugins"))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
+    def parse(seed: int) -> dict:
+        command = [sys.executable, "-c", IN_A_NEW_PROCESS]
+        seeded = {**environment, "PYTHONHASHSEED": str(seed)}
+        done = subprocess.run(command, env=seeded, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
 
-def test_ten_parses_give_the_same_dags(bytecode):
     with ThreadPoolExecutor(2) as pool:
-        parses = list(pool.map(lambda seed: parse(bytecode, seed, "serialise"), range(10)))
+        return list(pool.map(parse, range(10)))
+
+
+def test_ten_parses_give_the_same_dags(parses):
     assert len({found["parsed"] for found in parses}) == 1
     assert "we_mart.wv_sess_daily" in parses[0]["parsed"]
 
 
-def test_a_parse_is_quick_and_imports_nothing_heavy(bytecode):
-    parses = [parse(bytecode, 0) for _ in range(3)]
-    assert parses[0]["heavy"] == []
-    assert parses[0]["dags"]
-    # 0.3 s on an idle machine; twice that where others work too.
+def test_a_parse_imports_nothing_heavy(parses):
+    assert [found["heavy"] for found in parses] == [[]] * 10
+
+
+def test_a_parse_is_quick(parses):
+    # CPU seconds beyond the import of airflow.sdk: 0.3 on an idle machine, more where others work too.
     assert min(found["seconds"] for found in parses) < 0.6
 
 
@@ -259,29 +257,41 @@ def context(bag, partition_key=None, conf=None) -> dict:
     return {"dag": dag, "dag_run": run}
 
 
-def test_the_day_of_a_run(bag):
-    assert day_of_run(context(bag, "2026-01-05")) == "2026-01-05"
-    assert day_of_run(context(bag, None, {"part_date": "2026-01-05"})) == "2026-01-05"
-    assert day_of_run(context(bag, "2026-01-05", {"part_date": "2026-01-06"})) == "2026-01-05"
+def asked_for(**given) -> str:
+    """What a sensor takes for the day of a run: Airflow renders it where the trigger starts."""
+    from jinja2 import Template
+
+    return Template(DAY).render(dag_run=SimpleNamespace(**{"partition_key": None, "conf": None} | given))
 
 
-@pytest.mark.parametrize(
-    ("key", "conf", "error"),
-    [
-        (None, None, "this run has no day: give it one as its partition key"),
-        (None, {}, "this run has no day"),
-        (None, {"day": "2026-01-05"}, "this run has no day"),
-        (None, {"part_date": "2026-01-05' or '1'='1"}, "is not a day"),
-        (None, {"part_date": ["2026-01-05"]}, "is not a day"),
-        ("2026-1-5", None, "'2026-1-5' is not a day"),
-        ("2999-01-01", None, "2999-01-01 is not over in Asia/Seoul: the newest day that can be built is 20"),
-    ],
-)
-def test_a_run_without_a_usable_day_fails_at_once_in_one_line(bag, key, conf, error):
+def test_the_day_of_a_run_is_its_key_else_its_conf():
+    assert asked_for(partition_key="2026-01-05") == "2026-01-05"
+    assert asked_for(conf={"part_date": "2026-01-05"}) == "2026-01-05"
+    assert asked_for(partition_key="2026-01-05", conf={"part_date": "2026-01-06"}) == "2026-01-05"
+    assert asked_for() == asked_for(conf={}) == asked_for(conf={"day": "2026-01-05"}) == ""
+
+
+WRONG_DAYS = [
+    (None, None, "this run has no day: give it one as its partition key"),
+    (None, {}, "this run has no day"),
+    (None, {"day": "2026-01-05"}, "this run has no day"),
+    (None, {"part_date": "2026-01-05' or '1'='1"}, "is not a day"),
+    (None, {"part_date": ["2026-01-05"]}, "is not a day"),
+    ("2026-1-5", None, "'2026-1-5' is not a day"),
+    ("2999-01-01", None, "2999-01-01 is not over in Asia/Seoul: the newest day that can be built is 20"),
+]
+
+
+@pytest.mark.parametrize(("key", "conf", "error"), WRONG_DAYS)
+def test_a_run_without_a_usable_day_fails_at_once_in_one_line(bag, builds, key, conf, error):
+    task = bag.dags["analytics_we_mart_wv1_daily"].get_task("we_mart.wv_server_log_base")
     with pytest.raises(AirflowFailException) as raised:
-        day_of_run(context(bag, key, conf))
+        task.execute(context(bag, key, conf))
     assert error in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert builds.asked == []
+    with pytest.raises(UsageError, match=error[:20]):
+        usable_day(asked_for(partition_key=key, conf=conf), "Asia/Seoul")
 
 
 @pytest.fixture
@@ -341,4 +351,5 @@ def test_only_what_a_retry_can_cure_is_retried(bag, builds, error, retried):
 
 
 def test_constants_fit_together():
-    assert tasks.FAILED_LOOKS * tasks.POLL_SECONDS <= 600
+    assert tasks.LOOK_SECONDS < tasks.POLL_SECONDS  # else a sensor could be shown its own last look again
+    assert tasks.GRACE.total_seconds() > tasks.FAILED_LOOKS * tasks.POLL_SECONDS

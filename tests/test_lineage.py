@@ -75,11 +75,16 @@ def test_upstream_leaves_sources_out() -> None:
     assert set(lineage.upstream(["we_mart.wv_sess_daily"])) == set(UPSTREAM)
 
 
-def test_only_table_names_are_replaced_by_views() -> None:
-    select = SELECT.replace("group by all", "and log.topic <> 'service_log.weverse_server_log'  -- service_log.x\ngroup by all")
-    text = parse(select).with_views()
-    assert "from input__service_log__weverse_server_log as log" in text
-    assert text == select.replace("from service_log.weverse_server_log", "from input__service_log__weverse_server_log")
+def test_only_tables_and_parameters_are_replaced() -> None:
+    where = "and log.topic <> ':start_date service_log.weverse_server_log'  -- :end_date of service_log.x\n"
+    select = SELECT.replace("group by all", where + "group by all")
+    table = "service_log.weverse_server_log as"
+    expected = select.replace(f"from {table}", f"from {lineage.view_name(table)}").replace(
+        "between :start_date and :end_date", "between '2026-01-05' and '2026-01-06'"
+    )
+    assert parse(select).over_views("2026-01-05", "2026-01-06") == expected
+    with pytest.raises(UsageError):
+        parse().over_views("2026-01-05", "x' or '1'='1")
 
 
 @pytest.mark.parametrize(

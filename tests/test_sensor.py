@@ -3,8 +3,7 @@
 import asyncio
 import json
 import logging
-import time
-from types import SimpleNamespace
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -13,10 +12,13 @@ from tests import airflow_home  # noqa: F401
 
 # isort: split
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from lake_airflow import tasks
-from lake_airflow.tasks import PartitionSensor, PartitionTrigger, in_words
+from lake_airflow.tasks import PartitionSensor, PartitionTrigger, in_words, look
 from lake_airflow.timetable import DailyPartitions
+from pendulum import datetime as at
 
 from include.lake import contracts, ledger, storage
 
@@ -24,14 +26,19 @@ LOG = "service_log.weverse_server_log"
 PROFILES = "we_mart.ods_wv_member_profile"
 ARTISTS = "we_mart.we_artist"
 MEMBERS = "we_mart.wv_comm_user"
+LOGS = "we_mart.wv_server_log_base"
+SESSIONS = "we_mart.wv_sess_daily"
 DAY = "2026-01-05"
 
 
 @pytest.fixture(autouse=True)
 def lake(tmp_path, monkeypatch):
-    """An empty lake, and a trigger that looks often."""
+    """An empty lake, sensors that look often, and each look a new one."""
     monkeypatch.setenv("LAKE_HOME", str(tmp_path))
     monkeypatch.setattr(tasks, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(tasks, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(tasks, "_newest_look", (0.0, None))
+    monkeypatch.setattr(PartitionTrigger, "log", logging.getLogger("sensor"))
 
 
 def load(table: str, *days: str) -> None:
@@ -51,190 +58,220 @@ def enter(table: str, day: str) -> None:
         "status": "built",
         "version": 0,
     }
-    from datetime import UTC, datetime
-
     ledger.append([row | {"built_at": datetime.now(UTC), "inputs": {}, "checks": {}, "dropped": {}, "rows": 0}])
 
 
 def sensor(table: str, *readers: str) -> PartitionSensor:
-    with DAG("d", schedule=DailyPartitions("Asia/Seoul"), start_date=None):
+    with DAG("d", schedule=DailyPartitions("Asia/Seoul"), start_date=at(2026, 1, 1, tz="Asia/Seoul")):
         return PartitionSensor(task_id="sensor", table=table, readers=list(readers))
 
 
-def context(day: str | None = DAY) -> dict:
-    run = SimpleNamespace(dag_id="d", run_id="r", partition_key=day, conf=None)
-    return {"dag": SimpleNamespace(timezone=SimpleNamespace(name="Asia/Seoul")), "dag_run": run}
+def waiting(table: str, *readers: str, day: str = DAY, hours: float = 12, seconds_left: float = 60) -> PartitionTrigger:
+    """The trigger of a sensor, as the triggerer has it."""
+    trigger = PartitionTrigger(table, list(readers), day, "Asia/Seoul", hours)
+    trigger.timeout_after = datetime.now(UTC) + timedelta(seconds=seconds_left) + tasks.GRACE
+    return trigger
 
 
-def deferred(table: str, *readers: str) -> PartitionTrigger:
-    """The trigger that a sensor hands over to, after a trip through the database."""
+async def first_event(trigger: PartitionTrigger) -> TriggerEvent:
+    async for event in trigger.run():
+        return event
+    raise AssertionError("the trigger ended without an event")
+
+
+def event_of(trigger: PartitionTrigger) -> TriggerEvent:
+    return asyncio.run(asyncio.wait_for(first_event(trigger), 20))
+
+
+def test_starts_in_the_triggerer_with_all_that_it_needs_and_the_patience_of_the_contract():
+    dag = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(sensor(LOG, LOGS).dag))))
+    task = dag.get_task("sensor")
+    assert task.start_from_trigger
+    assert task.template_fields == ["day"]  # rendered in the triggerer
+    assert task.start_trigger_args.trigger_cls == "lake_airflow.tasks.PartitionTrigger"
+    assert task.start_trigger_args.timeout == timedelta(hours=12) + tasks.GRACE
+    assert contracts.get(LOG).patience_hours == 12
+    fields = task.start_trigger_args.trigger_kwargs["__var"]
+    assert fields == {"table": LOG, "readers": [LOGS], "day": tasks.DAY, "timezone": "Asia/Seoul", "hours": 12}
+    trigger = PartitionTrigger(**fields)
+    assert trigger.serialize() == ("lake_airflow.tasks.PartitionTrigger", fields)
+
+
+def test_goes_to_the_triggerer_from_a_worker_too():
     with pytest.raises(TaskDeferred) as raised:
-        sensor(table, *readers).execute(context())
-    assert raised.value.method_name == "resume"
-    path, fields = raised.value.trigger.serialize()
-    assert path == "lake_airflow.tasks.PartitionTrigger"
-    return PartitionTrigger(**json.loads(json.dumps(fields)))
+        sensor(LOG, LOGS).execute({})
+    assert raised.value.trigger.serialize()[1]["table"] == LOG
+    assert raised.value.timeout == timedelta(hours=12) + tasks.GRACE
 
 
-def event_of(trigger: PartitionTrigger) -> dict:
-    async def first() -> dict:
-        async for event in trigger.run():
-            return event.payload
-        raise AssertionError("the trigger ended without an event")
-
-    return asyncio.run(asyncio.wait_for(first(), 20))
-
-
-def waiting(days: list[str], seconds: float, table: str = LOG) -> PartitionTrigger:
-    now = time.time()
-    return PartitionTrigger(table, days, now, now + seconds)
-
-
-def test_goes_on_at_once_when_the_day_is_there():
+def test_ends_well_without_a_worker_when_the_day_is_there():
     load(LOG, DAY)
-    assert sensor(LOG, "we_mart.wv_server_log_base").execute(context()) is None
+    assert isinstance(event_of(waiting(LOG, LOGS)), TaskSuccessEvent)
 
 
-def test_waits_for_the_day_of_the_run_as_long_as_the_contract_says():
-    trigger = deferred(LOG, "we_mart.wv_server_log_base")
-    assert (trigger.table, trigger.days) == (LOG, [DAY])
-    assert trigger.deadline - trigger.since == contracts.get(LOG).patience_hours * 3600 == 12 * 3600
+def test_waits_for_the_day_of_the_run():
+    load(LOG, "2026-01-04")
+    assert look(LOG, [LOGS], DAY) == [DAY]
 
 
 def test_waits_for_earlier_days_too_where_the_select_reads_them():
     assert dict(contracts.get(MEMBERS).reads)[PROFILES] == 2
     load(PROFILES, "2025-12-31")
-    assert deferred(PROFILES, MEMBERS).days == ["2026-01-03", "2026-01-04", DAY]
+    assert look(PROFILES, [MEMBERS], DAY) == ["2026-01-03", "2026-01-04", DAY]
 
 
 def test_does_not_wait_for_days_before_the_first_one_of_the_input():
     load(PROFILES, "2026-01-04")
-    assert deferred(PROFILES, MEMBERS).days == ["2026-01-04", DAY]
+    assert look(PROFILES, [MEMBERS], DAY) == [DAY]
 
 
 def test_waits_for_the_days_of_all_who_read_the_table():
-    assert deferred("we_mart.we_user", MEMBERS, "we_mart.wv_sess_daily").days == [DAY]
+    assert look("we_mart.we_user", [MEMBERS, SESSIONS], DAY) == [DAY]
 
 
 def test_a_table_without_days_has_to_be_loaded():
-    assert deferred(ARTISTS, MEMBERS).days == [""]
+    assert look(ARTISTS, [MEMBERS], DAY) == [""]
     load(ARTISTS)
-    assert sensor(ARTISTS, MEMBERS).execute(context()) is None
+    assert isinstance(event_of(waiting(ARTISTS, MEMBERS)), TaskSuccessEvent)
 
 
 def test_a_table_that_we_build_is_there_when_the_ledger_has_the_day_even_an_empty_one():
-    assert deferred(MEMBERS, "we_mart.wv_sess_daily").days == [DAY]
+    assert look(MEMBERS, [SESSIONS], DAY) == [DAY]
     enter(MEMBERS, DAY)
-    assert sensor(MEMBERS, "we_mart.wv_sess_daily").execute(context()) is None
+    assert isinstance(event_of(waiting(MEMBERS, SESSIONS)), TaskSuccessEvent)
 
 
-@pytest.mark.parametrize("day", [None, "2026-1-5", "2999-01-01"])
-def test_a_run_without_a_usable_day_does_not_wait(day):
-    with pytest.raises(AirflowFailException):
-        sensor(LOG, "we_mart.wv_server_log_base").execute(context(day))
+@pytest.mark.parametrize(
+    ("day", "error"),
+    [
+        ("", "this run has no day: give it one"),
+        ("2026-1-5", "'2026-1-5' is not a day"),
+        ("2999-01-01", "is not over in"),
+    ],
+)
+def test_a_run_without_a_usable_day_does_not_wait(day, error):
+    event = event_of(waiting(LOG, LOGS, day=day))
+    with pytest.raises(AirflowFailException, match=error):
+        sensor(LOG, LOGS).give_up({}, event.payload)
 
 
-def test_the_trigger_fires_when_the_day_arrives():
-    trigger = waiting([DAY], 60)
+def test_goes_on_when_the_day_arrives():
+    async def both() -> TriggerEvent:
+        event = asyncio.create_task(first_event(waiting(LOG, LOGS)))
+        await asyncio.sleep(0.3)
+        assert not event.done()
+        await asyncio.to_thread(load, LOG, DAY)
+        return await event
 
-    async def both() -> dict:
-        async def later() -> None:
-            await asyncio.sleep(0.3)
-            await asyncio.to_thread(load, LOG, DAY)
-
-        task = asyncio.create_task(later())
-        async for event in trigger.run():
-            await task
-            return event.payload
-
-    event = asyncio.run(asyncio.wait_for(both(), 20))
-    assert event == {"failed": False, "message": f"{LOG} is there: {DAY}"}
-    assert sensor(LOG, "we_mart.wv_server_log_base").resume(context(), event) is None
+    assert isinstance(asyncio.run(asyncio.wait_for(both(), 20)), TaskSuccessEvent)
 
 
 def test_gives_up_after_its_patience_and_names_what_it_waited_for():
-    load(LOG, "2026-01-04")
-    trigger = PartitionTrigger(LOG, ["2026-01-03", "2026-01-04", DAY], 1767679200, 1767679200 + 12 * 3600)
+    load(PROFILES, "2026-01-02", "2026-01-04")
+    trigger = waiting(PROFILES, MEMBERS)
+    trigger.timeout_after = datetime(
+        2026, 1, 6, 18, 10, tzinfo=UTC
+    )  # set 12 hours before the end and 10 minutes of grace
     event = event_of(trigger)
-    with pytest.raises(AirflowSensorTimeout) as raised:
-        sensor(LOG, "we_mart.wv_server_log_base").resume(context(), event)
+    with pytest.raises(AirflowFailException) as raised:
+        sensor(PROFILES, MEMBERS).give_up({}, event.payload)
     assert str(raised.value) == (
-        "waited for service_log.weverse_server_log (2026-01-03, 2026-01-05) since 2026-01-06 06:00 UTC, for 12 hours"
+        "waited for we_mart.ods_wv_member_profile (2026-01-03, 2026-01-05) since 2026-01-06 06:00 UTC, for 12 hours"
         " (patience_hours of its contract): load or build it, then clear this task"
     )
 
 
-def test_the_last_look_counts_after_a_long_night_of_the_triggerer():
+def test_a_last_look_counts_when_the_triggerer_was_away_at_the_end():
     load(LOG, DAY)
-    assert event_of(PartitionTrigger(LOG, [DAY], 0, 1))["failed"] is False
+    assert isinstance(event_of(waiting(LOG, LOGS, seconds_left=-100)), TaskSuccessEvent)
 
 
 def messages(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if "waiting for" in record.getMessage()]
 
 
+def looks(monkeypatch, *answers) -> None:
+    """Looks at the lake that give these days, or raise these errors, one after the other."""
+    left = list(answers)
+
+    def next_look(table, readers, day):
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(tasks, "look", next_look)
+
+
 def test_says_what_is_missing_once_and_again_when_it_changes(caplog, monkeypatch):
-    answers = iter([["a"], ["a"], ["b"], ["b"], []])
-    days = {"a": ["2026-01-03", "2026-01-04"], "b": ["2026-01-04"]}
-    monkeypatch.setattr(PartitionTrigger, "look", lambda self: [d for name in next(answers) for d in days[name]])
+    two, one = ["2026-01-03", "2026-01-04"], ["2026-01-04"]
+    looks(monkeypatch, two, two, one, one, [])
     with caplog.at_level(logging.INFO):
-        trigger = waiting(["2026-01-03", "2026-01-04"], 3600)
-        monkeypatch.setattr(PartitionTrigger, "log", logging.getLogger("sensor"))
-        event_of(trigger)
+        event_of(waiting(LOG, LOGS, seconds_left=3600))
     first, second = messages(caplog)
-    assert first.startswith(f"waiting for {LOG}: 2026-01-03 to 2026-01-04; for 1:00:00 more")
+    assert first == f"waiting for {LOG}: 2026-01-03 to 2026-01-04; for 1:00:00 more"
     assert second.startswith(f"waiting for {LOG}: 2026-01-04; for ")
 
 
 def test_says_so_again_after_a_while(caplog, monkeypatch):
     monkeypatch.setattr(tasks, "REPEAT_SECONDS", 0.2)
-    monkeypatch.setattr(PartitionTrigger, "log", logging.getLogger("sensor"))
     with caplog.at_level(logging.INFO):
-        event_of(waiting([DAY], 0.7))
+        event_of(waiting(LOG, LOGS, seconds_left=0.7))
     assert 2 <= len(messages(caplog)) <= 4
 
 
 def test_a_look_that_fails_is_tried_again(caplog, monkeypatch):
-    answers = iter([OSError("storage is away"), OSError("storage is away"), []])
-
-    def look(self):
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(PartitionTrigger, "look", look)
-    monkeypatch.setattr(PartitionTrigger, "log", logging.getLogger("sensor"))
+    looks(monkeypatch, OSError("storage is away"), OSError("storage is away"), [])
     with caplog.at_level(logging.INFO):
-        assert event_of(waiting([DAY], 60))["failed"] is False
+        assert isinstance(event_of(waiting(LOG, LOGS)), TaskSuccessEvent)
     assert f"cannot look at {LOG} (2 of 30): storage is away" in caplog.text
 
 
 def test_looks_that_keep_failing_are_left_to_the_retries(monkeypatch):
-    def look(self):
-        raise OSError("storage is away")
-
-    monkeypatch.setattr(PartitionTrigger, "look", look)
+    looks(monkeypatch, OSError("storage is away"))
     monkeypatch.setattr(tasks, "FAILED_LOOKS", 3)
     with pytest.raises(OSError, match="storage is away"):
-        event_of(waiting([DAY], 60))
+        event_of(waiting(LOG, LOGS))
 
 
-def test_many_sensors_wait_side_by_side():
-    async def all_of_them() -> list[dict]:
-        async def one(day: str) -> dict:
-            async for event in waiting([day], 60).run():
-                return event.payload
+def test_an_error_while_looking_leaves_no_half_look_behind(monkeypatch):
+    from include.lake import freshness
 
-        days = [f"2026-01-{n:02}" for n in range(1, 31)]
-        sensors = [asyncio.create_task(one(day)) for day in days]
-        await asyncio.sleep(0.3)
+    class Broken(freshness.Lake):
+        def absent(self, table, days):
+            raise OSError("storage is away")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(freshness, "Lake", Broken)
+        look(LOG, [LOGS], DAY)
+    assert look(LOG, [LOGS], DAY) == [DAY]
+
+
+def test_many_sensors_wait_side_by_side_and_share_their_looks(monkeypatch):
+    from include.lake import freshness
+
+    opened = []
+
+    class Counted(freshness.Lake):
+        def __init__(self):
+            opened.append(1)
+            super().__init__()
+
+    monkeypatch.setattr(freshness, "Lake", Counted)
+    monkeypatch.setattr(tasks, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(tasks, "LOOK_SECONDS", 0.1)
+    days = [f"2026-01-{n:02}" for n in range(1, 31)]
+
+    async def all_of_them() -> list[TriggerEvent]:
+        sensors = [asyncio.create_task(first_event(waiting(LOG, LOGS, day=day))) for day in days]
+        await asyncio.sleep(0.5)
         await asyncio.to_thread(load, LOG, *days)
         return await asyncio.gather(*sensors)
 
     events = asyncio.run(asyncio.wait_for(all_of_them(), 30))
     assert len(events) == 30
-    assert not any(event["failed"] for event in events)
+    assert all(isinstance(event, TaskSuccessEvent) for event in events)
+    assert len(opened) < 30
 
 
 @pytest.mark.parametrize(

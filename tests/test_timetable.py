@@ -1,4 +1,4 @@
-"""Runs and days: the night's run, a backfill as browsers and the command line ask for it, and days that are not over."""
+"""Runs and days: the night's run, backfills as browsers and the command line ask for them, days that are not over."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace

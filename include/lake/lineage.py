@@ -9,9 +9,11 @@ from graphlib import CycleError, TopologicalSorter
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.tokens import TokenType
 
 from include.lake import contracts, settings
 from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.days import parse_day
 from include.lake.errors import ContractError
 
 PARAMETERS = {"start_date", "end_date"}
@@ -21,7 +23,10 @@ _NOT_REPEATABLE = re.compile(r"\b(current_date|current_timestamp|now|localtimest
 
 @dataclass(frozen=True)
 class Select:
-    """A SELECT as the runner needs it. `inputs`: the tables it reads; `columns`: what it gives; `tree`: its meaning."""
+    """A SELECT as the runner needs it. `inputs`: the tables it reads; `columns`: what it gives; `tree`: its meaning.
+
+    `_spans`: where in the text (from, to) a table or a parameter is named.
+    """
 
     text: str
     inputs: tuple[str, ...]
@@ -29,11 +34,16 @@ class Select:
     tree: str
     _spans: tuple[tuple[int, int, str], ...]
 
-    def with_views(self) -> str:
-        """The text with every table replaced by the view that `view_name` gives it. Nothing else is touched."""
+    def over_views(self, start: str, end: str) -> str:
+        """The text for start..end, with every table replaced by its `view_name`. Nothing else is touched.
+
+        The days are written into it and not bound: Delta's parser loses the `args` of spark.sql() on Spark 4.1 and later
+        (delta-io/delta#7640). What `parse_day` lets through cannot be anything but a day.
+        """
+        days = {"start_date": f"'{parse_day(start)}'", "end_date": f"'{parse_day(end)}'"}
         text = self.text
-        for start, end, table in sorted(self._spans, reverse=True):
-            text = text[:start] + view_name(table) + text[end:]
+        for begins, ends, name in sorted(self._spans, reverse=True):
+            text = text[:begins] + (days.get(name) or view_name(name)) + text[ends:]
         return text
 
 
@@ -97,6 +107,10 @@ def parse_select(text: str, contract: Contract) -> Select:
         spans.append((node.args["db"].meta["start"], node.this.meta["end"] + 1, table))
         if not node.alias:
             raise wrong(f"give {table} an alias", line_of(table))
+    tokens = sqlglot.tokenize(text, dialect="spark")
+    for colon, name in zip(tokens, tokens[1:], strict=False):
+        if colon.token_type == TokenType.COLON and name.text in PARAMETERS:
+            spans.append((colon.start, name.end + 1, name.text))
     meaning = tree.sql(dialect="spark", comments=False, normalize=True)
     return Select(text, tuple(sorted(inputs)), tuple(columns), meaning, tuple(spans))
 

@@ -130,7 +130,7 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
     The contract's columns in its order, without RUN_TIMESTAMP, and DROP_REASON if the SELECT gives it.
     """
     contract = contracts.get(table)
-    frame = spark.sql(lineage.select(table).with_views(), args={"start_date": start, "end_date": end})
+    frame = spark.sql(lineage.select(table).over_views(start, end))
     checks.require_types(contract, frame)
     names = [name for name in contract.column_names if name != RUN_TIMESTAMP]
     return frame.select(*names, *(name for name in [DROP_REASON] if name in frame.columns))

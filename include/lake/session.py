@@ -1,5 +1,6 @@
 """A Spark session: of the Connect server that is named or running, else one inside this process."""
 
+import logging
 import os
 import socket
 from typing import Any
@@ -14,8 +15,6 @@ from include.lake.errors import LakeError
 SESSION_CONF = {
     # Days are cut from UTC, and casts do not depend on a zone.
     "spark.sql.session.timeZone": "UTC",
-    # Delta's parser loses the `args` of spark.sql() on Spark 4.1 and later (delta-io/delta#7640) unless bound this way.
-    "spark.sql.legacy.parameterSubstitution.constantsOnly": "true",
     # A build of no rows over no rows is a build: its commit carries the record that says so.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
@@ -33,6 +32,8 @@ def connect() -> SparkSession:
         # Asked here because the client itself would try for minutes before it says so.
         where = f"{url.hostname}:{url.port}"
         raise LakeError(f"Spark Connect at {where} does not answer ({error}): ./lake spark start") from None
+    # The client prints each server error with its stack as one line of many thousand characters, besides raising it.
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     spark = SparkSession.builder.remote(address).getOrCreate()
     for name, value in SESSION_CONF.items():
         spark.conf.set(name, value)

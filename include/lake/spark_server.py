@@ -130,11 +130,11 @@ def start(say: Callable[[str], None] = lambda line: print(line, file=sys.stderr,
         return f"sc://127.0.0.1:{state['port']}"
 
 
-def stop() -> bool:
-    """Stop the server and wait until it is gone; False if none was running."""
+def stop(patience: float = 20) -> bool:
+    """Stop the server and wait until it is gone, by force after `patience` seconds; False if none was running."""
     with _lock():
         if state := _state():
-            _end(state)
+            _end(state, patience)
         return state is not None
 
 
@@ -155,7 +155,7 @@ def _state() -> dict[str, Any] | None:
     """What server.json says, if the process that it speaks of is still that one."""
     with suppress(FileNotFoundError, json.JSONDecodeError):
         state: dict[str, Any] = json.loads((_folder() / "server.json").read_text())
-        if processes.identity(state["pid"]) == state["identity"]:
+        if _process(state).alive:
             return state
     return None
 
@@ -167,8 +167,12 @@ def _write(state: dict[str, Any]) -> None:
     new.replace(_folder() / "server.json")
 
 
-def _end(state: dict[str, Any]) -> None:
-    processes.stop(state["pid"], state["identity"])
+def _process(state: dict[str, Any]) -> processes.Process:
+    return processes.Process(state["pid"], state["identity"])
+
+
+def _end(state: dict[str, Any], patience: float = 20) -> None:
+    processes.end([_process(state)], patience)
     (_folder() / "server.json").unlink(missing_ok=True)
 
 
@@ -219,7 +223,7 @@ def _spawn() -> dict[str, Any]:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in the terminal is not meant for it
         )
-    state = {"pid": server.pid, "identity": processes.identity(server.pid), "port": port, "ready": False}
+    state = {**processes.of(server.pid)._asdict(), "port": port, "ready": False}
     _write(state)
     return state
 
@@ -231,7 +235,7 @@ def _wait(state: dict[str, Any]) -> None:
             socket.create_connection(("127.0.0.1", state["port"]), timeout=1).close()
             return
         waited = time.monotonic() - began
-        alive = processes.identity(state["pid"]) == state["identity"]
+        alive = _process(state).alive
         if not alive or waited > _START_SECONDS:
             log = _folder() / "server.log"
             why = f"did not listen on port {state['port']} within {waited:.0f} s" if alive else "ended at its start"

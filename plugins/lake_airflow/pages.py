@@ -64,7 +64,7 @@ def _tables_of(task_ids: list[str]) -> list[str]:
 
 
 def _grid(lake: Lake, tables: list[str]) -> dict[str, Any]:
-    """The newest days of some tables, up to yesterday in UTC; up to today where a timezone has finished and built it."""
+    """The newest days of some tables, up to yesterday in UTC, or to today where a timezone has ended and built it."""
     yesterday = last_finished_day("UTC")
     today = days_before(yesterday, -1)
     built = {day for table in tables if not contracts.get(table).is_source for day in lake.built(table)}

@@ -28,13 +28,13 @@ GRACE = timedelta(minutes=10)
 
 DAY = "{{ dag_run.partition_key or (dag_run.conf or {}).get('part_date') or '' }}"
 NO_DAY = (
-    "this run has no day: give it one as its partition key, such as 2026-01-31 (UI: Trigger > Advanced Options > Partition"
-    ' Key; REST: "partition_key": "2026-01-31"; airflow dags trigger: --conf \'{"part_date": "2026-01-31"}\')'
+    "this run has no day: give it one as its partition key, such as 2026-01-31 (UI: Trigger > Advanced Options >"
+    ' Partition Key; REST: "partition_key": "2026-01-31"; airflow dags trigger: --conf \'{"part_date": "2026-01-31"}\')'
 )
 
 
 def usable_day(given: Any, timezone: str) -> str:
-    """The day that a run is for, from its partition key or its conf; UsageError if it has none or one that is not over."""
+    """The day of a run, from its partition key or its conf; UsageError if there is none or one that is not over."""
     if not given:
         raise UsageError(NO_DAY)
     day = parse_day(given)
@@ -95,21 +95,18 @@ class PartitionSensor(BaseOperator):
         self.table = table
         self.readers = readers
         self.day = DAY
+        self.hours = contracts.get(table).patience_hours
+        self.timeout = timedelta(hours=self.hours) + GRACE
         self.start_from_trigger = True
-        self.start_trigger_args = StartTriggerArgs(
-            trigger_cls=f"{__name__}.{PartitionTrigger.__name__}",
-            trigger_kwargs=self.trigger().serialize()[1],
-            next_method="give_up",
-            timeout=timedelta(hours=contracts.get(table).patience_hours) + GRACE,
-        )
+        trigger_cls, trigger_kwargs = self.trigger().serialize()
+        self.start_trigger_args = StartTriggerArgs(trigger_cls, "give_up", trigger_kwargs, timeout=self.timeout)
 
     def trigger(self) -> "PartitionTrigger":
-        hours = contracts.get(self.table).patience_hours
-        return PartitionTrigger(self.table, self.readers, self.day, self.dag.timezone.name, hours)
+        return PartitionTrigger(self.table, self.readers, self.day, self.dag.timezone.name, self.hours)
 
     def execute(self, context: Any) -> None:
         """Not called by the scheduler; `airflow tasks test` and `dags test` come here."""
-        self.defer(trigger=self.trigger(), method_name="give_up", timeout=self.start_trigger_args.timeout)
+        self.defer(trigger=self.trigger(), method_name="give_up", timeout=self.timeout)
 
     def give_up(self, context: Any, event: dict[str, Any] | None = None) -> None:
         """Fail for good: waiting longer is a matter of the contract, and not of retries."""
@@ -162,8 +159,8 @@ class PartitionTrigger(BaseTrigger):
                 since = (deadline - patience).strftime("%Y-%m-%d %H:%M")
                 yield TriggerEvent(
                     {
-                        "error": f"waited for {self.table} ({in_words(missing)}) since {since} UTC, for {self.hours:g} hours"
-                        " (patience_hours of its contract): load or build it, then clear this task"
+                        "error": f"waited for {self.table} ({in_words(missing)}) since {since} UTC, for {self.hours:g}"
+                        " hours (patience_hours of its contract): load or build it, then clear this task"
                     }
                 )
                 return
@@ -187,7 +184,12 @@ def look(table: str, readers: list[str], day: str) -> list[str]:
         if time.monotonic() - _newest_look[0] > LOOK_SECONDS or _newest_look[1] is None:
             _newest_look = (time.monotonic(), Lake())
         lake = _newest_look[1]
-        return lake.absent(table, sorted({d for reader in readers for d in lake.input_days(reader, day, day)[table]}))
+        try:
+            needed = {d for reader in readers for d in lake.input_days(reader, day, day)[table]}
+            return lake.absent(table, sorted(needed))
+        except Exception:
+            _newest_look = (0.0, None)  # what it has read may be half of it
+            raise
 
 
 def in_words(days: list[str]) -> str:

@@ -1,10 +1,12 @@
 """When a DAG runs: every night, once for each day of its timezone, and never for a day that is not over."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import pendulum
 from airflow.exceptions import InvalidPartitionKeyError
+from airflow.timetables.base import DagRunInfo, TimeRestriction
 from airflow.timetables.trigger import CronPartitionTimetable
 
 from include.lake.days import last_finished_day, parse_day
@@ -34,7 +36,9 @@ class DailyPartitions(CronPartitionTimetable):
     def summary(self) -> str:
         return f"daily, {self._timezone.name}"
 
-    def next_dagrun_info_v2(self, *, last_dagrun_info, restriction):
+    def next_dagrun_info_v2(
+        self, *, last_dagrun_info: DagRunInfo | None, restriction: TimeRestriction
+    ) -> DagRunInfo | None:
         """The next scheduled run: Airflow's own answer, asked without the delay, and then delayed."""
         if last_dagrun_info is not None and last_dagrun_info.partition_date is not None:
             midnight_after = self._get_next(last_dagrun_info.partition_date)
@@ -43,24 +47,22 @@ class DailyPartitions(CronPartitionTimetable):
         return info and info._replace(run_after=info.run_after + START_AFTER_MIDNIGHT)
 
     def localize_partition_datetime(self, dt: datetime) -> pendulum.DateTime:
-        """The day that somebody meant who gave `dt` as the first or last day of a backfill, as its start in our timezone.
+        """The day that is meant by `dt`, the first or last day of a backfill or a clear, as its start in our timezone.
 
-        The command line sends a midnight in UTC; the UI sends the start of the first day and the last minute of the last
-        one in the timezone of the browser, converted to UTC. The nearest midnight in UTC tells the day for every
-        timezone from UTC-11 to UTC+12, whatever the timezone of the DAG.
+        The command line gives a midnight in UTC. The UI gives the start of the first day and the end (23:59) of the
+        last one in the timezone of the browser, converted to UTC: the nearest midnight in UTC tells the day, from
+        UTC-11 to UTC+12, whatever the timezone of the DAG.
         """
         instant = pendulum.instance(dt, tz="UTC").in_timezone("UTC")
-        if instant.minute % 15 == 14:  # 23:59, in a timezone that may be off by quarters of an hour
-            day = instant.add(minutes=1, hours=12).subtract(days=1)
-        else:
-            day = instant.add(hours=12)
+        is_end = instant.minute % 15 == 14  # of an hour, a half or a quarter: where a timezone's days may end
+        day = instant.add(hours=12, minutes=is_end).subtract(days=is_end)
         return pendulum.datetime(day.year, day.month, day.day, tz=self._timezone).in_timezone("UTC")
 
-    def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime):
+    def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterator[DagRunInfo]:
         """The runs of a backfill: the days from `earliest` to `latest`, but for those that are not over."""
         last = last_finished_day(self._timezone.name)
         for info in super().iter_partition_dagrun_infos(earliest=earliest, latest=latest):
-            if info.partition_key <= last:
+            if str(info.partition_key) <= last:
                 yield info
 
     def _decode_partition_date(self, partition_key: str) -> datetime:

@@ -24,7 +24,7 @@ FIELDS = ("dag_id", "owner", "schedule", "timezone", "dag_task_list")
 INPUTS = "inputs"  # the task group of the sensors
 # Airflow wants a first day though catchup is off: any day before the first one that somebody may schedule will do.
 START = (2020, 1, 1)
-# A week of days at a time is as far as a backfill from the UI can go beside the night's run; tasks queue for slots anyway.
+# The night's run, and a week of days at a time from the UI's backfill form, which does not offer more than this.
 MAX_ACTIVE_RUNS = 8
 # A wrong SELECT or wrong rows are not retried (see BuildTable), so a retry is for infrastructure: after 1, 2, 4, 8
 # minutes a restart of Spark or of the storage is over, and after that somebody should look.
@@ -79,11 +79,11 @@ def dags_of(family: str) -> dict[str, DAG]:
 
 
 class BrokenTaskLists(DAG):
-    """Never becomes a DAG: Airflow validates each DAG of a file by itself and shows what that raises as an import error."""
+    """Never becomes a DAG: Airflow validates each DAG of a file by itself and shows what that raises as import error."""
 
     def __init__(self, dag_id: str, problems: list[str]) -> None:
         super().__init__(dag_id, schedule=None)
-        self.__dict__["problems"] = problems
+        self.problems = problems
 
     def validate(self) -> None:
         raise ContractError("\n".join(dict.fromkeys(self.problems)))
@@ -139,15 +139,15 @@ def read(path: Path) -> TaskList:
     written = nodes["dag_task_list"]
     if not isinstance(written, ast.List) or not values["dag_task_list"]:
         raise wrong("`dag_task_list` is a list of steps", written.lineno)
-    for step, node in zip(values["dag_task_list"], written.elts, strict=True):
+    for step, item in zip(values["dag_task_list"], written.elts, strict=True):
         if not (isinstance(step, dict) and set(step) == {"step", "list"} and _is_list_of_texts(step["list"])):
-            raise wrong('a step is {"step": "a label", "list": ["schema.table", …]}', node.lineno)
+            raise wrong('a step is {"step": "a label", "list": ["schema.table", …]}', item.lineno)
         label = step["step"]
         if not (isinstance(label, str) and re.fullmatch(r"[a-z][a-z0-9_]*", label)) or label in {INPUTS, *steps}:
             raise wrong(
-                f"step {label!r}: a label of a-z, 0-9 and _ that no other step has (nor `{INPUTS}`)", node.lineno
+                f"step {label!r}: a label of a-z, 0-9 and _ that no other step has (nor `{INPUTS}`)", item.lineno
             )
-        for table, line in zip(step["list"], _lines_of_tables(node), strict=True):
+        for table, line in zip(step["list"], _lines_of_tables(item), strict=True):
             try:
                 contract = contracts.get(table)
             except UsageError as error:
@@ -166,8 +166,8 @@ def _is_list_of_texts(value: Any) -> bool:
 
 
 def _lines_of_tables(step: ast.expr) -> list[int]:
-    fields = dict(zip((ast.literal_eval(key) for key in step.keys), step.values, strict=True))
-    return [node.lineno for node in fields["list"].elts]
+    """The line of each table of a step that has been checked."""
+    return [table.lineno for node in ast.walk(step) if isinstance(node, ast.List) for table in node.elts]
 
 
 def make(task_list: TaskList, tags: list[str]) -> DAG:

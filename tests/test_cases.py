@@ -102,7 +102,7 @@ def to_type(value: Any, type_: str) -> Any:
 def rows_of(table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a case with typed values, only the columns given; ValueError names row and column."""
     types = {column.name: column.type for column in contracts.get(table).columns}
-    typed = []
+    typed: list[dict[str, Any]] = []
     for number, row in enumerate(rows or [], 1):
         typed.append({})
         for name, value in row.items():
@@ -121,7 +121,7 @@ def table_of(path: Path) -> str:
 
 def read_case(path: Path) -> dict[str, Any]:
     """A case with all its fields and typed rows; ValueError if it cannot be one."""
-    case = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  (a SafeLoader)
+    case = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     if unknown := set(case) - FIELDS:
         raise ValueError(f"unknown fields {', '.join(sorted(unknown))}; there are {', '.join(sorted(FIELDS))}")
     if not case.get("about") or "start" not in case or "expect" not in case:
@@ -172,7 +172,9 @@ def differences(expected: list[tuple], actual: list[tuple], columns: list[str], 
                     lines.append(f"    {name}: expected {_shown(want, types[name])}, is {_shown(got, types[name])}")
     everything = [True] * len(columns)
     lines += [f"missing:    {{{shown(row, everything)}}}" for m, row in enumerate(missing) if ("m", -m) not in paired]
-    lines += [f"unexpected: {{{shown(row, everything)}}}" for u, row in enumerate(unexpected) if ("u", -u) not in paired]
+    lines += [
+        f"unexpected: {{{shown(row, everything)}}}" for u, row in enumerate(unexpected) if ("u", -u) not in paired
+    ]
     return lines
 
 
@@ -193,6 +195,7 @@ def register(spark: Any, table: str, rows: list[dict[str, Any]]) -> None:
     frame.coalesce(1).createOrReplaceTempView(lineage.view_name(table))
 
 
+@pytest.mark.spark
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.relative_to(CASES).with_suffix("").as_posix())
 def test_case(path: Path, spark: Any) -> None:
     from include.lake import runner
@@ -206,7 +209,11 @@ def test_case(path: Path, spark: Any) -> None:
 
     types = {c.name: c.type for c in contracts.get(table).columns if c.name != RUN_TIMESTAMP}
     found = {field.name: field.dataType.simpleString() for field in frame.schema if field.name != DROP_REASON}
-    wrong = [f"{name}: {types.get(name)} in the contract, is {found.get(name)}" for name in types | found if types.get(name) != found.get(name)]
+    wrong = [
+        f"{name}: {types.get(name)} in the contract, is {found.get(name)}"
+        for name in types | found
+        if types.get(name) != found.get(name)
+    ]
     assert not wrong, "columns differ from the contract:\n" + "\n".join(wrong)
 
     columns = [name for name in types if any(name in row for row in case["expect"])]

@@ -176,13 +176,13 @@ artist_names as (
 ),
 reports as (
     select
-        regexp_extract(report.author_id, '^[A-Za-z]-([0-9]+-[0-9]+)$', 1) as comm_user_id,
+        regexp_extract(report.author_id, '^[A-Za-z]-([0-9]+-[0-9]+)\\z', 1) as comm_user_id,
         min(struct(
             report.author_id, report.value,
             try_cast(from_json(report.value, 'cumulativeReportCount string').cumulativeReportCount as bigint) as count
         )) as report
     from weverse2.community_common_report as report
-    where report.report_type = 'MEMBER' and report.author_id rlike '^[A-Za-z]-[0-9]+-[0-9]+$'
+    where report.report_type = 'MEMBER' and report.author_id rlike '^[A-Za-z]-[0-9]+-[0-9]+\\z'
     group by 1
 ),
 memberships as (

@@ -30,7 +30,7 @@ kept as (
             when unix_log_timestamp between 1 and 253402300799999 then timestamp_millis(unix_log_timestamp)
         end as log_dt,
         -- Text of digits, and not only zeros: anything else is no user.
-        case when user_info_id rlike '^[0-9]*[1-9][0-9]*$' then user_info_id end as user_id
+        case when user_info_id rlike '^[0-9]*[1-9][0-9]*\\z' then user_info_id end as user_id
     from calls
 ),
 reasoned as (

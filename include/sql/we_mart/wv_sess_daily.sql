@@ -54,7 +54,7 @@ posts as (
 notices as (
     select
         notice.id as notice_id,
-        min(try_cast(regexp_extract(notice.parent_id, '^community-([0-9]+)$', 1) as bigint)) as comm_id
+        min(try_cast(regexp_extract(notice.parent_id, '^community-([0-9]+)\\z', 1) as bigint)) as comm_id
     from weverse2.community_content_common_notice as notice
     group by notice.id
 ),

@@ -64,15 +64,15 @@ def _tables_of(task_ids: list[str]) -> list[str]:
 
 
 def _grid(lake: Lake, tables: list[str]) -> dict[str, Any]:
-    """The newest days of some tables, up to yesterday in UTC, or to today where a timezone has ended and built it."""
+    """The newest days of some tables, newest first: from yesterday, or from today where it is over and built."""
     yesterday = last_finished_day("UTC")
     today = days_before(yesterday, -1)
     built = {day for table in tables if not contracts.get(table).is_source for day in lake.built(table)}
     last = today if today in built else yesterday
-    shown = day_range(days_before(last, DAYS - 1), last)
+    shown = day_range(days_before(last, DAYS - 1), last)[::-1]
     rows = [
         (table, contracts.get(table), [_state(lake, table, day) for day in shown])
-        for table in tables
+        for table in sorted(tables, key=lambda table: contracts.get(table).is_source)
         if contracts.get(table).day_column
     ]
     return {"days": [date.fromisoformat(day) for day in shown], "rows": rows}

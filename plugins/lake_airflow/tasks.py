@@ -44,7 +44,7 @@ def usable_day(given: Any, timezone: str) -> str:
 
 
 class BuildTable(BaseOperator):
-    """Build one table for the day of the run.
+    """Build one table for the day of the run. What happens, and how it ended, the runner says in the task's log.
 
     There is no on_kill: a build is one atomic commit, so a killed task leaves the old day or the new one, and the next
     try finds out which.
@@ -57,18 +57,15 @@ class BuildTable(BaseOperator):
         self.table = table
 
     def execute(self, context: Any) -> dict[str, Any]:
-        from include.lake import runner  # heavy, and no business of a DAG parse
-
         run = context["dag_run"]
         try:
             day = usable_day(run.partition_key or (run.conf or {}).get("part_date"), context["dag"].timezone.name)
             self.log.info("building %s for %s", self.table, day)
+            from include.lake import runner  # heavy, and no business of a DAG parse
+
             outcome = runner.build(self.table, day, day, run=f"{run.dag_id}/{run.run_id}", log=self.log.info)
         except (ContractError, UsageError, CheckFailed) as error:  # a retry gives the same
             raise AirflowFailException(str(error)) from None
-        self.log.info("%s %s is %s: %d rows in %.1f s", self.table, day, outcome.state, outcome.rows, outcome.seconds)
-        for reason, count in sorted(outcome.dropped.items()):
-            self.log.info("dropped %d rows: %s", count, reason)
         return {
             "table": self.table,
             "day": day,

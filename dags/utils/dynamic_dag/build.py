@@ -79,7 +79,7 @@ def dags_of(family: str) -> dict[str, DAG]:
 
 
 class BrokenTaskLists(DAG):
-    """Never becomes a DAG: Airflow validates each DAG of a file by itself and shows what that raises as import error."""
+    """Never becomes a DAG: Airflow validates each DAG of a file by itself and shows what that raises as its error."""
 
     def __init__(self, dag_id: str, problems: list[str]) -> None:
         super().__init__(dag_id, schedule=None)

@@ -1,0 +1,364 @@
+"""`make run`: the whole lake on this machine, from sample data to green runs in the Airflow UI, until Ctrl-C.
+
+Settings: DAYS and SCALE of the sample data, ONCE=1 to end after the runs, LAKE_HOME, LAKE_UI_PORT, LAKE_SPARK_PORT.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from include.lake import contracts, lineage, settings
+from include.lake.days import days_before, last_finished_day
+from include.lake.errors import LakeError, UsageError
+from scripts import stack
+from scripts.stack import Stack
+
+# One day more than we_mart.wv_comm_user looks back.
+DEFAULT_DAYS = 3
+DEFAULT_SCALE = 0.1
+# From a start to green runs it takes one minute; a big SCALE some more. What takes this long is stuck.
+PATIENCE_SECONDS = 20 * 60
+# Airflow parses the DAGs within a few seconds of its start.
+DAGS_SECONDS = 120
+# The scheduler makes the run of the newest day by itself as soon as a DAG is switched on; after this we ask for it.
+OWN_RUN_SECONDS = 20
+# A sensor that waits no longer than this is not worth a line.
+SENSOR_SECONDS = 15
+GREEN, RED = "success", "failed"
+
+
+class Stopped(Exception):
+    """Somebody pressed Ctrl-C, closed the terminal, or sent SIGTERM."""
+
+
+class Clock:
+    """Lines with the seconds since the start before them."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        print(f"{time.monotonic() - self.began:5.0f} s  {line}", flush=True)
+
+
+class Api:
+    """Airflow's REST API."""
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self.url, self._login, self._token = url, {"username": user, "password": password}, ""
+
+    def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer; None if there is no such thing (404), or it is there already (409)."""
+        if not self._token:
+            self._token = self._ask("POST", "/auth/token", self._login)["access_token"]
+        try:
+            return self._ask(method, "/api/v2" + path, body)
+        except urllib.error.HTTPError as error:
+            if error.code in (404, 409):
+                return None
+            raise LakeError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:500]}") from None
+
+    def up(self) -> bool:
+        try:
+            self._ask("GET", "/api/v2/monitor/health", None)
+        except OSError:
+            return False
+        return True
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        request = urllib.request.Request(self.url + path, method=method)
+        request.add_header("Content-Type", "application/json")
+        if self._token:
+            request.add_header("Authorization", f"Bearer {self._token}")
+        # No proxy: this never leaves the machine.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, None if body is None else json.dumps(body).encode(), timeout=30) as answer:
+            return json.loads(answer.read() or "null")
+
+
+def main() -> int:
+    say = Clock()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stopped)
+    once = os.environ.get("ONCE", "") not in ("", "0")
+    running = None
+    try:
+        days, scale = _number("DAYS", DEFAULT_DAYS, int), _number("SCALE", 0.0, float)
+        running = Stack(_number("LAKE_UI_PORT", 8080, int), say)
+        running.acquire()
+        green = up(running, say, days, scale)
+        if once:
+            return 0 if green else 1
+        print("Ctrl-C stops everything.", flush=True)
+        while True:
+            running.check()
+            time.sleep(1)
+    except Stopped:
+        return 1 if once else 0
+    except LakeError as error:
+        print(f"make run: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, UsageError) else 1
+    finally:
+        if running:
+            down(running, say)
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _number(name: str, default: Any, kind: type) -> Any:
+    text = os.environ.get(name) or ""
+    try:
+        value = kind(text) if text else default
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise UsageError(f"{name}={text} makes no sense: give a number, such as {name}={default or DEFAULT_SCALE}")
+    return value
+
+
+def down(running: Stack, say: Clock) -> None:
+    """Stop all; asked a second time, at once."""
+    try:
+        if running.started:
+            say("stopping (Ctrl-C again: at once)")
+        running.down()
+    except Stopped:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        running.down(patience=0)
+
+
+def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
+    """Start everything and see the newest day through; True if all of its runs are green."""
+    day = last_finished_day("Asia/Seoul")
+    # What does not need each other starts at the same time.
+    say("starting Spark Connect, PostgreSQL and Airflow")
+    running.start_spark()
+    sampling = start_sample(running, say, day, days, scale)
+    database = running.start_postgres()
+    env = stack.airflow_env(running.port, database)
+    if running.migrate(env):
+        say("Airflow's database is made")
+    for name in stack.AIRFLOW:
+        if name == "scheduler":  # last: its tasks want Spark, and would start one each without the server
+            running.wait_for_spark()
+            say("Spark Connect listens")
+        running.start_airflow(name, env)
+    api = Api(running.url, stack.USER, stack.password())
+    _until(running, api.up, DAGS_SECONDS, "the Airflow API to answer")
+    say(f"Airflow answers on {running.url}")
+    if sampling:
+        running.wait("sample")
+        finish_sample()
+        say("sample data is there")
+    green = watch(running, say, api, day)
+    show(day)
+    print(f"\nAirflow UI: {running.url}   user: {stack.USER}   password: {stack.password()}", flush=True)
+    print(f"The lake:   {settings.home()}   (./lake --help)", flush=True)
+    return green
+
+
+def _until(running: Stack, condition: Any, seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        running.check()
+        if time.monotonic() > deadline:
+            raise LakeError(f"waited {seconds:.0f} s for {what}; the logs are in {stack.logs()}")
+        time.sleep(0.2)
+    return found
+
+
+# -- sample data
+
+
+def start_sample(running: Stack, say: Clock, day: str, count: int, scale: float) -> bool:
+    """Begin to make those of the newest days that no source has; False if all are there."""
+    from include.lake.freshness import Lake
+
+    note = _sample_note()
+    told = json.loads(note.read_text()) if note.exists() else {}
+    if scale and told and scale != told["scale"]:
+        say(f"sample days of scale {told['scale']} are there and kept; ./lake sample --scale {scale} … replaces them")
+    lake = Lake()
+    with_days = [
+        name for name in lineage.in_order() if contracts.get(name).is_source and contracts.get(name).day_column
+    ]
+    wanted = [days_before(day, back) for back in reversed(range(count))]
+    missing = [
+        d for d in wanted if d in told.get("unfinished", []) or all(lake.absent(name, [d]) for name in with_days)
+    ]
+    if not missing:
+        return False
+    # Days added later are of the same world as those before them, or sessions and members would not fit.
+    chosen = told.get("scale") or scale or DEFAULT_SCALE
+    note.write_text(json.dumps({"scale": chosen, "unfinished": missing}))
+    say(f"making sample data for {missing[0]}..{missing[-1]} (scale {chosen})")
+    arguments = ["--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
+    running.spawn("sample", running.lake("sample", *arguments), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
+    return True
+
+
+def _sample_note() -> Path:
+    return settings.home() / "run" / "sample.json"
+
+
+def finish_sample() -> None:
+    told = json.loads(_sample_note().read_text())
+    _sample_note().write_text(json.dumps({**told, "unfinished": []}))
+
+
+# -- the runs of the newest day
+
+
+def dag_ids() -> list[str]:
+    """A task list is a DAG of its file's name."""
+    return sorted(path.stem for path in (settings.ROOT / "dags").glob("utils/dynamic_dag/*/task_list/*.py"))
+
+
+def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
+    """Switch the DAGs on and follow their runs of `day`; False if one of them failed or takes too long."""
+    began = time.time()
+    for dag_id in dag_ids():
+        _until(running, lambda d=dag_id: _is_parsed(api, d), DAGS_SECONDS, f"Airflow to parse {dag_id}")
+        api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+    say(f"following {', '.join(dag_ids())} for {day}")
+    shown: dict[tuple[str, str], str] = {}
+    deferred_at: dict[tuple[str, str], float] = {}
+    waiting: set[tuple[str, str]] = set()
+    states: dict[str, str] = {}
+    seen: set[str] = set()
+    while True:
+        running.check()
+        for dag_id in dag_ids():
+            run = _run_of(api, dag_id, day)
+            if run is None:
+                if time.time() - began > OWN_RUN_SECONDS:
+                    api("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "partition_key": day})
+                continue
+            if run["dag_run_id"] not in seen:
+                seen.add(run["dag_run_id"])
+                if run["end_date"] and (why := _why_again(run, day)):
+                    say(f"{dag_id} for {day} {why}: running it again")
+                    clear = {"dry_run": False, "only_failed": run["state"] == RED}
+                    api("POST", f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/clear", clear)
+                    continue
+                if run["end_date"] and run["state"] == GREEN:
+                    say(f"{dag_id} for {day}: green from before")
+                    states[dag_id] = GREEN
+            if states.get(dag_id) in (GREEN, RED):
+                continue
+            tasks = api("GET", f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/taskInstances?limit=1000")["task_instances"]
+            for task in tasks:
+                key, state = (dag_id, task["task_id"]), task["state"] or "none"
+                if shown.get(key) != state:
+                    _tell(say, dag_id, task, state)
+                    shown[key] = state
+                    deferred_at[key] = time.time()
+                if state == "deferred" and time.time() - deferred_at[key] > SENSOR_SECONDS and key not in waiting:
+                    waiting.add(key)
+                    say(f"{dag_id}: waits for {_table(task)}")
+            if states.get(dag_id) != run["state"]:
+                states[dag_id] = run["state"]
+                if run["state"] in (GREEN, RED):
+                    say(f"{dag_id} for {day}: {run['state']}")
+        if set(dag_ids()) == {dag_id for dag_id, state in states.items() if state in (GREEN, RED)}:
+            return RED not in states.values()
+        if time.time() - began > PATIENCE_SECONDS:
+            left = [
+                f"{dag_id} ({states.get(dag_id, 'no run yet')})" for dag_id in dag_ids() if states.get(dag_id) != GREEN
+            ]
+            say(f"not done within {PATIENCE_SECONDS / 60:.0f} minutes: {', '.join(left)}; the UI tells why")
+            return False
+        time.sleep(0.5)
+
+
+def _why_again(run: dict[str, Any], day: str) -> str | None:
+    """Why a run that had ended before this start has to run again; None if it has not. Fresh tables are skipped."""
+    if run["state"] == RED:
+        return "failed the last time"
+    from include.lake.freshness import Lake
+
+    lake = Lake()
+    old = [name for name in _built_tables() if lake.state(name, day).state != "fresh"]
+    return f"is green, but {', '.join(old)} changed since" if old else None
+
+
+def _built_tables() -> list[str]:
+    return [name for name in lineage.in_order() if not contracts.get(name).is_source]
+
+
+def _is_parsed(api: Api, dag_id: str) -> bool:
+    if errors := api("GET", "/importErrors")["import_errors"]:
+        raise LakeError("\n".join(f"{error['filename']}: {error['stack_trace'].strip()}" for error in errors))
+    return api("GET", f"/dags/{dag_id}") is not None
+
+
+def _run_of(api: Api, dag_id: str, day: str) -> dict[str, Any] | None:
+    found = api("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={day}&order_by=-run_after&limit=1")
+    return found["dag_runs"][0] if found and found["dag_runs"] else None
+
+
+def _table(task: dict[str, Any]) -> str:
+    """The table of a task: its id, without the group of the sensors."""
+    return str(task["task_id"]).removeprefix("inputs.")
+
+
+def _tell(say: Clock, dag_id: str, task: dict[str, Any], state: str) -> None:
+    """A line for what somebody who watches wants to know; the coming and going of sensors is not of that kind."""
+    seconds = f" ({task['duration']:.1f} s)" if task["duration"] and state in (GREEN, RED) else ""
+    is_build = _table(task) == task["task_id"]
+    if (state in ("running", GREEN) and is_build) or state in (RED, "up_for_retry"):
+        say(f"{dag_id}: {_table(task)} {'is built' if state == 'running' else state.replace('_', ' ')}{seconds}")
+    if state in (RED, "up_for_retry"):
+        print(_last_lines(task), flush=True)
+
+
+def _last_lines(task: dict[str, Any], lines: int = 15) -> str:
+    """The end of a task's log: JSON lines, of which people want the event and the error."""
+    folder = stack.logs() / f"dag_id={task['dag_id']}" / f"run_id={task['dag_run_id']}" / f"task_id={task['task_id']}"
+    log = folder / f"attempt={task['try_number']}.log"
+    if not log.exists():
+        return f"    (no log at {log})"
+    told = []
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            told.append(str(entry.get("event", "")))
+            told += [f"{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or []]
+        except (ValueError, AttributeError, KeyError):
+            told.append(line)
+    kept = [line for text in told for line in text.splitlines()][-lines:]
+    return "\n".join(["    " + line for line in kept] + [f"    (the whole log: {log})"])
+
+
+def show(day: str) -> None:
+    """A table of what there is for the day."""
+    from include.lake.freshness import Lake
+
+    lake = Lake()
+    rows = [("table", "day", "state", "rows", "seconds")]
+    for name in _built_tables():
+        state = lake.state(name, day)
+        count = "" if state.rows is None else f"{state.rows:,}"
+        rows.append((name, day, state.state, count, "" if state.seconds is None else f"{state.seconds:.1f}"))
+    width = [max(len(row[n]) for row in rows) for n in range(5)]
+    print()
+    for row in rows:
+        print(
+            "  ".join(
+                cell.rjust(w) if n > 2 else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, width, strict=True))
+            )
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The pages: nobody without a login sees them, and everybody else sees what the lake has."""
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from tests import airflow_home  # noqa: F401
+
+# isort: split
+from airflow.api_fastapi.common.db.common import _get_session
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi.testclient import TestClient
+from lake_airflow import pages
+
+from include.lake import contracts, ledger
+from include.lake.days import last_finished_day
+
+YESTERDAY = last_finished_day("UTC")
+LOGS = "we_mart.wv_server_log_base"
+PATHS = ["/", f"/table?name={LOGS}", "/run?dag_id=d&run_id=r", "/run?dag_id=d&run_id=r&task_id=t"]
+
+
+@pytest.fixture
+def enter(tmp_path, monkeypatch):
+    """An empty lake, and a way to enter builds in its ledger."""
+    monkeypatch.setenv("LAKE_HOME", str(tmp_path))
+
+    def enter_build(table: str, status: str = "built", **facts) -> None:
+        row = dict.fromkeys(ledger.SCHEMA.names) | {"table": table, "day": YESTERDAY, "build_id": "b", "status": status}
+        row |= {
+            "built_at": datetime.now(UTC),
+            "inputs": {},
+            "checks": {},
+            "dropped": {},
+            "code_id": "old",
+            "version": 0,
+        }
+        ledger.append([row | facts])
+
+    return enter_build
+
+
+@pytest.fixture
+def stranger(enter):
+    return TestClient(pages.app)
+
+
+@pytest.fixture
+def client(stranger, monkeypatch):
+    """Somebody who is logged in and may see everything, and a database with one run."""
+    run = SimpleNamespace(partition_key=YESTERDAY, conf=None)
+    stranger.run = run
+    session = SimpleNamespace(scalar=lambda query: stranger.run, scalars=lambda query: [LOGS, "inputs.we_mart.we_user"])
+    guards = [guard.dependency for route in pages.app.routes for guard in getattr(route, "dependencies", [])]
+    overrides = {guard: lambda: None for guard in guards} | {get_user: lambda: None, _get_session: lambda: session}
+    monkeypatch.setattr(pages.app, "dependency_overrides", overrides)
+    return stranger
+
+
+def rows(page: str) -> int:
+    return page.count("<tr>")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nobody_sees_anything_without_a_login(stranger, path):
+    assert stranger.get(path).status_code == 401
+
+
+def test_no_page_is_without_a_guard():
+    for route in pages.app.routes:
+        assert route.dependencies, f"{route.path} is open to everyone"
+
+
+def test_the_grid_has_every_table_with_days(client, enter):
+    enter(LOGS, rows=1234)
+    page = client.get("/").text
+    with_days = [contract for contract in contracts.load_all().values() if contract.day_column]
+    assert rows(page) == len(with_days) + 1
+    assert all(contract.table in page for contract in with_days)
+    assert f"{YESTERDAY} stale: the SELECT or the contract has changed" in page
+    assert "1,234" in page
+    assert f"{YESTERDAY} missing: never built" in page
+
+
+def test_the_grid_of_a_dag_has_its_tables(client, monkeypatch):
+    dag = SimpleNamespace(dag=SimpleNamespace(task_ids=[LOGS, "inputs.we_mart.we_user"]))
+    monkeypatch.setattr(pages.SerializedDagModel, "get", lambda dag_id, session: dag if dag_id == "d" else None)
+    page = client.get("/?dag_id=d").text
+    assert rows(page) == 3
+    assert client.get("/?dag_id=e").status_code == 404
+
+
+def test_a_table_s_page_says_what_it_is_and_how_its_builds_went(client, enter):
+    enter(LOGS, rows=1234, seconds=5.0, run="d/r", dropped={"no_device": 7})
+    enter(LOGS, "failed", build_id="c", error="2 rows break the key")
+    page = client.get(f"/table?name={LOGS}").text
+    for text in (
+        "user_sess_id",
+        "1,234",
+        "d/r",
+        "7 no_device",
+        "2 rows break the key",
+        "service_log.weverse_server_log",
+    ):
+        assert text in page
+    assert client.get("/table?name=service_log.weverse_server_log").status_code == 200
+    assert client.get("/table?name=no.table").status_code == 404
+
+
+def test_a_run_s_page_says_what_its_day_has(client, enter):
+    enter(LOGS, rows=1234, seconds=5.0, run="d/r", dropped={"no_device": 7})
+    page = client.get("/run?dag_id=d&run_id=r").text
+    assert rows(page) == 3
+    for text in (YESTERDAY, "1,234", "5.0", "this one", "7 no_device", "stale", "we_mart.we_user", "missing"):
+        assert text in page
+    assert rows(client.get(f"/run?dag_id=d&run_id=r&task_id={LOGS}").text) == 2
+
+
+def test_a_run_without_a_day_and_no_run_at_all(client):
+    client.run = SimpleNamespace(partition_key=None, conf={"part_date": "nonsense"})
+    assert "This run has no day" in client.get("/run?dag_id=d&run_id=r").text
+    client.run = None
+    assert client.get("/run?dag_id=d&run_id=r").status_code == 404
+
+
+def test_what_comes_from_outside_is_text_and_never_markup(client, enter):
+    evil = "<script>alert(1)</script>"
+    enter(LOGS, "failed", run=evil, error=evil + "x" * 400)
+    pages_shown = [
+        client.get("/").text,
+        client.get(f"/table?name={LOGS}").text,
+        client.get(f"/run?dag_id={evil}&run_id={evil}").text,
+        client.get(f"/table?name={evil}").text,
+    ]
+    assert any("&lt;script&gt;alert(1)" in page for page in pages_shown)
+    assert not any("<script>alert" in page for page in pages_shown[:3])
+    # Not found is JSON, which no browser runs.
+    assert client.get(f"/table?name={evil}").headers["content-type"] == "application/json"
+
+
+def test_a_mistake_in_one_table_hides_no_other(client, monkeypatch):
+    from include.lake.errors import ContractError
+    from include.lake.freshness import Lake
+
+    def broken(self, table, day):
+        raise ContractError("a.sql:3: does not parse")
+
+    monkeypatch.setattr(Lake, "state", broken)
+    assert "a.sql:3: does not parse" in client.get("/").text

@@ -254,7 +254,7 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
                 if run["end_date"] and run["state"] == GREEN:
                     say(f"{dag_id} for {day}: green from before")
                     states[dag_id] = GREEN
-            if states.get(dag_id) in (GREEN, RED):
+            if states.get(dag_id) == GREEN:
                 continue
             tasks = api("GET", f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/taskInstances?limit=1000")["task_instances"]
             for task in tasks:
@@ -270,8 +270,10 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
                 states[dag_id] = run["state"]
                 if run["state"] in (GREEN, RED):
                     say(f"{dag_id} for {day}: {run['state']}")
-        if set(dag_ids()) == {dag_id for dag_id, state in states.items() if state in (GREEN, RED)}:
-            return RED not in states.values()
+        if RED in states.values():
+            return False  # whoever waits for it would wait for long
+        if all(states.get(dag_id) == GREEN for dag_id in dag_ids()):
+            return True
         if time.time() - began > PATIENCE_SECONDS:
             left = [
                 f"{dag_id} ({states.get(dag_id, 'no run yet')})" for dag_id in dag_ids() if states.get(dag_id) != GREEN
@@ -319,25 +321,23 @@ def _tell(say: Clock, dag_id: str, task: dict[str, Any], state: str) -> None:
     if (state in ("running", GREEN) and is_build) or state in (RED, "up_for_retry"):
         say(f"{dag_id}: {_table(task)} {'is built' if state == 'running' else state.replace('_', ' ')}{seconds}")
     if state in (RED, "up_for_retry"):
-        print(_last_lines(task), flush=True)
+        print(_last_words(task), flush=True)
 
 
-def _last_lines(task: dict[str, Any], lines: int = 15) -> str:
-    """The end of a task's log: JSON lines, of which people want the event and the error."""
+def _last_words(task: dict[str, Any]) -> str:
+    """The end of a task's log: JSON lines, of which people want the event and the error, and not all rows of it."""
     folder = stack.logs() / f"dag_id={task['dag_id']}" / f"run_id={task['dag_run_id']}" / f"task_id={task['task_id']}"
     log = folder / f"attempt={task['try_number']}.log"
-    if not log.exists():
-        return f"    (no log at {log})"
-    told = []
-    for line in log.read_text(errors="replace").splitlines():
+    events = []
+    for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
         try:
             entry = json.loads(line)
-            told.append(str(entry.get("event", "")))
-            told += [f"{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or []]
-        except (ValueError, AttributeError, KeyError):
-            told.append(line)
-    kept = [line for text in told for line in text.splitlines()][-lines:]
-    return "\n".join(["    " + line for line in kept] + [f"    (the whole log: {log})"])
+            events += [entry["event"]] if not entry["event"].startswith("::") else []
+            events += [f"{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or []]
+        except (ValueError, TypeError, KeyError):
+            events.append(line)
+    lines = [line for event in events[-5:] for line in event.splitlines()[:5]]
+    return "\n".join([f"    {line:.200}" for line in lines] + [f"    (the whole log: {log})"])
 
 
 def show(day: str) -> None:

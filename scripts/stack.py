@@ -42,11 +42,6 @@ def logs() -> Path:
     return home() / "logs"
 
 
-def tail(log: Path, lines: int = 15) -> str:
-    text = log.read_text(errors="replace") if log.exists() else ""
-    return "\n".join("    " + line for line in text.splitlines()[-lines:])
-
-
 class Stack:
     """What one `make run` has started. `acquire` first; `down` ends all of it and nothing else."""
 
@@ -83,6 +78,8 @@ class Stack:
         lock.write(f"process {os.getpid()}, {self.url}\n")
         lock.flush()
         self._end_left_over()
+        if not self._spark_is_there():
+            spark_server.free_port()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -143,7 +140,9 @@ class Stack:
         if child.poll() is None:
             return False
         if child.returncode:
-            raise LakeError(f"{name} failed (exit code {child.returncode}); the end of {log}:\n{tail(log)}")
+            raise LakeError(
+                f"{name} failed (exit code {child.returncode}); the end of {log}:\n{processes.last_lines(log)}"
+            )
         return True
 
     def wait(self, name: str) -> None:
@@ -157,10 +156,14 @@ class Stack:
 
     def start_spark(self) -> None:
         """Begin to start the Spark Connect server; one that runs already, or is named by LAKE_SPARK_REMOTE, is used."""
-        if settings.spark_remote() or spark_server.address():
+        if self._spark_is_there():
             return
         self._spark = True
         self.spawn("spark", self.lake("spark", "start"), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
+
+    @staticmethod
+    def _spark_is_there() -> bool:
+        return bool(settings.spark_remote() or spark_server.address())
 
     def wait_for_spark(self) -> None:
         if "spark" in self._children:
@@ -202,7 +205,7 @@ class Stack:
             self.check()
             if time.monotonic() > deadline:
                 log = self._children["postgres"][2]
-                raise LakeError(f"PostgreSQL was not ready within 60 s; the end of {log}:\n{tail(log)}")
+                raise LakeError(f"PostgreSQL was not ready within 60 s; the end of {log}:\n{processes.last_lines(log)}")
             time.sleep(0.05)
         return f"postgresql+psycopg2://postgres@/postgres?host={self._sockets}"
 
@@ -228,10 +231,12 @@ class Stack:
         """LakeError that says which process died, with its last words."""
         for name, (_, child, log) in self._children.items():
             if name in (*AIRFLOW, "postgres") and child.poll() is not None:
-                raise LakeError(f"{name} died (exit code {child.returncode}); the end of {log}:\n{tail(log)}")
+                raise LakeError(
+                    f"{name} died (exit code {child.returncode}); the end of {log}:\n{processes.last_lines(log)}"
+                )
         if self._spark and "spark" not in self._children and not spark_server.address():
             log = settings.home() / "spark" / "server.log"
-            raise LakeError(f"the Spark Connect server died; the end of {log}:\n{tail(log)}")
+            raise LakeError(f"the Spark Connect server died; the end of {log}:\n{processes.last_lines(log)}")
 
     def down(self, patience: float = STOP_SECONDS) -> None:
         """End everything that this run has started, by force after `patience` seconds."""

@@ -334,7 +334,7 @@ def test_the_build_task_builds_the_day_and_says_what_it_did(bag, builds):
 @pytest.mark.parametrize(
     ("error", "retried"),
     [
-        (CheckFailed("2 rows break `sess_cnt > 0`"), False),
+        (CheckFailed("2 rows break `sess_cnt > 0`", {"sess_cnt > 0": 2}), False),
         (ContractError("a.sql:1: wrong"), False),
         (UsageError("no such table"), False),
         (InputsMissing("x of 2026-01-05"), True),

@@ -1,5 +1,6 @@
 """The pages: nobody without a login sees them, and everybody else sees what the lake has."""
 
+import shutil
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi.testclient import TestClient
 from lake_airflow import pages
 
-from include.lake import contracts, ledger
+from include.lake import contracts, ledger, settings
 from include.lake.days import last_finished_day
 
 YESTERDAY = last_finished_day("UTC")
@@ -53,7 +54,10 @@ def client(stranger, monkeypatch):
     stranger.run = run
     session = SimpleNamespace(scalar=lambda query: stranger.run, scalars=lambda query: [LOGS, "inputs.we_mart.we_user"])
     guards = [guard.dependency for route in pages.app.routes for guard in getattr(route, "dependencies", [])]
-    overrides = {guard: lambda: None for guard in guards} | {get_user: lambda: None, _get_session: lambda: session}
+    overrides = {guard: lambda: None for guard in guards if guard is not pages.notice_edits} | {
+        get_user: lambda: None,
+        _get_session: lambda: session,
+    }
     monkeypatch.setattr(pages.app, "dependency_overrides", overrides)
     return stranger
 
@@ -69,7 +73,8 @@ def test_nobody_sees_anything_without_a_login(stranger, path):
 
 def test_no_page_is_without_a_guard():
     for route in pages.app.routes:
-        assert route.dependencies, f"{route.path} is open to everyone"
+        guards = [dependency.dependency for dependency in route.dependencies]
+        assert guards != [pages.notice_edits], f"{route.path} is open to everyone"
 
 
 def test_the_grid_has_every_table_with_days(client, enter):
@@ -137,6 +142,21 @@ def test_what_comes_from_outside_is_text_and_never_markup(client, enter):
     assert not any("<script>alert" in page for page in pages_shown[:3])
     # Not found is JSON, which no browser runs.
     assert client.get(f"/table?name={evil}").headers["content-type"] == "application/json"
+
+
+def test_an_edit_shows_without_a_restart(client, tmp_path, monkeypatch):
+    assert client.get("/table?name=we_mart.brand_new").status_code == 404
+    shutil.copytree(settings.SQL, tmp_path / "sql")
+    user = tmp_path / "sql" / "we_mart" / "we_user.yaml"
+    with monkeypatch.context() as patch:
+        patch.setattr(settings, "SQL", tmp_path / "sql")
+        user.with_name("brand_new.yaml").write_text(user.read_text())
+        assert client.get("/table?name=we_mart.brand_new").status_code == 200
+        user.with_name("brand_new.yaml").write_text("about: ''")
+        broken = client.get("/")
+        assert broken.status_code == 500
+        assert "brand_new.yaml: `about` is missing" in broken.text
+    assert client.get("/table?name=we_mart.brand_new").status_code == 404
 
 
 def test_a_mistake_in_one_table_hides_no_other(client, monkeypatch):

@@ -184,6 +184,72 @@ def test_what_fails_a_check_is_never_visible(shop, spark, bad, contract, check, 
     assert published() == [("a", 2, DAY)]
 
 
+def with_checks(*checks: str) -> dict[str, str]:
+    lines = "".join(f"  - {check}\n" for check in checks)
+    return {"shop/total.yaml": CONTRACT.replace("checks: [total >= 0]\n", f"checks:\n{lines}")}
+
+
+@pytest.mark.parametrize(
+    ("check", "count"),
+    [
+        ("sum(total) < 10", 1),
+        ("count(*) >= 2", 2),  # NEXT has one row, LAST has none
+        ("max(total) is null or max(name) <> 'c'", 1),
+        ("select name from this where total > 5", 2),
+        ("select this.name from this join shop.event as event on event.name = this.name and event.amount <> this.total", 4),
+        ("select this.name from this join shop.total as old on old.name = this.name where this.total > 2 * old.total", 1),
+        ("select name from this where day > :start_date", 1),
+    ],
+)
+def test_a_check_of_a_day_or_a_select_is_counted(shop, spark, check, count) -> None:
+    load(("a", 1, DAY), ("b", 1, DAY))
+    build(spark)
+    load(("a", 6, DAY), ("b", 1, DAY), ("b", 1, DAY), ("c", 2, NEXT), ("c", 4, NEXT))
+    load(("nobody", 1, LAST))
+    before = published()
+    shop(with_checks(json.dumps(check)))
+    with pytest.raises(CheckFailed) as error:
+        build(spark, DAY, LAST)
+    assert f"check `{check}` fails {count} times" in str(error.value)
+    assert published() == before
+    assert ledger.read()[-1]["checks"][check] == count
+    shop(with_checks(json.dumps({"warn": check})))
+    told: list[str] = []
+    outcome = build(spark, DAY, LAST, log=told.append)
+    assert outcome.warnings == {check: count} and any(f"WARNING: check `{check}`" in line for line in told)
+    assert published() == [("a", 6, DAY), ("b", 2, DAY), ("c", 6, NEXT)]
+    assert ledger.read()[-1]["checks"][check] == count
+
+
+def test_all_failed_checks_are_named_and_sensitive_values_masked(shop, spark) -> None:
+    contract = CONTRACT.replace("type: string, nullable: true", "type: string, nullable: true, sensitive: true")
+    shop({"shop/total.yaml": contract.replace("[total >= 0]", "[total >= 0, total < 100]")})
+    load(*((f"secret{n}", -1, DAY) for n in range(30)), ("rich", 1000, DAY))
+    with pytest.raises(CheckFailed) as error:
+        build(spark)
+    first, *rows = str(error.value).splitlines()
+    assert "`total >= 0` fails 30 times, `total < 100` fails 1 times" in first
+    assert rows == [f"name=***, total=-1, day={DAY}"] * 20
+
+
+@pytest.mark.parametrize(
+    ("check", "told"),
+    [
+        ("total >", "does not parse"),
+        ("rand() < 1", "alike"),
+        ("select name from shop.other as o", "reads shop.other; there are shop.event, shop.total, this"),
+        ("total > (select 1)", "is a SELECT that gives the rows"),
+    ],
+)
+def test_a_wrong_check_is_told_without_spark(shop, check, told) -> None:
+    from include.lake import lineage
+
+    shop(with_checks(json.dumps(check)))
+    with pytest.raises(ContractError, match="shop/total.yaml") as error:
+        lineage.parsed_checks(TABLE)
+    assert told in str(error.value)
+
+
 def test_a_key_may_come_back_on_another_day(shop, spark) -> None:
     load(("a", 1, DAY), ("a", 1, NEXT), (None, 1, DAY), (None, 1, NEXT))
     assert build(spark, DAY, NEXT).rows == 4

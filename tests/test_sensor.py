@@ -109,6 +109,11 @@ def test_ends_well_without_a_worker_when_the_day_is_there():
     assert isinstance(event_of(waiting(LOG, LOGS)), TaskSuccessEvent)
 
 
+def test_the_good_end_is_one_where_airflow_tests_a_dag_too():
+    load(LOG, DAY)
+    assert sensor(LOG, LOGS).give_up({}, event_of(waiting(LOG, LOGS)).payload) is None
+
+
 def test_waits_for_the_day_of_the_run():
     load(LOG, "2026-01-04")
     assert look(LOG, [LOGS], DAY) == [DAY]

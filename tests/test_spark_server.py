@@ -122,7 +122,7 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(
     server_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAKE_SPARK_MEMORY", "1m")
-    with pytest.raises(LakeError, match=r"(?s)Spark Connect ended at its start; the end of .*server.log:\n.*heap"):
+    with pytest.raises(LakeError, match=r"(?s)Spark Connect ended at its start; the end of .*server.log:\n    .*heap"):
         spark_server.start(say=lambda line: None)
     assert spark_server.address() is None
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from include.lake import lineage
 from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.errors import CheckFailed, ContractError
 
@@ -19,6 +20,28 @@ class DayAudit:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass
+class Audit:
+    """`days`: what each would publish. `broken`: check -> rows or days that break it; only `warn` checks have any."""
+
+    days: dict[str, DayAudit]
+    broken: dict[str, int]
+
+    @property
+    def warnings(self) -> dict[str, int]:
+        return {name: count for name, count in self.broken.items() if count}
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A check as the audit needs it. `sql`: true of a good row or day; for a SELECT the rows that break it."""
+
+    name: str
+    sql: str
+    kind: str
+    severity: str = "fail"
+
+
 def require_types(contract: Contract, frame: DataFrame) -> None:
     """ContractError unless the SELECT gives each column with the contract's type."""
     given = dict(frame.dtypes)
@@ -30,66 +53,98 @@ def require_types(contract: Contract, frame: DataFrame) -> None:
             )
 
 
-def row_checks(contract: Contract) -> dict[str, str]:
-    """Name -> SQL expression that is true of a good row."""
-    found = {f"{c.name} is not null": f"{c.name} is not null" for c in contract.columns if not c.nullable}
-    found.pop(f"{RUN_TIMESTAMP} is not null", None)
-    return found | {check: check for check in contract.checks}
+def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: list[str]) -> Audit:
+    """Count what `computed` would publish for `days`, and check it.
 
-
-def audit(contract: Contract, frame: DataFrame, days: list[str]) -> tuple[dict[str, DayAudit], dict[str, int]]:
-    """Count what `frame` would publish for `days` and check it. Gives the days and check -> broken rows (all 0).
-
-    `frame` has the contract's columns and may have DROP_REASON; it should be persisted, it is read several times.
-    Raises CheckFailed with the check, its count and some of the rows.
+    `computed` has the contract's columns and may have DROP_REASON; it should be persisted, it is read several times. A
+    SELECT of a check finds its inputs and the published table under `lineage.view_name`. Raises CheckFailed.
     """
-    assert contract.day_column
-    day = F.col(contract.day_column)
-    reason = F.col(DROP_REASON) if DROP_REASON in frame.columns else F.lit(None).cast("string")
-    checks = row_checks(contract)
-    counted = (
-        frame.groupBy(day.alias("day"), reason.alias("reason"))
-        .agg(
-            F.count(F.lit(1)).alias("rows"),
-            *(F.count_if(~F.coalesce(F.expr(sql), F.lit(False))).alias(f"c{n}") for n, sql in enumerate(checks.values())),
-        )
-        .collect()
-    )
+    day = F.col(str(contract.day_column))
+    reason = F.col(DROP_REASON) if DROP_REASON in computed.columns else F.lit(None).cast("string")
+    kept = computed.where(reason.isNull()).drop(DROP_REASON)
+    checks = _checks(contract, days)
+    by_row = [check for check in checks if check.kind == "row"]
+    by_day = [check for check in checks if check.kind == "day"]
+    told = [
+        *(F.count_if(~_holds(check)).alias(f"row{n}") for n, check in enumerate(by_row)),
+        *(_holds(check).alias(f"day{n}") for n, check in enumerate(by_day)),
+    ]
+    # One pass over all rows: it computes and persists them, and counts.
+    groups = computed.groupBy(day.alias("day"), reason.alias("reason")).agg(F.count(F.lit(1)).alias("rows"), *told).collect()
+
     found = {name: DayAudit() for name in days}
-    broken = dict.fromkeys(checks, 0)
-    kept = frame.where(reason.isNull())
-    for line in counted:
-        if line["reason"] is None:
-            for n, name in enumerate(checks):
-                broken[name] += line[f"c{n}"]
-        if line["day"] not in found:
-            outside = kept.where(f"{contract.day_column} is null or {contract.day_column} not between '{days[0]}' and '{days[-1]}'")
-            if line["reason"] is None:
-                raise _failure(contract, f"{contract.day_column} between {days[0]} and {days[-1]}", line["rows"], outside)
+    broken = dict.fromkeys((check.name for check in checks), 0)
+    outside = f"{contract.day_column} between {days[0]} and {days[-1]}"
+    for group in groups:
+        if group["reason"] is not None:
+            if group["day"] in found:
+                found[group["day"]].dropped[group["reason"]] = group["rows"]
             continue
-        if line["reason"] is None:
-            found[line["day"]].rows = line["rows"]
+        for n, check in enumerate(by_row):
+            broken[check.name] += group[f"row{n}"]
+        if group["day"] in found:
+            found[group["day"]].rows = group["rows"]
+            for n, check in enumerate(by_day):
+                broken[check.name] += not group[f"day{n}"]
         else:
-            found[line["day"]].dropped[line["reason"]] = line["rows"]
-    for name, count in broken.items():
-        if count:
-            bad = kept.where(~F.coalesce(F.expr(checks[name]), F.lit(False)))
-            raise _failure(contract, name, count, bad)
+            broken[outside] += group["rows"]
+    if by_day and (empty := sum(not audited.rows for audited in found.values())):
+        nothing = kept.where(F.lit(False)).agg(*told[len(by_row) :]).collect()[0]
+        for n, check in enumerate(by_day):
+            broken[check.name] += empty * (not nothing[f"day{n}"])
+    selects = {check.name: _breaking(spark, contract, kept, check) for check in checks if check.kind == "select"}
+    for name, rows in selects.items():
+        broken[name] = rows.count()
+
+    failed = [check for check in checks if broken[check.name] and check.severity == "fail"]
+    if failed:
+        counts = ", ".join(f"`{check.name}` fails {broken[check.name]:,} times" for check in failed)
+        rows = selects.get(failed[0].name) or _breaking(spark, contract, kept, failed[0])
+        message = f"{contract.table}: check {counts}; nothing was published{_shown(contract, failed[0], rows)}"
+        raise CheckFailed(message, broken)
+    return Audit(found, broken)
+
+
+def _checks(contract: Contract, days: list[str]) -> list[_Check]:
+    """What every table is checked for, and what its contract adds, those first that explain the others."""
+    day = contract.day_column
+    inside = f"{day} is not null and {day} between '{days[0]}' and '{days[-1]}'"
+    found = [_Check(f"{day} between {days[0]} and {days[-1]}", inside, "row")]
+    for column in contract.columns:
+        if not column.nullable and column.name not in (day, RUN_TIMESTAMP):
+            found.append(_Check(f"{column.name} is not null", f"{column.name} is not null", "row"))
     if contract.key:
         # The day is always part of the key: a range of days must promise no more than its days one by one.
-        columns = list(dict.fromkeys((contract.day_column, *contract.key)))
-        repeated = kept.groupBy(*columns).count().where("count > 1")
-        name = f"key ({', '.join(contract.key)}) occurs once a day"
-        broken[name] = repeated.count()
-        if broken[name]:
-            raise _failure(contract, name, broken[name], repeated)
-    return found, broken
+        columns = ", ".join(dict.fromkeys((str(day), *contract.key)))
+        repeated = f"select {columns}, count(*) as times from {lineage.view_name(lineage.THIS)} group by all having times > 1"
+        found.append(_Check(f"key ({', '.join(contract.key)}) occurs once a day", repeated, "select"))
+    for check in lineage.parsed_checks(contract.table):
+        name = " ".join(check.text.split())
+        found.append(_Check(name, check.over_views(days[0], days[-1]), check.kind, check.severity))
+    return found
 
 
-def _failure(contract: Contract, check: str, count: int, rows: DataFrame) -> CheckFailed:
-    shown = [row.asDict() for row in rows.limit(_SHOWN_ROWS).collect()]
-    some = f"the first {_SHOWN_ROWS}" if count > _SHOWN_ROWS else "these"
-    lines = [", ".join(f"{name}={value}" for name, value in row.items() if name != DROP_REASON) for row in shown]
-    return CheckFailed(
-        f"{contract.table}: check `{check}` fails {count:,} times, nothing was published; {some}:\n" + "\n".join(lines)
-    )
+def _holds(check: _Check) -> "F.Column":
+    """True or false: what is null does not hold."""
+    return F.coalesce(F.expr(check.sql), F.lit(False))
+
+
+def _breaking(spark: SparkSession, contract: Contract, kept: DataFrame, check: _Check) -> DataFrame:
+    """The rows that break a check; the days, where it has aggregates."""
+    if check.kind == "select":
+        kept.createOrReplaceTempView(lineage.view_name(lineage.THIS))
+        return spark.sql(check.sql)
+    if check.kind == "row":
+        return kept.where(~_holds(check))
+    day = F.col(str(contract.day_column))
+    return kept.groupBy(day).agg(_holds(check).alias("holds"), F.count(F.lit(1)).alias("rows")).where("not holds").drop("holds")
+
+
+def _shown(contract: Contract, check: _Check, rows: DataFrame) -> str:
+    """Some of the rows, for people; values of sensitive columns are masked."""
+    masked = {column.name for column in contract.columns if column.sensitive}
+    lines = [
+        ", ".join(f"{name}={'***' if name in masked else value}" for name, value in row.asDict().items())
+        for row in rows.limit(_SHOWN_ROWS).collect()
+    ]
+    return f"; of `{check.name}`, for example:\n" + "\n".join(lines) if lines else ""

@@ -28,12 +28,24 @@ DEFAULT_PATIENCE_HOURS = 20
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `nullable`: may a row have no value here (by default: yes, but for key and day columns)."""
+    """One column. `nullable`: may a row have no value here (by default: yes, but for key and day columns).
+
+    `sensitive`: its values are masked where rows are shown that failed a check.
+    """
 
     name: str
     type: str
     comment: str = ""
     nullable: bool = True
+    sensitive: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """A promise about the rows of a build. `severity`: `fail` publishes nothing, `warn` publishes and says so."""
+
+    sql: str
+    severity: str = "fail"
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,9 @@ class Contract:
     key: columns that together occur once a day (a null counts as a value); empty where rows may repeat.
     partitioned_by: the day column is the last one; empty for a source that has no days.
     columns: name, type, comment, nullable, in order.
-    checks: SQL expressions that must be true for every row.
+    checks: SQL that must hold before anything is published: an expression that is true of every row, or with aggregates
+        (`count(*) > 0`) of every day, or a SELECT that gives the rows that break it: from `this` (what would be
+        published), the table's inputs, and the table itself (as it is published now). `{warn: …}` only reports.
     reads: earlier days that the SELECT reads of an input: a number of days, or `all`; the day alone where not listed.
     patience_hours: how long a sensor waits for a day of this table.
     """
@@ -55,7 +69,7 @@ class Contract:
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
     partitioned_by: tuple[str, ...] = ()
-    checks: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
     reads: tuple[tuple[str, int | str], ...] = ()
     patience_hours: float = DEFAULT_PATIENCE_HOURS
 
@@ -76,6 +90,7 @@ class Contract:
         return [column.name for column in self.columns]
 
 
+_COLUMN_FIELDS = {"name", "type", "comment", "nullable", "sensitive"}
 _FIELDS = {"about", "key", "partitioned_by", "columns", "checks", "reads", "patience_hours"}
 
 
@@ -103,14 +118,14 @@ def parse(text: str, path: Path) -> Contract:
     names = {part: list(raw.get(part) or []) for part in ("key", "partitioned_by")}
     columns = []
     for item in raw.get("columns") or []:
-        if not isinstance(item, dict) or not {"name", "type"} <= set(item) <= {"name", "type", "comment", "nullable"}:
-            raise wrong(f"a column is {{name, type, comment, nullable}}, not {item!r}")
+        if not isinstance(item, dict) or not {"name", "type"} <= set(item) <= _COLUMN_FIELDS:
+            raise wrong(f"a column is {{name, type, comment, nullable, sensitive}}, not {item!r}")
         if not _NAME.fullmatch(str(item["name"])):
             raise wrong(f"column name {item['name']!r}: use a-z, 0-9 and _", f"name: {item['name']}")
         if not _TYPE.fullmatch(str(item["type"])):
             raise wrong(f"column {item['name']}: unknown type {item['type']!r}", f"name: {item['name']},")
         fixed = item["name"] in names["key"] + names["partitioned_by"] + [RUN_TIMESTAMP]
-        columns.append(Column(item["name"], item["type"], str(item.get("comment", "")), item.get("nullable", not fixed)))
+        columns.append(Column(**{"nullable": not fixed, **item, "comment": str(item.get("comment", ""))}))
     known = [column.name for column in columns]
     if not columns:
         raise wrong("`columns` is missing: list name and type of each column")
@@ -120,6 +135,12 @@ def parse(text: str, path: Path) -> Contract:
         for name in listed:
             if name not in known:
                 raise wrong(f"`{part}` names {name}, which is not a column", f"{part}:")
+    checks = []
+    for item in raw.get("checks") or []:
+        severity, sql = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else ("fail", item)
+        if severity not in ("fail", "warn") or not isinstance(sql, str):
+            raise wrong(f"a check is SQL, or {{warn: SQL}}, not {item!r}", "checks:")
+        checks.append(Check(sql.strip(), severity))
     table = f"{path.parent.name}.{path.stem}"
     if not is_table_name(table):
         raise wrong(f"{table} is not a table name: use a-z, 0-9 and _ for folder and file")
@@ -130,7 +151,7 @@ def parse(text: str, path: Path) -> Contract:
         columns=tuple(columns),
         key=tuple(names["key"]),
         partitioned_by=tuple(names["partitioned_by"]),
-        checks=tuple(raw.get("checks") or ()),
+        checks=tuple(checks),
         reads=tuple(sorted((raw.get("reads") or {}).items())),
         patience_hours=raw.get("patience_hours", DEFAULT_PATIENCE_HOURS),
     )

@@ -18,7 +18,14 @@ class InputsMissing(LakeError):
 
 
 class CheckFailed(LakeError):
-    """The rows broke a promise of the contract. Nothing was published; better data or another SELECT cures it."""
+    """The rows broke a promise of the contract. Nothing was published; better data or another SELECT cures it.
+
+    `broken`: check -> rows or days that broke it.
+    """
+
+    def __init__(self, message: str, broken: dict[str, int]) -> None:
+        super().__init__(message)
+        self.broken = broken
 
 
 class WriteConflict(LakeError):

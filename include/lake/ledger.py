@@ -38,6 +38,8 @@ SCHEMA = pa.schema(
 )
 # One small file per build: beyond this many commits they are made one, so that reading stays a matter of milliseconds.
 _COMPACT_EVERY = 50
+# Spark's errors may quote a whole plan.
+_ERROR_LENGTH = 2000
 
 
 def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
@@ -71,7 +73,9 @@ def append(rows: list[dict[str, Any]]) -> None:
         storage.retry_conflicts(lambda: delta.optimize.compact() and None, TABLE)
 
 
-def failed(table: str, days: list[str], build_id: str, run: str, code_id: str, seconds: float, error: str) -> None:
+def failed(
+    table: str, days: list[str], build_id: str, run: str, code_id: str, seconds: float, error: Exception
+) -> None:
     """Enter a build that published nothing, with the reason."""
     now = datetime.now(UTC)
     append(
@@ -79,7 +83,8 @@ def failed(table: str, days: list[str], build_id: str, run: str, code_id: str, s
             {
                 "table": table, "day": day, "build_id": build_id, "status": "failed", "built_at": now, "run": run,
                 "code_id": code_id, "inputs": {}, "rows": None, "bytes": None, "seconds": seconds,
-                "build_days": len(days), "checks": {}, "dropped": {}, "version": None, "error": error,
+                "build_days": len(days), "dropped": {}, "version": None,
+                "checks": getattr(error, "broken", {}), "error": str(error)[:_ERROR_LENGTH],
             }
             for day in days
         ]

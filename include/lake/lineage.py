@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -17,21 +18,17 @@ from include.lake.days import parse_day
 from include.lake.errors import ContractError
 
 PARAMETERS = {"start_date", "end_date"}
+# In a check: the rows that would be published.
+THIS = "this"
 # What would make two builds of the same inputs differ.
 _NOT_REPEATABLE = re.compile(r"\b(current_date|current_timestamp|now|localtimestamp|rand|randn|uuid|curdate)\s*\(", re.I)
 
 
 @dataclass(frozen=True)
-class Select:
-    """A SELECT as the runner needs it. `inputs`: the tables it reads; `columns`: what it gives; `tree`: its meaning.
-
-    `_spans`: where in the text (from, to) a table or a parameter is named.
-    """
+class Template:
+    """A query over tables and days. `_spans`: where in the text (from, to) a table or a parameter is named."""
 
     text: str
-    inputs: tuple[str, ...]
-    columns: tuple[str, ...]
-    tree: str
     _spans: tuple[tuple[int, int, str], ...]
 
     def over_views(self, start: str, end: str) -> str:
@@ -43,8 +40,27 @@ class Select:
         days = {"start_date": f"'{parse_day(start)}'", "end_date": f"'{parse_day(end)}'"}
         text = self.text
         for begins, ends, name in sorted(self._spans, reverse=True):
-            text = text[:begins] + (days.get(name) or view_name(name)) + text[ends:]
+            # A table has an alias of its own, and `this` is known by that name.
+            view = f"{view_name(name)} as {name}" if name == THIS else view_name(name)
+            text = text[:begins] + days.get(name, view) + text[ends:]
         return text
+
+
+@dataclass(frozen=True)
+class Select(Template):
+    """A SELECT as the runner needs it. `inputs`: the tables it reads; `columns`: what it gives; `tree`: its meaning."""
+
+    inputs: tuple[str, ...]
+    columns: tuple[str, ...]
+    tree: str
+
+
+@dataclass(frozen=True)
+class ParsedCheck(Template):
+    """A check of a contract. `kind`: `row`, `day` (it has aggregates) or `select` (it gives the rows that break it)."""
+
+    kind: str
+    severity: str
 
 
 def view_name(table: str) -> str:
@@ -62,15 +78,9 @@ def parse_select(text: str, contract: Contract) -> Select:
     def line_of(needle: str) -> int | None:
         return next((n for n, content in enumerate(text.splitlines(), 1) if needle in content), None)
 
-    try:
-        trees = [tree for tree in sqlglot.parse(text, dialect="spark") if tree is not None]
-    except sqlglot.errors.SqlglotError as error:
-        first = error.errors[0] if getattr(error, "errors", None) else {}
-        what = str(first.get("description") or error).splitlines()[0]
-        raise wrong(f"does not parse: {what}", first.get("line")) from None
-    if len(trees) != 1 or not isinstance(trees[0], exp.Query):
+    tree = _parse(text, wrong)
+    if not isinstance(tree, exp.Query):
         raise wrong("must be exactly one SELECT")
-    tree = trees[0]
     if match := _NOT_REPEATABLE.search(re.sub(r"--[^\n]*", "", text)):
         raise wrong(f"{match[1]}() makes two builds differ; use :start_date and :end_date", line_of(match[0]))
 
@@ -93,26 +103,49 @@ def parse_select(text: str, contract: Contract) -> Select:
         if name not in columns:
             raise wrong(f"does not give column {name} of its contract; add it or remove it there")
 
+    spans = _spans(tree, text, wrong)
+    inputs = sorted({name for _, _, name in spans} - PARAMETERS)
+    meaning = tree.sql(dialect="spark", comments=False, normalize=True)
+    return Select(text, spans, tuple(inputs), tuple(columns), meaning)
+
+
+def _parse(text: str, wrong: Callable[..., ContractError]) -> exp.Expression:
+    """The one statement or expression of a text."""
+    try:
+        trees = [tree for tree in sqlglot.parse(text, dialect="spark") if tree is not None]
+    except sqlglot.errors.SqlglotError as error:
+        first = error.errors[0] if getattr(error, "errors", None) else {}
+        what = str(first.get("description") or error).splitlines()[0]
+        raise wrong(f"does not parse: {what}", first.get("line")) from None
+    if len(trees) != 1:
+        raise wrong("must be exactly one SELECT")
+    return trees[0]
+
+
+def _spans(
+    tree: exp.Expression, text: str, wrong: Callable[..., ContractError], extra: tuple[str, ...] = ()
+) -> tuple[tuple[int, int, str], ...]:
+    """Where tables and parameters are named in a text. `extra`: names without a schema that stand for tables."""
     ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
-    spans, inputs = [], set()
+    spans = []
     for node in tree.find_all(exp.Table):
-        if not node.db:
-            if node.name in ctes:
-                continue
-            raise wrong(f"{node.name} is neither a table (write schema.table) nor defined in WITH", line_of(node.name))
+        line = node.this.meta.get("line")
+        if not node.db and node.name in ctes:
+            continue
+        if not node.db and node.name not in extra:
+            raise wrong(f"{node.name} is neither a table (write schema.table) nor defined in WITH", line)
         if node.catalog:
-            raise wrong(f"{node.sql()}: write schema.table without a catalog", line_of(node.catalog))
-        table = f"{node.db}.{node.name}"
-        inputs.add(table)
-        spans.append((node.args["db"].meta["start"], node.this.meta["end"] + 1, table))
-        if not node.alias:
-            raise wrong(f"give {table} an alias", line_of(table))
+            raise wrong(f"{node.sql()}: write schema.table without a catalog", line)
+        if bool(node.alias) != bool(node.db):
+            raise wrong(f"give {node.sql()} an alias" if node.db else f"{node.name} has no other alias", line)
+        first = node.args["db"] if node.db else node.this
+        name = f"{node.db}.{node.name}" if node.db else node.name
+        spans.append((first.meta["start"], node.this.meta["end"] + 1, name))
     tokens = sqlglot.tokenize(text, dialect="spark")
     for colon, name in zip(tokens, tokens[1:], strict=False):
         if colon.token_type == TokenType.COLON and name.text in PARAMETERS:
             spans.append((colon.start, name.end + 1, name.text))
-    meaning = tree.sql(dialect="spark", comments=False, normalize=True)
-    return Select(text, tuple(sorted(inputs)), tuple(columns), meaning, tuple(spans))
+    return tuple(spans)
 
 
 @cache
@@ -128,6 +161,33 @@ def select(table: str) -> Select:
         if name not in found.inputs or not contracts.get(name).day_column:
             raise ContractError(f"{settings.shown(contract.path)}: `reads` names {name}, which is not an input with days")
     return found
+
+
+@cache
+def parsed_checks(table: str) -> tuple[ParsedCheck, ...]:
+    """The checks of a table that we build, in the order of its contract; ContractError names the one that is wrong."""
+    contract = contracts.get(table)
+    readable = {THIS, table, *inputs(table)}
+    found = []
+    for check in contract.checks:
+
+        def wrong(what: str, line: int | None = None, sql: str = check.sql) -> ContractError:
+            return ContractError(f"{settings.shown(contract.path)}: check `{' '.join(sql.split())}`: {what}")
+
+        tree = _parse(check.sql, wrong)
+        if _NOT_REPEATABLE.search(check.sql):
+            raise wrong("two builds of the same rows must pass or fail alike; use :start_date and :end_date")
+        if isinstance(tree, exp.Query):
+            spans = _spans(tree, check.sql, wrong, (THIS,))
+            if unread := sorted({name for _, _, name in spans} - PARAMETERS - readable):
+                raise wrong(f"reads {', '.join(unread)}; there are {', '.join(sorted(readable))}")
+            found.append(ParsedCheck(check.sql, spans, "select", check.severity))
+        else:
+            if tree.find(exp.Query):
+                raise wrong("a check with a query in it is a SELECT that gives the rows that break it")
+            kind = "day" if tree.find(exp.AggFunc) and not tree.find(exp.Window) else "row"
+            found.append(ParsedCheck(check.sql, (), kind, check.severity))
+    return tuple(found)
 
 
 def inputs(table: str) -> tuple[str, ...]:
@@ -168,7 +228,7 @@ def code_id(table: str) -> str:
         "columns": sorted((c.name, c.type, c.nullable) for c in contract.columns),
         "key": sorted(contract.key),
         "partitioned_by": contract.partitioned_by,
-        "checks": sorted(contract.checks),
+        "checks": sorted((check.sql, check.severity) for check in contract.checks),
         "reads": contract.reads,
     }
     return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]

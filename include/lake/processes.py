@@ -84,5 +84,12 @@ def end(processes: Iterable[Process], patience: float = 20, how: signal.Signals 
         time.sleep(0.05)
 
 
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of a log, without the frames of Java's stack traces, which push what happened out of sight."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    kept = [line for line in text.splitlines() if not line.startswith(("\tat ", "\t... "))]
+    return "\n".join("    " + line for line in kept[-count:])
+
+
 def _boot() -> str:
     return (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()

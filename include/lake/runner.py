@@ -31,7 +31,10 @@ _CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "Concu
 
 @dataclass
 class Outcome:
-    """What a call of `build` did. `days` and `rows` are those built; `state` is fresh when nothing had to be."""
+    """What a call of `build` did. `days` and `rows` are those built; `state` is fresh when nothing had to be.
+
+    `dropped`: reason -> rows not published; `warnings`: check of severity warn -> rows or days that broke it.
+    """
 
     table: str
     start: str
@@ -41,6 +44,7 @@ class Outcome:
     rows: int = 0
     seconds: float = 0.0
     dropped: dict[str, int] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
     note: str = ""
 
 
@@ -95,25 +99,30 @@ def _build_range(
         spark = spark or session.connect()
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
-            audits = _publish(spark, contract, lake, days, build_id, started_at, run, log)
+            audit = _publish(spark, contract, lake, days, build_id, started_at, run, log)
         except Exception as error:
             if any(name in str(error) for name in _CONFLICTS):
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue
             seconds = (datetime.now(UTC) - started_at).total_seconds()
-            ledger.failed(table, days, build_id, run, lineage.code_id(table), seconds, str(error)[:2000])
+            ledger.failed(table, days, build_id, run, lineage.code_id(table), seconds, error)
             if isinstance(error, AnalysisException):
                 raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
             raise
         Lake().builds(table)  # enters what was committed: the same code that heals the ledger of a killed build
         outcome.days += days
-        for audit in audits.values():
-            outcome.rows += audit.rows
-            for reason, count in audit.dropped.items():
-                outcome.dropped[reason] = outcome.dropped.get(reason, 0) + count
+        for audited in audit.days.values():
+            outcome.rows += audited.rows
+            _add(outcome.dropped, audited.dropped)
+        _add(outcome.warnings, audit.warnings)
         return
     raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
+
+
+def _add(total: dict[str, int], more: dict[str, int]) -> None:
+    for name, count in more.items():
+        total[name] = total.get(name, 0) + count
 
 
 def _cure(absent: dict[str, list[str]]) -> str:
@@ -139,23 +148,25 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
 def _publish(
     spark: SparkSession, contract: Contract, lake: Lake, days: list[str],
     build_id: str, started_at: datetime, run: str, log: Log,
-) -> dict[str, checks.DayAudit]:  # fmt: skip
+) -> checks.Audit:  # fmt: skip
     """Compute once, audit, and replace `days` in one commit that carries the build record."""
     table, clock = contract.table, time.monotonic()
 
     def progress(what: str) -> None:
         log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
 
-    storage.ensure_table(contract)
-    for name in lineage.inputs(table):
-        version = lake.version(name)
+    versions = {table: storage.ensure_table(contract).version()}
+    versions |= {name: lake.version(name) for name in lineage.inputs(table)}
+    for name, version in versions.items():
         assert version is not None, f"{name} is there: absent_inputs was empty"
         session.read_version(spark, name, version).createOrReplaceTempView(lineage.view_name(name))
     computed = compute(spark, table, days[0], days[-1]).persist()
     try:
         progress("computing and checking")
-        audits, broken = checks.audit(contract, computed, days)
-        progress(f"writing {sum(audit.rows for audit in audits.values()):,} rows")
+        audit = checks.audit(spark, contract, computed, days)
+        progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
+        for name, count in audit.warnings.items():
+            progress(f"WARNING: check `{name}` fails {count:,} times; the rows are published all the same")
         kept = computed
         if DROP_REASON in computed.columns:
             kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
@@ -167,10 +178,10 @@ def _publish(
             "run": run,
             "started_at": started_at.isoformat(),
             "code_id": lineage.code_id(table),
-            "checks": broken,
+            "checks": audit.broken,
             "days": {
-                day: {"rows": audit.rows, "dropped": audit.dropped, "inputs": lake.input_ids(table, day)}
-                for day, audit in audits.items()
+                day: {"rows": audited.rows, "dropped": audited.dropped, "inputs": lake.input_ids(table, day)}
+                for day, audited in audit.days.items()
             },
         }
         (
@@ -185,4 +196,4 @@ def _publish(
         )
     finally:
         computed.unpersist()
-    return audits
+    return audit

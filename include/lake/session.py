@@ -11,6 +11,9 @@ from pyspark.sql import DataFrame, SparkSession
 from include.lake import settings, spark_server
 from include.lake.errors import LakeError
 
+# PySpark prints each error of a query with its stack as one line of many thousand characters, besides raising it.
+logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+
 # What must hold in any session, whoever started its server.
 SESSION_CONF = {
     # Days are cut from UTC, and casts do not depend on a zone.
@@ -32,8 +35,6 @@ def connect() -> SparkSession:
         # Asked here because the client itself would try for minutes before it says so.
         where = f"{url.hostname}:{url.port}"
         raise LakeError(f"Spark Connect at {where} does not answer ({error}): ./lake spark start") from None
-    # The client prints each server error with its stack as one line of many thousand characters, besides raising it.
-    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     spark = SparkSession.builder.remote(address).getOrCreate()
     for name, value in SESSION_CONF.items():
         spark.conf.set(name, value)

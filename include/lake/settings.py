@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from include.lake.errors import UsageError
+
 ROOT = Path(__file__).resolve().parents[2]
 SQL = ROOT / "include" / "sql"
 
@@ -40,7 +42,12 @@ def spark_memory() -> str:
 
 def spark_port() -> int | None:
     """The port of the Spark Connect server that we start (`LAKE_SPARK_PORT`); None: any that is free."""
-    return int(os.environ.get("LAKE_SPARK_PORT") or 0) or None
+    text = os.environ.get("LAKE_SPARK_PORT") or "0"
+    if not (text == "0" or (text.isdigit() and 1024 <= int(text) < 65536)):
+        raise UsageError(
+            f"LAKE_SPARK_PORT={text} is no port for Spark: give one above 1023, such as 15002, or unset it"
+        )
+    return int(text) or None
 
 
 def maven_repository() -> str | None:

@@ -142,5 +142,3 @@ def replace_source(contract: Contract, rows: pa.Table) -> int:
 
     retry_conflicts(write, contract.table)
     return DeltaTable(path).version()
-
-

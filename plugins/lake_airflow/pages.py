@@ -14,9 +14,10 @@ from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
 from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
+from lake_airflow.tasks import notice_edits
 from sqlalchemy import select
 
 from include.lake import contracts, lineage
@@ -27,14 +28,15 @@ from include.lake.freshness import DayState, Lake
 DAYS = 14  # what fits on a laptop's screen, and two weekly cycles
 BUILDS = 50  # of one table, newest first
 
-app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None)
+app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(notice_edits)])
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 
 
-def _page(title: str, kind: str, **values: Any) -> HTMLResponse:
-    return HTMLResponse(_templates.get_template("pages.html").render(title=title, kind=kind, **values))
+def _page(title: str, kind: str, status_code: int = 200, **values: Any) -> HTMLResponse:
+    html = _templates.get_template("pages.html").render(title=title, kind=kind, **values)
+    return HTMLResponse(html, status_code)
 
 
 def _state(lake: Lake, table: str, day: str) -> DayState:
@@ -78,6 +80,12 @@ def _grid(lake: Lake, tables: list[str]) -> dict[str, Any]:
     return {"days": [date.fromisoformat(day) for day in shown], "rows": rows}
 
 
+@app.exception_handler(LakeError)
+def mistake(request: Request, error: LakeError) -> HTMLResponse:
+    """A contract that cannot be read concerns every page: say which, and in which line."""
+    return _page("The lake cannot be read", "error", status_code=500, note=str(error))
+
+
 @app.get("/", dependencies=[Depends(get_user)])
 def overview(session: SessionDep, dag_id: str | None = None) -> HTMLResponse:
     """Tables by days, of one DAG or of the whole lake."""
@@ -101,7 +109,7 @@ def table(name: str) -> HTMLResponse:
     builds = [] if contract.is_source else [row for rows in lake.builds(name).values() for row in rows]
     builds.sort(key=lambda row: row["built_at"], reverse=True)
     readers = [other for other in lineage.in_order() if name in lineage.inputs(other)]
-    links = {"contract": contract, "inputs": lineage.inputs(name), "readers": readers}
+    links: dict[str, Any] = {"contract": contract, "inputs": lineage.inputs(name), "readers": readers}
     return _page(name, "table", **links, **_grid(lake, [name]), builds=builds[:BUILDS])
 
 

@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
-from include.lake import contracts
+from include.lake import contracts, lineage, settings
 from include.lake.days import consecutive, last_finished_day, parse_day
 from include.lake.errors import CheckFailed, ContractError, UsageError
 
@@ -105,9 +105,9 @@ class PartitionSensor(BaseOperator):
         """Not called by the scheduler; `airflow tasks test` and `dags test` come here."""
         self.defer(trigger=self.trigger(), method_name="give_up", timeout=self.timeout)
 
-    def give_up(self, context: Any, event: dict[str, Any] | None = None) -> None:
+    def give_up(self, context: Any, event: Any = None) -> None:
         """Fail for good: waiting longer is a matter of the contract, and not of retries."""
-        if event and event.get("error"):
+        if isinstance(event, dict):  # `dags test` comes here with the good end, too, which is a word
             raise AirflowFailException(event["error"])
 
 
@@ -179,14 +179,29 @@ def look(table: str, readers: list[str], day: str) -> list[str]:
 
     with _looking:
         if time.monotonic() - _newest_look[0] > LOOK_SECONDS or _newest_look[1] is None:
+            notice_edits()
             _newest_look = (time.monotonic(), Lake())
         lake = _newest_look[1]
         try:
-            needed = {d for reader in readers for d in lake.input_days(reader, day, day)[table]}
-            return lake.absent(table, sorted(needed))
+            needed = {d for reader in readers for d in lake.input_days(reader, day, day).get(table, [])}
+            return lake.absent(table, sorted(needed)) if needed else []
         except Exception:
             _newest_look = (0.0, None)  # what it has read may be half of it
             raise
+
+
+_files_seen: frozenset[tuple[str, int]] = frozenset()
+
+
+def notice_edits() -> None:
+    """Read contracts and SELECTs again if files have changed: triggerer and API server live longer than an edit."""
+    global _files_seen
+    files = frozenset((str(path), path.stat().st_mtime_ns) for path in settings.SQL.glob("*/*.*"))
+    if files != _files_seen:
+        for remembered in [*vars(contracts).values(), *vars(lineage).values()]:
+            if hasattr(remembered, "cache_clear"):
+                remembered.cache_clear()
+        _files_seen = files
 
 
 def in_words(days: list[str]) -> str:

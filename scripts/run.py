@@ -18,7 +18,7 @@ from include.lake import contracts, lineage, settings
 from include.lake.days import days_before, last_finished_day
 from include.lake.errors import LakeError, UsageError
 from scripts import stack
-from scripts.stack import Stack
+from scripts.stack import Clock, Stack
 
 # One day more than we_mart.wv_comm_user looks back.
 DEFAULT_DAYS = 3
@@ -36,16 +36,6 @@ GREEN, RED = "success", "failed"
 
 class Stopped(Exception):
     """Somebody pressed Ctrl-C, closed the terminal, or sent SIGTERM."""
-
-
-class Clock:
-    """Lines with the seconds since the start before them."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        print(f"{time.monotonic() - self.began:5.0f} s  {line}", flush=True)
 
 
 class Api:
@@ -171,6 +161,7 @@ def _until(running: Stack, condition: Any, seconds: float, what: str) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         running.check()
+        running.say.still(f"waiting for {what}")
         if time.monotonic() > deadline:
             raise LakeError(f"waited {seconds:.0f} s for {what}; the logs are in {stack.logs()}")
         time.sleep(0.2)
@@ -270,6 +261,8 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
                 states[dag_id] = run["state"]
                 if run["state"] in (GREEN, RED):
                     say(f"{dag_id} for {day}: {run['state']}")
+        busy = sorted({task_id for (_, task_id), state in shown.items() if state == "running"})
+        say.still(f"building {', '.join(busy)}" if busy else "waiting for the scheduler")
         if RED in states.values():
             return False  # whoever waits for it would wait for long
         if all(states.get(dag_id) == GREEN for dag_id in dag_ids()):

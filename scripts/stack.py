@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +31,8 @@ USER = "admin"
 AIRFLOW = ("api-server", "dag-processor", "triggerer", "scheduler")
 # A running build is one commit, so nothing is lost by ending it: this is for the processes to say goodbye.
 STOP_SECONDS = 15
+# Nobody should wonder for longer than this whether it still works.
+QUIET_SECONDS = 10
 
 
 def home() -> Path:
@@ -42,10 +43,26 @@ def logs() -> Path:
     return home() / "logs"
 
 
+class Clock:
+    """Lines with the seconds since the start before them."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        self.last = time.monotonic()
+        print(f"{self.last - self.began:5.0f} s  {line}", flush=True)
+
+    def still(self, what: str) -> None:
+        """A sign of life, but only after a while without any other line."""
+        if time.monotonic() - self.last > QUIET_SECONDS:
+            self(f"… {what}")
+
+
 class Stack:
     """What one `make run` has started. `acquire` first; `down` ends all of it and nothing else."""
 
-    def __init__(self, port: int, say: Callable[[str], None]) -> None:
+    def __init__(self, port: int, say: Clock) -> None:
         self.port = port
         self.say = say
         self.url = f"http://127.0.0.1:{port}"
@@ -147,6 +164,8 @@ class Stack:
 
     def wait(self, name: str) -> None:
         while not self.done(name):
+            self.check()
+            self.say.still(f"waiting for {name} (its log: {self._children[name][2]})")
             time.sleep(0.05)
         del self._children[name]
 

@@ -97,7 +97,11 @@ def test_only_tables_and_parameters_are_replaced() -> None:
         ("log.topic,\n    count(*) as calls", "*", "name the columns"),
         ("and :end_date", "and :last_date", "schema/calls.sql:6: unknown parameter :last_date"),
         ("between :start_date and :end_date", "<= :end_date", "must restrict the days with both"),
-        ("group by all", "and log.topic < current_date()", "schema/calls.sql:7: current_date() makes two builds differ"),
+        (
+            "group by all",
+            "and log.topic < current_date()",
+            "schema/calls.sql:7: current_date() makes two builds differ",
+        ),
         ("service_log.weverse_server_log as", "weverse_server_log as", "is neither a table"),
         ("service_log.weverse_server_log as", "prod.service_log.weverse_server_log as", "without a catalog"),
         ("weverse_server_log as log", "weverse_server_log", "give service_log.weverse_server_log an alias"),
@@ -116,7 +120,10 @@ def test_a_wrong_select_is_told_where_and_why(old: str, new: str, told: str) -> 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("about: Calls per day and topic.\nkey: [topic]", "key: [topic]", ),
+        (
+            "about: Calls per day and topic.\nkey: [topic]",
+            "key: [topic]",
+        ),
         ("key: [topic]", "kye: [topic]"),
         ("key: [topic]", "key: [subject]"),
         ("type: bigint", "type: long"),
@@ -158,7 +165,12 @@ def test_the_code_id_follows_the_meaning_and_nothing_else(project) -> None:
     ]
     other = [
         (SELECT.replace("count(*)", "count(1)"), CONTRACT),
-        (SELECT.replace("<= :end_date", "< :end_date").replace("between :start_date and", ">= :start_date and log.date_id <="), CONTRACT),
+        (
+            SELECT.replace("<= :end_date", "< :end_date").replace(
+                "between :start_date and", ">= :start_date and log.date_id <="
+            ),
+            CONTRACT,
+        ),
         (SELECT, CONTRACT.replace("nullable: true", "nullable: false")),
         (SELECT, CONTRACT + "checks: [calls > 0]\n"),
     ]

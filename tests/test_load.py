@@ -51,7 +51,9 @@ def test_the_three_formats_say_the_same(lake_home: Path, tmp_path: Path) -> None
     json_lines(tmp_path / "a.jsonl", row)
     # Parquet as other engines write it: smaller whole numbers, a timestamp without a zone (which is UTC).
     at = pa.array([pa.scalar(1767571200000, pa.timestamp("ms"))])
-    parquet = pa.table({"user_id": pa.array([7], pa.int32()), "created_at": at, "country": ["KR"], "part_date": ["2026-01-05"]})
+    parquet = pa.table(
+        {"user_id": pa.array([7], pa.int32()), "created_at": at, "country": ["KR"], "part_date": ["2026-01-05"]}
+    )
     pq.write_table(parquet, tmp_path / "a.parquet")
     found = []
     for kind in ("csv", "jsonl", "parquet"):

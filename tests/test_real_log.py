@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ KST = timedelta(hours=9)
 def log_rows() -> list[dict[str, Any]]:
     """The log as rows of service_log.weverse_server_log; a device is a hash of address and agent."""
     rows = []
-    for line in gzip.open(LOG, "rt", encoding="utf-8", errors="replace"):
-        match = LINE.match(line.rstrip("\n"))
+    for line in gzip.decompress(LOG.read_bytes()).decode(errors="replace").splitlines():
+        match = LINE.match(line)
         assert match, line
         address, _, at, url, agent = match.groups()
         moment = datetime.strptime(at, "%d/%b/%Y:%H:%M:%S %z")
@@ -51,7 +52,7 @@ def sessions_by_day(rows: list[dict[str, Any]]) -> dict[str, int]:
     count: Counter[str] = Counter()
     for (day, _), moments in times.items():
         moments.sort()
-        count[day] += 1 + sum(after - before > GAP.total_seconds() * 1000 for before, after in zip(moments, moments[1:], strict=False))
+        count[day] += 1 + sum(after - before > GAP.total_seconds() * 1000 for before, after in pairwise(moments))
     return dict(count)
 
 
@@ -71,15 +72,16 @@ def test_a_real_log_becomes_the_sessions_that_plain_python_counts(lake_home: Pat
     for table in {name for built in lineage.upstream(["we_mart.wv_sess_daily"]) for name in lineage.inputs(built)}:
         contract = contracts.get(table)
         if contract.is_source:
-            filler = {column.name: {"string": "0", "bigint": 0, "int": 0}[column.type] for column in contract.columns
-                      if not column.nullable}
+            filler = {
+                column.name: {"string": "0", "bigint": 0, "int": 0}[column.type]
+                for column in contract.columns
+                if not column.nullable
+            }
             load(table, *({**filler, contract.day_column: day} for day in expected if contract.day_column))
     load("service_log.weverse_server_log", *rows)
     for name, value in session.SESSION_CONF.items():
         spark.conf.set(name, value)
-    outcomes = [
-        runner.build(table, first, last, spark=spark) for table in lineage.upstream(["we_mart.wv_sess_daily"])
-    ]
+    outcomes = [runner.build(table, first, last, spark=spark) for table in lineage.upstream(["we_mart.wv_sess_daily"])]
     assert [outcome.rows for outcome in outcomes if outcome.table == "we_mart.wv_server_log_base"] == [10_000]
 
     for table, column in (("we_mart.wv_server_log_base", "date_id"), ("we_mart.wv_sess_daily", "part_date")):

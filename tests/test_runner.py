@@ -70,9 +70,7 @@ def published() -> list[tuple]:
     delta = storage.open_table(TABLE)
     if delta is None:
         return []
-    return sorted(
-        ((row["name"], row["total"], row["day"]) for row in delta.to_pyarrow_table().to_pylist()), key=str
-    )
+    return sorted(((row["name"], row["total"], row["day"]) for row in delta.to_pyarrow_table().to_pylist()), key=str)
 
 
 def test_a_range_is_one_commit_with_its_build_record(shop, spark) -> None:
@@ -96,11 +94,19 @@ def test_a_range_is_one_commit_with_its_build_record(shop, spark) -> None:
 def test_korean_comments_are_in_the_delta_table_and_follow_the_contract(shop, spark) -> None:
     load(("a", 1, DAY))
     build(spark)
-    shop({"shop/total.yaml": CONTRACT.replace("합계}", "총액}").replace("  - {name: day", "  - {name: more, type: int}\n  - {name: day"),
-          "shop/total.sql": SELECT.replace("event.day,", "1 as more, event.day,", 1)})
+    shop(
+        {
+            "shop/total.yaml": CONTRACT.replace("합계}", "총액}").replace(
+                "  - {name: day", "  - {name: more, type: int}\n  - {name: day"
+            ),
+            "shop/total.sql": SELECT.replace("event.day,", "1 as more, event.day,", 1),
+        }
+    )
     build(spark)
     path = storage.settings.table_path(TABLE)
-    described = {row["col_name"]: (row["data_type"], row["comment"]) for row in spark.sql(f"describe delta.`{path}`").collect()}
+    described = {
+        row["col_name"]: (row["data_type"], row["comment"]) for row in spark.sql(f"describe delta.`{path}`").collect()
+    }
     assert described["name"] == ("string", "이름")
     assert described["total"] == ("bigint", "총액")
     assert described["more"][0] == "int"
@@ -162,7 +168,12 @@ def test_an_empty_day_counts_as_built_and_old_rows_go(shop, spark) -> None:
         (("a", -7, DAY), CONTRACT, "total >= 0", "name=a, total=-7"),
         (("a", None, DAY), CONTRACT, "total >= 0", "total=None"),
         (("a", 4, DAY), CONTRACT.replace("key: [name]", "key: [total]"), "key (total) occurs once a day", "total=4"),
-        ((None, 4, DAY), CONTRACT.replace("nullable: true", "nullable: false"), "name is not null", "name=None, total=4"),
+        (
+            (None, 4, DAY),
+            CONTRACT.replace("nullable: true", "nullable: false"),
+            "name is not null",
+            "name=None, total=4",
+        ),
     ],
 )
 def test_what_fails_a_check_is_never_visible(shop, spark, bad, contract, check, shown) -> None:
@@ -196,8 +207,14 @@ def with_checks(*checks: str) -> dict[str, str]:
         ("count(*) >= 2", 2),  # NEXT has one row, LAST has none
         ("max(total) is null or max(name) <> 'c'", 1),
         ("select name from this where total > 5", 2),
-        ("select this.name from this join shop.event as event on event.name = this.name and event.amount <> this.total", 4),
-        ("select this.name from this join shop.total as old on old.name = this.name where this.total > 2 * old.total", 1),
+        (
+            "select this.name from this join shop.event as e on e.name = this.name and e.amount <> this.total",
+            4,
+        ),
+        (
+            "select this.name from this join shop.total as o on o.name = this.name where this.total > 2 * o.total",
+            1,
+        ),
         ("select name from this where day > :start_date", 1),
     ],
 )
@@ -245,7 +262,7 @@ def test_a_wrong_check_is_told_without_spark(shop, check, told) -> None:
     from include.lake import lineage
 
     shop(with_checks(json.dumps(check)))
-    with pytest.raises(ContractError, match="shop/total.yaml") as error:
+    with pytest.raises(ContractError, match=r"shop/total\.yaml") as error:
         lineage.parsed_checks(TABLE)
     assert told in str(error.value)
 

@@ -1,4 +1,4 @@
-"""The audit between computing and publishing: what a contract promises is counted on the rows that would be published."""
+"""The audit between computing and publishing: what a contract promises, counted on the rows that would be published."""
 
 from dataclasses import dataclass, field
 
@@ -70,7 +70,9 @@ def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: li
         *(_holds(check).alias(f"day{n}") for n, check in enumerate(by_day)),
     ]
     # One pass over all rows: it computes and persists them, and counts.
-    groups = computed.groupBy(day.alias("day"), reason.alias("reason")).agg(F.count(F.lit(1)).alias("rows"), *told).collect()
+    groups = (
+        computed.groupBy(day.alias("day"), reason.alias("reason")).agg(F.count(F.lit(1)).alias("rows"), *told).collect()
+    )
 
     found = {name: DayAudit() for name in days}
     broken = dict.fromkeys((check.name for check in checks), 0)
@@ -116,7 +118,9 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
     if contract.key:
         # The day is always part of the key: a range of days must promise no more than its days one by one.
         columns = ", ".join(dict.fromkeys((str(day), *contract.key)))
-        repeated = f"select {columns}, count(*) as times from {lineage.view_name(lineage.THIS)} group by all having times > 1"
+        repeated = (
+            f"select {columns}, count(*) as times from {lineage.view_name(lineage.THIS)} group by all having times > 1"
+        )
         found.append(_Check(f"key ({', '.join(contract.key)}) occurs once a day", repeated, "select"))
     for check in lineage.parsed_checks(contract.table):
         name = " ".join(check.text.split())
@@ -137,7 +141,12 @@ def _breaking(spark: SparkSession, contract: Contract, kept: DataFrame, check: _
     if check.kind == "row":
         return kept.where(~_holds(check))
     day = F.col(str(contract.day_column))
-    return kept.groupBy(day).agg(_holds(check).alias("holds"), F.count(F.lit(1)).alias("rows")).where("not holds").drop("holds")
+    return (
+        kept.groupBy(day)
+        .agg(_holds(check).alias("holds"), F.count(F.lit(1)).alias("rows"))
+        .where("not holds")
+        .drop("holds")
+    )
 
 
 def _shown(contract: Contract, check: _Check, rows: DataFrame) -> str:

@@ -56,10 +56,16 @@ def _parser() -> argparse.ArgumentParser:
         to.add_argument("--from", dest="start", metavar="D", required=required, help="first day")
         to.add_argument("--to", dest="end", metavar="D", required=required, help="last day (inclusive)")
 
-    sample = command("sample", _sample, "make realistic data for every source, the same for the same day, scale and seed")
+    sample = command(
+        "sample", _sample, "make realistic data for every source, the same for the same day, scale and seed"
+    )
     add_range(sample)
-    sample.add_argument("--scale", type=float, default=1.0, metavar="N", help="1 (the default) is 100,000 log rows a day")
-    sample.add_argument("--seed", type=int, default=1, metavar="S", help="another number makes another world (default 1)")
+    sample.add_argument(
+        "--scale", type=float, default=1.0, metavar="N", help="1 (the default) is 100,000 log rows a day"
+    )
+    sample.add_argument(
+        "--seed", type=int, default=1, metavar="S", help="another number makes another world (default 1)"
+    )
 
     load = command("load", _load, "replace the days of a source that the files hold (all of a source without days)")
     load.add_argument("table", metavar="TABLE")
@@ -92,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("table", metavar="TABLE")
     new.add_argument("--dag", required=True, metavar="DAG", help="the DAG whose task list gets the table")
 
-    spark = command("spark", _spark, "start, stop or find the lake's own Spark Connect server, which makes builds quick")
+    spark = command(
+        "spark", _spark, "start, stop or find the lake's own Spark Connect server, which makes builds quick"
+    )
     spark.add_argument("what", choices=["start", "stop", "status"])
     return parser
 
@@ -116,7 +124,9 @@ def _ticking(what: str) -> Iterator[None]:
 def _days(options: Any) -> list[str]:
     days = day_range(options.start, options.end)
     if len(days) > _MAX_DAYS:
-        raise UsageError(f"{options.start}..{options.end} are {len(days):,} days; ask for at most {_MAX_DAYS:,} at once")
+        raise UsageError(
+            f"{options.start}..{options.end} are {len(days):,} days; ask for at most {_MAX_DAYS:,} at once"
+        )
     return days
 
 
@@ -167,7 +177,11 @@ def _status(options: Any) -> None:
 
     lake = Lake()
     with_days = [name for name in tables if contracts.get(name).day_column]
-    end = parse_day(options.end) if options.end else max((max(lake.day_ids(name), default="") for name in with_days), default="")
+    end = (
+        parse_day(options.end)
+        if options.end
+        else max((max(lake.day_ids(name), default="") for name in with_days), default="")
+    )
     if not end and not options.start:
         raise LakeError("the lake is empty: ./lake sample --from D --to D makes sample data, ./lake load takes yours")
     options.start, options.end = options.start or days_before(end, 6), end or options.start
@@ -189,7 +203,10 @@ def _status(options: Any) -> None:
     for is_source in (False, True):
         for name, line in by_table.items():
             if contracts.get(name).is_source == is_source:
-                print(f"{name:{width}}  " + "  ".join(f"{'loaded' if is_source and s.rows is not None else s.state:7}" for s in line))
+                print(
+                    f"{name:{width}}  "
+                    + "  ".join(f"{'loaded' if is_source and s.rows is not None else s.state:7}" for s in line)
+                )
     for state in states:
         if state.state in ("stale", "failed"):
             print(f"{state.table} {state.day} is {state.state}: {state.why.splitlines()[0]}")

@@ -10,7 +10,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def parse_day(text: str) -> str:
-    """The day itself if `text` is one that exists; UsageError otherwise. What passes here is safe in SQL and in a path."""
+    """`text`, if it is a day that exists; UsageError otherwise. What passes here is safe in SQL and in a path."""
     if isinstance(text, str) and _DAY.fullmatch(text):
         try:
             return date.fromisoformat(text).isoformat()

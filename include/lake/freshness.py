@@ -45,7 +45,7 @@ class Lake:
         return by_table
 
     def builds(self, table: str) -> dict[str, list[dict[str, Any]]]:
-        """Day -> ledger rows of a table that we build, oldest first. What is committed and not entered yet is entered."""
+        """Day -> ledger rows of a table that we build, oldest first. What is committed and not entered is entered."""
         if table not in self._rows:
             rows = self._ledger.get(table, [])
             added, self._versions[table] = ledger.heal(table, rows)
@@ -80,7 +80,7 @@ class Lake:
         return self._versions[table]
 
     def day_ids(self, table: str) -> dict[str, str]:
-        """Day -> an id that changes when the day's rows may have: the files of a source, the build of our own tables."""
+        """Day -> an id that changes when its rows may have: of a source's files, of the build of our tables."""
         if table not in self._day_ids:
             if contracts.get(table).is_source:
                 self._day_ids[table] = {day: files.id for day, files in self.files(table).items()}
@@ -154,7 +154,9 @@ class Lake:
         facts = (row["rows"], row["built_at"], row["seconds"], row["run"]) if row else ()
         last = max(self.builds(table).get(day, []), key=lambda row: row["built_at"], default=None)
         if last and last["status"] == "failed":
-            return DayState(table, day, FAILED, f"the build of {last['built_at']:%F %T} failed: {last['error']}", *facts)
+            return DayState(
+                table, day, FAILED, f"the build of {last['built_at']:%F %T} failed: {last['error']}", *facts
+            )
         if row is None:
             absent = self.absent_inputs(table, day, day)
             return DayState(table, day, MISSING, f"never built; {describe_absent(absent) or 'its inputs are there'}")

@@ -70,7 +70,7 @@ def append(rows: list[dict[str, Any]]) -> None:
     storage.retry_conflicts(lambda: write_deltalake(path, data, mode="append"), TABLE)
     delta = DeltaTable(path)
     if delta.version() % _COMPACT_EVERY == 0:
-        storage.retry_conflicts(lambda: delta.optimize.compact() and None, TABLE)
+        storage.retry_conflicts(delta.optimize.compact, TABLE)
 
 
 def failed(
@@ -84,7 +84,7 @@ def failed(
                 "table": table, "day": day, "build_id": build_id, "status": "failed", "built_at": now, "run": run,
                 "code_id": code_id, "inputs": {}, "rows": None, "bytes": None, "seconds": seconds,
                 "build_days": len(days), "dropped": {}, "version": None,
-                "checks": getattr(error, "broken", {}), "error": str(error)[:_ERROR_LENGTH],
+                "checks": getattr(error, "broken", {}), "error": str(error).split("\n\n")[0][:_ERROR_LENGTH],
             }
             for day in days
         ]
@@ -139,5 +139,3 @@ def _rows(record: dict[str, Any], commit: dict[str, Any]) -> list[dict[str, Any]
         }
         for day, told in record["days"].items()
     ]  # fmt: skip
-
-

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 import sqlglot
 from sqlglot import exp
@@ -21,7 +22,9 @@ PARAMETERS = {"start_date", "end_date"}
 # In a check: the rows that would be published.
 THIS = "this"
 # What would make two builds of the same inputs differ.
-_NOT_REPEATABLE = re.compile(r"\b(current_date|current_timestamp|now|localtimestamp|rand|randn|uuid|curdate)\s*\(", re.I)
+_NOT_REPEATABLE = re.compile(
+    r"\b(current_date|current_timestamp|now|localtimestamp|rand|randn|uuid|curdate)\s*\(", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Template:
     def over_views(self, start: str, end: str) -> str:
         """The text for start..end, with every table replaced by its `view_name`. Nothing else is touched.
 
-        The days are written into it and not bound: Delta's parser loses the `args` of spark.sql() on Spark 4.1 and later
-        (delta-io/delta#7640). What `parse_day` lets through cannot be anything but a day.
+        The days are written into it and not bound: Delta's parser loses the `args` of spark.sql() on Spark 4.1 and
+        later (delta-io/delta#7640). What `parse_day` lets through cannot be anything but a day.
         """
         days = {"start_date": f"'{parse_day(start)}'", "end_date": f"'{parse_day(end)}'"}
         text = self.text
@@ -48,11 +51,15 @@ class Template:
 
 @dataclass(frozen=True)
 class Select(Template):
-    """A SELECT as the runner needs it. `inputs`: the tables it reads; `columns`: what it gives; `tree`: its meaning."""
+    """A SELECT as the runner needs it. `inputs`: the tables it reads; `columns`: what it gives."""
 
     inputs: tuple[str, ...]
     columns: tuple[str, ...]
-    tree: str
+    tree: exp.Expr
+
+    def meaning(self) -> str:
+        """The SELECT without comments and formatting. Not needed, and so not made, when DAGs are parsed."""
+        return self.tree.sql(dialect="spark", comments=False, normalize=True)
 
 
 @dataclass(frozen=True)
@@ -98,23 +105,25 @@ def parse_select(text: str, contract: Contract) -> Select:
         if columns.count(name) > 1:
             raise wrong(f"gives column {name} twice", line_of(name))
         if name not in promised and name != DROP_REASON:
-            raise wrong(f"gives column {name!r}, which its contract does not have; add it there or remove it", line_of(name))
+            raise wrong(
+                f"gives column {name!r}, which its contract does not have; add it there or remove it", line_of(name)
+            )
     for name in promised:
         if name not in columns:
             raise wrong(f"does not give column {name} of its contract; add it or remove it there")
 
     spans = _spans(tree, text, wrong)
     inputs = sorted({name for _, _, name in spans} - PARAMETERS)
-    meaning = tree.sql(dialect="spark", comments=False, normalize=True)
-    return Select(text, spans, tuple(inputs), tuple(columns), meaning)
+    return Select(text, spans, tuple(inputs), tuple(columns), tree)
 
 
-def _parse(text: str, wrong: Callable[..., ContractError]) -> exp.Expression:
+def _parse(text: str, wrong: Callable[..., ContractError]) -> exp.Expr:
     """The one statement or expression of a text."""
     try:
         trees = [tree for tree in sqlglot.parse(text, dialect="spark") if tree is not None]
     except sqlglot.errors.SqlglotError as error:
-        first = error.errors[0] if getattr(error, "errors", None) else {}
+        told = error.errors if isinstance(error, sqlglot.errors.ParseError) else []
+        first = told[0] if told else {}
         what = str(first.get("description") or error).splitlines()[0]
         raise wrong(f"does not parse: {what}", first.get("line")) from None
     if len(trees) != 1:
@@ -123,7 +132,7 @@ def _parse(text: str, wrong: Callable[..., ContractError]) -> exp.Expression:
 
 
 def _spans(
-    tree: exp.Expression, text: str, wrong: Callable[..., ContractError], extra: tuple[str, ...] = ()
+    tree: exp.Expr, text: str, wrong: Callable[..., ContractError], extra: tuple[str, ...] = ()
 ) -> tuple[tuple[int, int, str], ...]:
     """Where tables and parameters are named in a text. `extra`: names without a schema that stand for tables."""
     ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
@@ -142,9 +151,9 @@ def _spans(
         name = f"{node.db}.{node.name}" if node.db else node.name
         spans.append((first.meta["start"], node.this.meta["end"] + 1, name))
     tokens = sqlglot.tokenize(text, dialect="spark")
-    for colon, name in zip(tokens, tokens[1:], strict=False):
-        if colon.token_type == TokenType.COLON and name.text in PARAMETERS:
-            spans.append((colon.start, name.end + 1, name.text))
+    for colon, parameter in pairwise(tokens):
+        if colon.token_type == TokenType.COLON and parameter.text in PARAMETERS:
+            spans.append((colon.start, parameter.end + 1, parameter.text))
     return tuple(spans)
 
 
@@ -156,10 +165,14 @@ def select(table: str) -> Select:
     shown = settings.shown(contract.select_path)
     for name in found.inputs:
         if name not in contracts.load_all():
-            raise ContractError(f"{shown}: reads {name}, which has no contract; write include/sql/{name.replace('.', '/')}.yaml")
+            raise ContractError(
+                f"{shown}: reads {name}, which has no contract; write include/sql/{name.replace('.', '/')}.yaml"
+            )
     for name, _ in contract.reads:
         if name not in found.inputs or not contracts.get(name).day_column:
-            raise ContractError(f"{settings.shown(contract.path)}: `reads` names {name}, which is not an input with days")
+            raise ContractError(
+                f"{settings.shown(contract.path)}: `reads` names {name}, which is not an input with days"
+            )
     return found
 
 
@@ -224,7 +237,7 @@ def code_id(table: str) -> str:
     """16 hex digits that change when what the table means changes, and not for comments, formatting or field order."""
     contract = contracts.get(table)
     meaning = {
-        "select": select(table).tree,
+        "select": select(table).meaning(),
         "columns": sorted((c.name, c.type, c.nullable) for c in contract.columns),
         "key": sorted(contract.key),
         "partitioned_by": contract.partitioned_by,

@@ -1,4 +1,4 @@
-"""Files into sources: JSON lines, CSV or Parquet, checked row by row against the contract before anything is written."""
+"""Files into sources: JSON lines, CSV or Parquet, checked row by row against the contract before it is written."""
 
 import csv
 import json
@@ -65,7 +65,7 @@ def load(table: str, files: list[str], drop_bad: bool = False) -> Loaded:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, row) of a file; in Parquet the number of the row. A row that can't be read is a text that says why."""
+    """(line number, row) of a file; in Parquet the row's number. A row that can't be read is a text that says why."""
     try:
         if path.suffix in (".jsonl", ".json", ".ndjson"):
             with path.open(encoding="utf-8") as lines:
@@ -98,12 +98,12 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _checked(contract: Contract, row: Any) -> list[Any] | str:
-    """The row's values in the contract's order, or what is wrong with it. Columns that the contract has not are ignored."""
+    """The row's values in the contract's order, or what is wrong with it. Columns that it does not know are ignored."""
     if isinstance(row, str):
         return row
     if not isinstance(row, dict):
         return "is not an object with columns"
-    values = []
+    values: list[Any] = []
     for column in contract.columns:
         value = row.get(column.name)
         if value is None:
@@ -116,7 +116,8 @@ def _checked(contract: Contract, row: Any) -> list[Any] | str:
             if column.name == contract.day_column:
                 parse_day(value)
         except (ValueError, TypeError, OverflowError, UsageError):
-            return f"{column.name}: {str(value)[:60]!r} is not {'a day' if column.name == contract.day_column else column.type}"
+            wanted = "a day" if column.name == contract.day_column else column.type
+            return f"{column.name}: {str(value)[:60]!r} is not {wanted}"
     return values
 
 

@@ -155,7 +155,7 @@ def _publish(
     def progress(what: str) -> None:
         log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
 
-    versions = {table: storage.ensure_table(contract).version()}
+    versions: dict[str, int | None] = {table: storage.ensure_table(contract).version()}
     versions |= {name: lake.version(name) for name in lineage.inputs(table)}
     for name, version in versions.items():
         assert version is not None, f"{name} is there: absent_inputs was empty"

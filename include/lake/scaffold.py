@@ -44,7 +44,7 @@ expect:
 def new(table: str, dag: str) -> list[str]:
     """Write SELECT, contract and case of `table` and its line in the task list of `dag`; gives lines that say so.
 
-    UsageError if the name is not one, the table is there already, or no task list has that name; then nothing is written.
+    UsageError if the name is not one, the table is there already, or no task list has that name: nothing is written.
     """
     if not contracts.is_table_name(table):
         raise UsageError(f"{table!r} is not a table name: write schema.table with a-z, 0-9 and _")

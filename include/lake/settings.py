@@ -36,7 +36,7 @@ def spark_remote() -> str | None:
 
 
 def spark_memory() -> str:
-    """Memory of a Spark that we start ourselves (`LAKE_SPARK_MEMORY`): two tasks of a scale-1 day fit well into 2 GB."""
+    """Memory of a Spark that we start ourselves (`LAKE_SPARK_MEMORY`): two tasks of a scale-1 day fit into 2 GB."""
     return os.environ.get("LAKE_SPARK_MEMORY") or "2g"
 
 

@@ -112,11 +112,12 @@ def ensure_table(contract: Contract) -> DeltaTable:
     return delta
 
 
-def retry_conflicts(write: Callable[[], None], what: str) -> None:
+def retry_conflicts(write: Callable[[], object], what: str) -> None:
     """Run one Delta commit, again if another writer came first; WriteConflict after ten times."""
     for _ in range(10):
         try:
-            return write()
+            write()
+            return
         except CommitFailedError:
             continue
     raise WriteConflict(f"{what}: other writers came first ten times; try again")

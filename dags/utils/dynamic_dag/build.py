@@ -156,6 +156,7 @@ def read(path: Path) -> TaskList:
                 raise wrong(f"{table} is a source: nothing builds it, what reads it waits for it; remove it", line)
             if table in seen:
                 raise wrong(f"{table} is listed twice", line)
+            lineage.parsed_checks(table)
             seen.add(table)
         steps[label] = tuple(step["list"])
     return TaskList(about, values["dag_id"], values["owner"], values["timezone"], tuple(steps.items()))

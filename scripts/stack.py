@@ -30,7 +30,9 @@ from include.lake.processes import Process
 USER = "admin"
 AIRFLOW = ("api-server", "dag-processor", "triggerer", "scheduler")
 # A running build is one commit, so nothing is lost by ending it: this is for the processes to say goodbye.
-STOP_SECONDS = 15
+STOP_SECONDS = 10
+# Those of a run that was killed have nobody to say it to.
+LEFT_OVER_SECONDS = 3
 # Nobody should wonder for longer than this whether it still works.
 QUIET_SECONDS = 10
 
@@ -125,9 +127,9 @@ class Stack:
             found = [name for name, process in left.items() if processes.members(process)]
             if found:
                 self.say(f"an earlier run was killed: ending what it left ({', '.join(found)})")
-            _end(left, STOP_SECONDS)
+            _end(left, LEFT_OVER_SECONDS)
             if record["spark"]:
-                spark_server.stop()
+                spark_server.stop(LEFT_OVER_SECONDS)
             if record["sockets"]:
                 shutil.rmtree(record["sockets"], ignore_errors=True)
         path.unlink(missing_ok=True)

@@ -91,7 +91,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    for command in ("sample", "load", "build", "status", "show", "where", "lineage", "new", "spark"):
+    for command in ("sample", "load", "build", "status", "show", "where", "lineage", "new", "ledger", "spark"):
         assert f"    {command} " in told
 
 

@@ -334,6 +334,12 @@ def test_the_ledger_made_again_from_the_commits_is_the_same(shop, spark) -> None
     kept = ledger.read()
     assert len(kept) == 2
     assert ledger.heal(TABLE, [])[0] == kept
+    load(("a", -1, NEXT))
+    with pytest.raises(CheckFailed):
+        build(spark, NEXT)
+    kept = ledger.read()
+    assert ledger.rebuild() == (len(kept), len(kept))
+    assert ledger.read() == kept
 
 
 def test_two_builders_of_the_same_day_end_well(shop, spark) -> None:

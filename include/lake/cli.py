@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("tables", nargs="*", metavar="TABLE", help="all by default")
     add_range(status, required=False)
     status.add_argument("--json", action="store_true", help="a list of objects, with the reason of each state")
+    status.add_argument("--why", metavar="TABLE", help="explain one table's day in words, with --day")
+    status.add_argument("--day", metavar="D", help="the day that --why explains")
 
     show = command("show", _show, "show rows of a table's day")
     show.add_argument("table", metavar="TABLE")
@@ -102,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         "spark", _spark, "start, stop or find the lake's own Spark Connect server, which makes builds quick"
     )
     spark.add_argument("what", choices=["start", "stop", "status"])
+
+    keep = command("ledger", _ledger, "make the ledger again from the commits of the tables")
+    keep.add_argument("what", choices=["rebuild"])
     return parser
 
 
@@ -171,7 +176,35 @@ def _build(options: Any) -> None:
             runner.build(name, days[0], days[-1], force=options.force, log=lambda line: print(line, flush=True))
 
 
+def _why(table: str, day: str) -> None:
+    """One cell of the grid in words, and of its inputs those that are the reason."""
+    from include.lake.freshness import FRESH, Lake
+
+    lake = Lake()
+
+    def tell(name: str, of: str, depth: int) -> None:
+        state, own = lake.state(name, of), lake.own_state(name, of)
+        # What an input is, is told by its own line below.
+        why = own.why if own.state != FRESH or state.state == FRESH else "an input is not fresh"
+        print(f"{'  ' * depth}{name} {of} is {state.state}: {why.splitlines()[0]}")
+        for above, days in lake.input_days(name, of, of).items():
+            for needed in days if contracts.get(above).day_column else []:
+                if depth == 0 or lake.state(above, needed).state != FRESH:
+                    tell(above, needed, depth + 1)
+
+    tell(contracts.get(table).table, parse_day(day), 0)
+    if build := None if contracts.get(table).is_source else lake.built(table).get(day):
+        lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(build["dropped"].items()))
+        warned = "".join(f", `{name}` warns {count:,} times" for name, count in build["checks"].items() if count)
+        print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {build['rows']:,} rows{lost}{warned}")
+
+
 def _status(options: Any) -> None:
+    if options.why or options.day:
+        if not (options.why and options.day):
+            raise UsageError("--why TABLE and --day D go together")
+        _why(options.why, options.day)
+        return
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
     from include.lake.freshness import Lake
 
@@ -262,6 +295,14 @@ def _new(options: Any) -> None:
 
     for line in scaffold.new(options.table, options.dag):
         print(line)
+
+
+def _ledger(options: Any) -> None:
+    from include.lake import ledger
+
+    with _ticking("reading the commits"):
+        before, after = ledger.rebuild()
+    print(f"{ledger.TABLE}: {after:,} rows from the commits and the failures kept, {before:,} before")
 
 
 def _spark(options: Any) -> int | None:

@@ -1,6 +1,7 @@
 """Which days are there, which are missing, stale or failed, and why: from the ledger and the sources' files alone."""
 
 import hashlib
+from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -35,6 +36,9 @@ class Lake:
         self._built: dict[str, dict[str, dict[str, Any]]] = {}
         self._files: dict[str, dict[str, storage.DayFiles]] = {}
         self._day_ids: dict[str, dict[str, str]] = {}
+        self._states: dict[tuple[str, str], DayState] = {}
+        self._oldest: dict[str, str | None] = {}
+        self._cumulative: dict[str, tuple[list[str], list[str]]] = {}
         self._own_states: dict[tuple[str, str], DayState] = {}
 
     @cached_property
@@ -131,12 +135,26 @@ class Lake:
                 ids[name] = there.get(day, "")
                 continue
             if earlier == "all":
-                window = [known for known in there if known <= day]
-            else:
-                window = [known for known in day_range(days_before(day, int(earlier)), day) if known in there]
-            text = "\n".join(f"{known} {there[known]}" for known in window)
+                ids[name] = self._ids_up_to(name, day)
+                continue
+            window = [known for known in day_range(days_before(day, int(earlier)), day) if known in there]
+            text = "".join(f"{known} {there[known]}\n" for known in window)
             ids[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
         return ids
+
+    def _ids_up_to(self, table: str, day: str) -> str:
+        """An id of all days of a table up to `day`; those of all days are made in one go over its history."""
+        if table not in self._cumulative:
+            running = hashlib.sha256()
+            known: list[str] = []
+            ids: list[str] = [running.hexdigest()[:16]]
+            for known_day, known_id in sorted(self.day_ids(table).items()):
+                running.update(f"{known_day} {known_id}\n".encode())
+                known.append(known_day)
+                ids.append(running.hexdigest()[:16])
+            self._cumulative[table] = known, ids
+        known, ids = self._cumulative[table]
+        return ids[bisect_right(known, day)]
 
     def own_state(self, table: str, day: str) -> DayState:
         """The state of a day judged by what its build would read right now: a build is due unless it is fresh."""
@@ -169,18 +187,33 @@ class Lake:
 
     def state(self, table: str, day: str) -> DayState:
         """The state of a day, where an input that is itself not fresh makes it stale too, through every level."""
+        if (table, day) not in self._states:
+            self._states[table, day] = self._through_every_level(table, day)
+        return self._states[table, day]
+
+    def _through_every_level(self, table: str, day: str) -> DayState:
         own = self.own_state(table, day)
         if own.state != FRESH or contracts.get(table).is_source:
             return own
         for name, days in self.input_days(table, day, day).items():
             if contracts.get(name).is_source:
                 continue
+            if dict(contracts.get(table).reads).get(name) == "all":
+                oldest = self._oldest_due(name)
+                days = [oldest, *days] if oldest and oldest <= day else days
             for needed in days:
                 above = self.state(name, needed)
                 if above.state != FRESH:
                     facts = (own.rows, own.built_at, own.seconds, own.run)
                     return DayState(table, day, STALE, f"{name} of {needed} is {above.state}: {above.why}", *facts)
         return own
+
+    def _oldest_due(self, table: str) -> str | None:
+        """The first day that was built and is not fresh any more."""
+        if table not in self._oldest:
+            due = (day for day in sorted(self.built(table)) if self.state(table, day).state != FRESH)
+            self._oldest[table] = next(due, None)
+        return self._oldest[table]
 
 
 def describe_absent(absent: dict[str, list[str]]) -> str:

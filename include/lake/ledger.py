@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+_MAPS = ("inputs", "checks", "dropped")
 # One small file per build: beyond this many commits they are made one, so that reading stays a matter of milliseconds.
 _COMPACT_EVERY = 50
 # Spark's errors may quote a whole plan.
@@ -51,7 +52,7 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     found = delta.to_pyarrow_table(filters=filters)
     unique = {}
     for row in found.to_pylist():
-        for name in ("inputs", "checks", "dropped"):
+        for name in _MAPS:
             row[name] = dict(row[name] or ())
         unique[row["build_id"], row["day"]] = row
     return sorted(unique.values(), key=lambda row: (row["built_at"], row["version"] or -1, row["table"], row["day"]))
@@ -63,10 +64,7 @@ def append(rows: list[dict[str, Any]]) -> None:
         return
     path = str(settings.table_path(TABLE))
     DeltaTable.create(path, SCHEMA, mode="ignore", name=TABLE, description="One row per table, day and build.")
-    for row in rows:
-        for name in ("inputs", "checks", "dropped"):
-            row[name] = sorted(row[name].items())
-    data = pa.Table.from_pylist(rows, schema=SCHEMA)
+    data = pa.Table.from_pylist(_plain(rows), schema=SCHEMA)
     storage.retry_conflicts(lambda: write_deltalake(path, data, mode="append"), TABLE)
     delta = DeltaTable(path)
     if delta.version() % _COMPACT_EVERY == 0:
@@ -108,8 +106,31 @@ def heal(table: str, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
         record = _record(commit)
         if record and record["build_id"] not in entered and record["table"] == table:
             added += _rows(record, commit)
-    append([dict(row) for row in added])
+    append(added)
     return added, delta.version()
+
+
+def rebuild() -> tuple[int, int]:
+    """Make the ledger again from the commits of all tables that we build, in one commit; gives rows before and after.
+
+    Failed builds have no commit: those that the old ledger still knows stay.
+    """
+    before = read()
+    rows = [row for row in before if row["status"] == "failed"]
+    for contract in contracts.load_all().values():
+        delta = None if contract.is_source else storage.open_table(contract.table)
+        for commit in reversed(delta.history()) if delta else ():
+            if record := _record(commit):
+                rows += _rows(record, commit)
+    data = pa.Table.from_pylist(_plain(rows), schema=SCHEMA)
+    path = str(settings.table_path(TABLE))
+    storage.retry_conflicts(lambda: write_deltalake(path, data, mode="overwrite"), TABLE)
+    return len(before), len(rows)
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as Arrow takes them: a map is a list of pairs."""
+    return [{**row, **{name: sorted(row[name].items()) for name in _MAPS}} for row in rows]
 
 
 def _record(commit: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,172 @@
+"""Which days are stale, exactly: random histories against brute force, and how long it takes. No Spark."""
+
+import random
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from include.lake import contracts, ledger, lineage, storage
+from include.lake.days import day_range, days_before
+from include.lake.freshness import Lake
+
+SOURCE = """\
+about: A source.
+partitioned_by: [day]
+columns: [{name: amount, type: bigint}, {name: day, type: string}]
+"""
+BUILT = """\
+about: A table.
+key: []
+partitioned_by: [day]
+columns: [{name: amount, type: bigint}, {name: day, type: string}]
+"""
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def select(*tables: str) -> str:
+    parts = (
+        f"select t.amount, t.day from {table} as t where t.day between :start_date and :end_date" for table in tables
+    )
+    return "\nunion all\n".join(parts) + "\n"
+
+
+def load(table: str, *days: str) -> None:
+    rows = pa.table([[1] * len(days), list(days)], schema=storage.arrow_schema(contracts.get(table)))
+    storage.replace_source(contracts.get(table), rows)
+
+
+def enter(table: str, days: list[str], lake: Lake, at: int) -> None:
+    """What the ledger has after a build of these days from what `lake` sees, without the build."""
+    build_id = uuid.uuid4().hex
+    ledger.append(
+        [
+            {
+                "table": table, "day": day, "build_id": build_id, "status": "built",
+                "built_at": MOMENT + timedelta(seconds=at), "run": "test", "code_id": lineage.code_id(table),
+                "inputs": lake.input_ids(table, day), "rows": 1, "bytes": 1, "seconds": 1.0, "build_days": len(days),
+                "checks": {}, "dropped": {}, "version": at, "error": None,
+            }
+            for day in days
+        ]
+    )  # fmt: skip
+
+
+class BruteForce:
+    """Every day as the text of all that went into it; stale is what would come out different now."""
+
+    def __init__(self, reads: dict[str, dict[str, int | str]], days: list[str]) -> None:
+        self.reads, self.days = reads, days
+        self.source: dict[tuple[str, str], str] = {}
+        self.built: dict[tuple[str, str], str] = {}
+        self.code = dict.fromkeys(reads, 0)
+
+    def window(self, earlier: int | str, day: str) -> list[str]:
+        first = self.days[0] if earlier == "all" else days_before(day, int(earlier))
+        return [known for known in self.days if first <= known <= day]
+
+    def content(self, table: str, day: str, fresh: bool) -> str:
+        """What is in the day: with `fresh` what would be there if everything up to it were built again now."""
+        if table not in self.reads:
+            return self.source.get((table, day), "-")
+        if not fresh:
+            return self.built.get((table, day), "-")
+        parts = [
+            f"{name} {of} {self.content(name, of, fresh and self.is_due(name, earlier, of, day))}"
+            for name, earlier in sorted(self.reads[table].items())
+            for of in self.window(earlier, day)
+        ]
+        return f"{table}:{self.code[table]}({', '.join(parts)})"
+
+    def is_due(self, name: str, earlier: int | str, of: str, day: str) -> bool:
+        """Is a day of an input waited for: not an earlier one that was never built, before its first or with `all`."""
+        history = [known for table, known in self.built if table == name]
+        return of == day or of in history or (earlier != "all" and bool(history) and of > min(history))
+
+    def state(self, table: str, day: str) -> str:
+        if (table, day) not in self.built:
+            return "missing"
+        return "fresh" if self.built[table, day] == self.content(table, day, fresh=True) else "stale"
+
+    def build(self, table: str, day: str) -> None:
+        parts = [
+            f"{name} {of} {self.content(name, of, fresh=False)}"
+            for name, earlier in sorted(self.reads[table].items())
+            for of in self.window(earlier, day)
+        ]
+        self.built[table, day] = f"{table}:{self.code[table]}({', '.join(parts)})"
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_the_stale_days_are_exactly_those_of_brute_force(seed: int, project, lake_home: Path) -> None:
+    chance = random.Random(seed)
+    days = day_range("2026-01-05", "2026-01-09")
+    sources = ["shop.one", "shop.two"]
+    reads: dict[str, dict[str, int | str]] = {}
+    for name in ["shop.a", "shop.b", "shop.c"]:
+        inputs = chance.sample([*sources, *reads], chance.randint(1, 2))
+        reads[name] = {table: chance.choice([0, 0, 1, 2, "all"]) for table in inputs}
+
+    def write(only: str | None = None) -> None:
+        files = {f"{name.replace('.', '/')}.yaml": SOURCE for name in sources}
+        for name, inputs in reads.items():
+            earlier = {table: days for table, days in inputs.items() if days}
+            lines = "".join(f"  {table}: {count}\n" for table, count in earlier.items())
+            files[f"{name.replace('.', '/')}.yaml"] = BUILT + (f"reads:\n{lines}" if lines else "")
+            files[f"{name.replace('.', '/')}.sql"] = select(*inputs).replace(
+                "t.amount", f"t.amount + {truth.code[name]} as amount"
+            )
+        project(files)
+
+    truth = BruteForce(reads, days)
+    write()
+    for source in sources:
+        load(source, *days)
+        truth.source |= {(source, day): "0" for day in days}
+    for step in range(1, 13):
+        what = chance.random()
+        if what < 0.3:  # a late file
+            source, day = chance.choice(sources), chance.choice(days)
+            load(source, day)
+            truth.source[source, day] = str(step)
+        elif what < 0.4:  # another SELECT
+            truth.code[chance.choice(list(reads))] += 1
+            write()
+        else:  # a build of a range
+            table = chance.choice(list(reads))
+            first = chance.choice(days)
+            span = day_range(first, chance.choice([day for day in days if day >= first]))
+            lake = Lake()
+            if not lake.absent_inputs(table, span[0], span[-1]):
+                due = [day for day in span if lake.own_state(table, day).state != "fresh"]
+                if due:  # as the runner does: fresh days are not built again
+                    enter(table, due, lake, step)
+                for day in due:
+                    truth.build(table, day)
+        lake = Lake()
+        found = {(table, day): lake.state(table, day).state for table in reads for day in days}
+        assert found == {cell: truth.state(*cell) for cell in found}, f"seed {seed}, step {step}"
+
+
+def test_fifty_tables_by_730_days_take_less_than_three_seconds(project, lake_home: Path) -> None:
+    days = day_range("2024-01-01", "2025-12-30")
+    assert len(days) == 730
+    tables = [f"shop.t{n:02}" for n in range(50)]
+    files = {"shop/event.yaml": SOURCE}
+    for n, table in enumerate(tables):
+        above = ["shop.event"] if n < 10 else ["shop.event", tables[n - 10]]
+        files[f"{table.replace('.', '/')}.sql"] = select(*above)
+        files[f"{table.replace('.', '/')}.yaml"] = BUILT + ("reads: {shop.event: all}\n" if n % 5 == 0 else "")
+    project(files)
+    load("shop.event", *days)
+    for at, table in enumerate(lineage.in_order(tables), 1):
+        enter(table, days, Lake(), at)
+    load("shop.event", days[-1])
+    began = time.process_time()
+    lake = Lake()
+    states = [lake.state(table, day).state for table in tables for day in days]
+    assert time.process_time() - began < 3
+    assert states.count("stale") == 50 and states.count("fresh") == 50 * 729

@@ -29,10 +29,8 @@ from include.lake.processes import Process
 
 USER = "admin"
 AIRFLOW = ("api-server", "dag-processor", "triggerer", "scheduler")
-# A running build is one commit, so nothing is lost by ending it: this is for the processes to say goodbye.
-STOP_SECONDS = 10
-# Those of a run that was killed have nobody to say it to.
-LEFT_OVER_SECONDS = 3
+# For the processes to say goodbye. A build that runs is one commit, so nothing is lost by ending it.
+STOP_SECONDS = 5
 # Nobody should wonder for longer than this whether it still works.
 QUIET_SECONDS = 10
 
@@ -111,6 +109,7 @@ class Stack:
 
     def _record(self) -> None:
         record = {
+            "port": self.port,
             "processes": {name: process for name, (process, _, _) in self._children.items()},
             "sockets": str(self._sockets) if self._sockets else None,
             "spark": self._spark,
@@ -127,9 +126,9 @@ class Stack:
             found = [name for name, process in left.items() if processes.members(process)]
             if found:
                 self.say(f"an earlier run was killed: ending what it left ({', '.join(found)})")
-            _end(left, LEFT_OVER_SECONDS)
+            _end(left, STOP_SECONDS)
             if record["spark"]:
-                spark_server.stop(LEFT_OVER_SECONDS)
+                spark_server.stop(STOP_SECONDS)
             if record["sockets"]:
                 shutil.rmtree(record["sockets"], ignore_errors=True)
         path.unlink(missing_ok=True)
@@ -228,7 +227,12 @@ class Stack:
                 log = self._children["postgres"][2]
                 raise LakeError(f"PostgreSQL was not ready within 60 s; the end of {log}:\n{processes.last_lines(log)}")
             time.sleep(0.05)
-        return f"postgresql+psycopg2://postgres@/postgres?host={self._sockets}"
+        # No scheduler runs now. Where one was killed, the next would take half a minute to see that, and only then give
+        # its tasks another go. (An empty database has no such table, which is fine.)
+        dead = "update job set state = 'failed', end_date = now() where state = 'running'"
+        psql = [programs / "psql", "-h", self._sockets, "-U", "postgres", "-qc", dead]
+        subprocess.run(psql, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        return _database(self._sockets)
 
     def migrate(self, env: dict[str, str]) -> bool:
         """Bring Airflow's database up to date; False if it is, which the version that did it last tells in no time."""
@@ -276,6 +280,21 @@ def _end(started: dict[str, Process], patience: float) -> None:
     processes.end([process for name, process in started.items() if name != "postgres"], patience)
     # SIGINT: do not wait for clients, and leave the files in order.
     processes.end([process for name, process in started.items() if name == "postgres"], patience, signal.SIGINT)
+
+
+def _database(sockets: Path) -> str:
+    return f"postgresql+psycopg2://postgres@/postgres?host={sockets}"
+
+
+def env_of_running() -> dict[str, str]:
+    """The environment of the Airflow that runs in this LAKE_HOME, for the `airflow` command."""
+    try:
+        record = json.loads((settings.home() / "run" / "started.json").read_text())
+        if not Process(*record["processes"]["postgres"]).alive:
+            raise FileNotFoundError
+    except (FileNotFoundError, KeyError):
+        raise LakeError(f"no Airflow runs in {settings.home()}: start it with `make run`") from None
+    return airflow_env(record["port"], _database(Path(record["sockets"])))
 
 
 def _postgres() -> tuple[str, Path]:
@@ -350,13 +369,7 @@ def airflow_env(port: int, database: str) -> dict[str, str]:
         "api": {"host": "127.0.0.1", "port": port, "base_url": url, "workers": 1, "secret_key": keys["session"]},
         "api_auth": {"jwt_secret": keys["jwt"]},
         "logging": {"base_log_folder": logs()},
-        # 0.9 s less between two tasks.
-        # A killed scheduler is given up after half a minute, and its tasks with it, instead of after five.
-        "scheduler": {
-            "scheduler_idle_sleep_time": 0.1,
-            "scheduler_health_check_threshold": 30,
-            "orphaned_tasks_check_interval": 30,
-        },
+        "scheduler": {"scheduler_idle_sleep_time": 0.1},  # 0.9 s less between two tasks
     }
     # Connections and variables (AIRFLOW_CONN_*, AIRFLOW_VAR_*) are the caller's to give.
     foreign = ("AIRFLOW__", "AIRFLOW_HOME", "AIRFLOW_CONFIG")

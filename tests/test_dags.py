@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,7 @@ dag_id = "good"
 owner = "me"
 schedule = "daily"
 timezone = "Asia/Seoul"
+look_back_days = 2
 dag_task_list = [
     {"step": "members", "list": ["we_mart.wv_comm_user"]},
     {"step": "sessions", "list": ["we_mart.wv_sess_daily"]},
@@ -201,15 +203,17 @@ def family(tmp_path, monkeypatch):
         ('owner = "me"', 'owner = "me', ":3: is not Python"),
         ('"good"', '"bad"', ":2: dag_id is 'bad' and the file good.py: name them alike"),
         ('"daily"', '"hourly"', ":4: schedule 'hourly' is unknown: write \"daily\""),
+        ("look_back_days = 2", "look_back_days = -1", ":6: `look_back_days` is a number from 0 to 31"),
+        ("look_back_days = 2", 'look_back_days = "2"', ":6: `look_back_days` is a number from 0 to 31"),
         ("Asia/Seoul", "Asia/Soul", ":5: timezone 'Asia/Soul' is unknown"),
-        ('{"step": "members", "list"', '{"label": "members", "list"', ":7: a step is"),
-        ('["we_mart.wv_comm_user"]', '"we_mart.wv_comm_user"', ":7: a step is"),
-        ('"members"', '"sessions"', ":8: step 'sessions': a label"),
-        ('"members"', '"inputs"', ":7: step 'inputs': a label"),
-        ('"members"', '"The members"', ":7: step 'The members': a label"),
-        ("we_mart.wv_comm_user", "we_mart.wv_com_user", ":7: there is no table 'we_mart.wv_com_user': did you mean"),
-        ("we_mart.wv_comm_user", "we_mart.we_user", ":7: we_mart.we_user is a source: nothing builds it"),
-        ("we_mart.wv_comm_user", "we_mart.wv_sess_daily", ":8: we_mart.wv_sess_daily is listed twice"),
+        ('{"step": "members", "list"', '{"label": "members", "list"', ":8: a step is"),
+        ('["we_mart.wv_comm_user"]', '"we_mart.wv_comm_user"', ":8: a step is"),
+        ('"members"', '"sessions"', ":9: step 'sessions': a label"),
+        ('"members"', '"inputs"', ":8: step 'inputs': a label"),
+        ('"members"', '"The members"', ":8: step 'The members': a label"),
+        ("we_mart.wv_comm_user", "we_mart.wv_com_user", ":8: there is no table 'we_mart.wv_com_user': did you mean"),
+        ("we_mart.wv_comm_user", "we_mart.we_user", ":8: we_mart.we_user is a source: nothing builds it"),
+        ("we_mart.wv_comm_user", "we_mart.wv_sess_daily", ":9: we_mart.wv_sess_daily is listed twice"),
     ],
 )
 def test_a_wrong_task_list_is_one_line_with_file_line_and_cure(family, old, new, error):
@@ -325,10 +329,35 @@ def test_the_build_task_builds_the_day_and_says_what_it_did(bag, builds):
         "seconds": 3.2,
         "dropped": {"no device": 2},
         "note": "as asked",
+        "late_days": [],
     }
     run = "analytics_we_mart_wv1_daily/manual__1"
     asked = {"table": "we_mart.wv_server_log_base", "start": "2026-01-05", "end": "2026-01-05", "run": run}
     assert builds.asked == [asked]
+
+
+def test_days_that_late_data_made_stale_are_built_again(bag, builds, lake_home, tmp_path):
+    from include.lake import ledger
+    from include.lake.freshness import Lake
+    from include.lake.load import load
+
+    table, source = "we_mart.wv_server_log_base", "service_log.weverse_server_log"
+    file = tmp_path / "log.jsonl"
+    days = [f"2026-01-0{n}" for n in range(1, 6)]
+
+    def arrive(*of: str) -> None:
+        file.write_text("".join(f'{{"date_id": "{day}"}}\n' for day in of))
+        load(source, [str(file)])
+
+    arrive(*days)
+    row = dict.fromkeys(ledger.SCHEMA.names) | {"table": table, "build_id": "b", "status": "built", "version": 1}
+    row |= {"code_id": lineage.code_id(table), "built_at": datetime.now(UTC), "checks": {}, "dropped": {}}
+    ledger.append([row | {"day": day, "inputs": Lake().input_ids(table, day)} for day in days if day != "2026-01-03"])
+    arrive("2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04")
+    task = bag.dags["analytics_we_mart_wv1_daily"].get_task(table)
+    # The day itself, then those of the three before it that were built; not the one that never was, nor older ones.
+    assert task.execute(context(bag, "2026-01-05"))["late_days"] == ["2026-01-02", "2026-01-04"]
+    assert [asked["start"] for asked in builds.asked] == ["2026-01-05", "2026-01-02", "2026-01-04"]
 
 
 @pytest.mark.parametrize(

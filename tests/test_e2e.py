@@ -123,6 +123,8 @@ def test_from_nothing_to_green_runs(lake: Lake) -> None:
     assert login
     assert token(lake.port, login[1], login[2])
     assert not token(lake.port, login[1], "guessed")
+    listed = airflow(lake, "dags", "list", "--output", "json")
+    assert {dag["dag_id"] for dag in json.loads(listed.stdout[listed.stdout.index("[{") :])} >= set(DAGS)
     for secret in ("passwords.json", "secrets.json"):
         assert (lake.home / "airflow" / secret).stat().st_mode & 0o077 == 0
     output, other = lake.run()
@@ -141,6 +143,12 @@ def test_from_nothing_to_green_runs(lake: Lake) -> None:
     assert third.returncode == 0
     assert lake.left() == []
     assert not lake.answers()
+    assert airflow(lake, "version").stderr.startswith("scripts/airflow: no Airflow runs in ")
+
+
+def airflow(lake: Lake, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = settings.ROOT / "scripts" / "airflow"
+    return subprocess.run([program, *arguments], env=lake.env, text=True, capture_output=True)
 
 
 def token(port: int, user: str, password: str) -> bool:

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
 from include.lake import contracts, lineage, settings
-from include.lake.days import consecutive, last_finished_day, parse_day
+from include.lake.days import consecutive, day_range, days_before, last_finished_day, parse_day
 from include.lake.errors import CheckFailed, ContractError, UsageError
 
 # Seconds between two looks at the lake. Nobody minds ten seconds on data that is hours late.
@@ -52,9 +52,10 @@ class BuildTable(BaseOperator):
 
     ui_color = "#d9efe3"
 
-    def __init__(self, *, table: str, **kwargs: Any) -> None:
+    def __init__(self, *, table: str, look_back_days: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.table = table
+        self.look_back_days = look_back_days
 
     def execute(self, context: Any) -> dict[str, Any]:
         run = context["dag_run"]
@@ -63,7 +64,12 @@ class BuildTable(BaseOperator):
             self.log.info("building %s for %s", self.table, day)
             from include.lake import runner  # heavy, and no business of a DAG parse
 
-            outcome = runner.build(self.table, day, day, run=f"{run.dag_id}/{run.run_id}", log=self.log.info)
+            name = f"{run.dag_id}/{run.run_id}"
+            outcome = runner.build(self.table, day, day, run=name, log=self.log.info)
+            late = stale_before(self.table, day, self.look_back_days)
+            for first, last in consecutive(late):
+                self.log.info("late data made %s..%s stale", first, last)
+                runner.build(self.table, first, last, run=name, log=self.log.info)
         except (ContractError, UsageError, CheckFailed) as error:  # a retry gives the same
             raise AirflowFailException(str(error)) from None
         return {
@@ -74,7 +80,19 @@ class BuildTable(BaseOperator):
             "seconds": round(outcome.seconds, 1),
             "dropped": dict(outcome.dropped),
             "note": outcome.note,
+            "late_days": late,
         }
+
+
+def stale_before(table: str, day: str, count: int) -> list[str]:
+    """Those of the `count` days before `day` that were built and are not fresh any more."""
+    from include.lake.freshness import STALE, Lake
+
+    if not count:
+        return []
+    lake = Lake()
+    days = day_range(days_before(day, count), days_before(day, 1))
+    return [late for late in days if lake.own_state(table, late).state == STALE]
 
 
 class PartitionSensor(BaseOperator):

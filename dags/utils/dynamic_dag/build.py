@@ -20,12 +20,14 @@ from include.lake import contracts, lineage, settings
 from include.lake.contracts import Contract
 from include.lake.errors import ContractError, LakeError, UsageError
 
-FIELDS = ("dag_id", "owner", "schedule", "timezone", "dag_task_list")
+FIELDS = ("dag_id", "owner", "schedule", "timezone", "look_back_days", "dag_task_list")
 INPUTS = "inputs"  # the task group of the sensors
 # Airflow wants a first day though catchup is off: any day before the first one that somebody may schedule will do.
 START = (2020, 1, 1)
 # The night's run, and a week of days at a time from the UI's backfill form, which does not offer more than this.
 MAX_ACTIVE_RUNS = 8
+# Every night looks at this many days at most; older ones are a matter for a backfill.
+MAX_LOOK_BACK = 31
 # A wrong SELECT or wrong rows are not retried (see BuildTable), so a retry is for infrastructure: after 1, 2, 4, 8
 # minutes a restart of Spark or of the storage is over, and after that somebody should look.
 RETRIES = {
@@ -40,12 +42,16 @@ BUILD_TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class TaskList:
-    """A checked task list. `steps`: label and tables, in the order of the file."""
+    """A checked task list. `steps`: label and tables, in the order of the file.
+
+    `look_back_days`: how many days before its own a run looks at, to build those again that late data made stale.
+    """
 
     about: str
     dag_id: str
     owner: str
     timezone: str
+    look_back_days: int
     steps: tuple[tuple[str, tuple[str, ...]], ...]
 
     @property
@@ -121,7 +127,8 @@ def read(path: Path) -> TaskList:
     for name in FIELDS:
         if name not in values:
             raise wrong(f"`{name}` is missing")
-        if name != "dag_task_list" and not (isinstance(values[name], str) and values[name]):
+        is_text = isinstance(values[name], str) and values[name]
+        if name not in ("look_back_days", "dag_task_list") and not is_text:
             raise wrong(f"`{name}` is a text", nodes[name].lineno)
     if values["dag_id"] != path.stem:
         raise wrong(
@@ -133,6 +140,10 @@ def read(path: Path) -> TaskList:
         raise wrong(
             f'timezone {values["timezone"]!r} is unknown: write one such as "Asia/Seoul"', nodes["timezone"].lineno
         )
+
+    look_back = values["look_back_days"]
+    if type(look_back) is not int or not 0 <= look_back <= MAX_LOOK_BACK:
+        raise wrong(f"`look_back_days` is a number from 0 to {MAX_LOOK_BACK}", nodes["look_back_days"].lineno)
 
     steps: dict[str, tuple[str, ...]] = {}
     seen: set[str] = set()
@@ -159,7 +170,7 @@ def read(path: Path) -> TaskList:
             lineage.parsed_checks(table)
             seen.add(table)
         steps[label] = tuple(step["list"])
-    return TaskList(about, values["dag_id"], values["owner"], values["timezone"], tuple(steps.items()))
+    return TaskList(about, values["dag_id"], values["owner"], values["timezone"], look_back, tuple(steps.items()))
 
 
 def _is_list_of_texts(value: Any) -> bool:
@@ -202,6 +213,7 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
                     tasks[table] = BuildTable(
                         task_id=table,
                         table=table,
+                        look_back_days=task_list.look_back_days,
                         doc_md=table_docs(contracts.get(table)),
                         execution_timeout=BUILD_TIMEOUT,
                     )

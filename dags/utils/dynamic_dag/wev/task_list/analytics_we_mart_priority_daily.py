@@ -8,6 +8,7 @@ dag_id = "analytics_we_mart_priority_daily"
 owner = "data-insight"
 schedule = "daily"
 timezone = "Asia/Seoul"
+look_back_days = 3
 dag_task_list = [
     {"step": "members", "list": ["we_mart.wv_comm_user"]},
     {"step": "sessions", "list": ["we_mart.wv_sess_daily"]},

@@ -75,7 +75,7 @@ class Api:
 
 def main() -> int:
     say = Clock()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in stack.STOP_SIGNALS:
         signal.signal(number, _stopped)
     once = os.environ.get("ONCE", "") not in ("", "0")
     running = None
@@ -122,7 +122,7 @@ def down(running: Stack, say: Clock) -> None:
             say("stopping (Ctrl-C again: at once)")
         running.down()
     except Stopped:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in stack.STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         running.down(patience=0)
 
@@ -312,7 +312,7 @@ def _tell(say: Clock, dag_id: str, task: dict[str, Any], state: str) -> None:
     seconds = f" ({task['duration']:.1f} s)" if task["duration"] and state in (GREEN, RED) else ""
     is_build = _table(task) == task["task_id"]
     if (state in ("running", GREEN) and is_build) or state in (RED, "up_for_retry"):
-        say(f"{dag_id}: {_table(task)} {'is built' if state == 'running' else state.replace('_', ' ')}{seconds}")
+        say(f"{dag_id}: {_table(task)} {'is being built' if state == 'running' else state.replace('_', ' ')}{seconds}")
     if state in (RED, "up_for_retry"):
         print(_last_words(task), flush=True)
 

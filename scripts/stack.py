@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ from include.lake.errors import LakeError
 from include.lake.processes import Process
 
 USER = "admin"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AIRFLOW = ("api-server", "dag-processor", "triggerer", "scheduler")
 # For the processes to say goodbye. A build that runs is one commit, so nothing is lost by ending it.
 STOP_SECONDS = 5
@@ -51,7 +53,8 @@ class Clock:
 
     def __call__(self, line: str) -> None:
         self.last = time.monotonic()
-        print(f"{self.last - self.began:5.0f} s  {line}", flush=True)
+        with suppress(OSError):  # a terminal that is gone must not keep us from stopping what we started
+            print(f"{self.last - self.began:5.0f} s  {line}", flush=True)
 
     def still(self, what: str) -> None:
         """A sign of life, but only after a while without any other line."""
@@ -139,7 +142,7 @@ class Stack:
         """Start a process under a name, in a session of its own, with its output in a log of that name."""
         logs().mkdir(parents=True, exist_ok=True)
         log = logs() / f"{name}.log"
-        with open(log, "wb") as output:
+        with open(log, "wb") as output, _uninterrupted():
             child = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=settings.ROOT,
@@ -149,8 +152,8 @@ class Stack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._children[name] = processes.of(child.pid), child, log
-        self._record()
+            self._children[name] = processes.of(child.pid), child, log
+            self._record()
 
     def done(self, name: str) -> bool:
         """Is this command at its end? LakeError with its last words if it failed."""
@@ -230,7 +233,7 @@ class Stack:
         # No scheduler runs now. Where one was killed, the next would take half a minute to see that, and only then give
         # its tasks another go. (An empty database has no such table, which is fine.)
         dead = "update job set state = 'failed', end_date = now() where state = 'running'"
-        psql = [programs / "psql", "-h", self._sockets, "-U", "postgres", "-qc", dead]
+        psql = [str(programs / "psql"), "-h", str(self._sockets), "-U", "postgres", "-qc", dead]
         subprocess.run(psql, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         return _database(self._sockets)
 
@@ -273,6 +276,20 @@ class Stack:
             shutil.rmtree(self._sockets, ignore_errors=True)
         if self._lock:
             (settings.home() / "run" / "started.json").unlink(missing_ok=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C between the start of a process and its record would leave it running: it has to wait that moment."""
+    pending: list[int] = []
+    handlers = {number: signal.signal(number, lambda got, _: pending.append(got)) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if pending:
+        signal.raise_signal(pending[0])
 
 
 def _end(started: dict[str, Process], patience: float) -> None:

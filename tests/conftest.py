@@ -1,6 +1,8 @@
 """What the tests share: one local Spark session, started only when a test asks for it."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,20 @@ from include.lake import contracts, lineage, settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test sees the lake of whoever runs it, not even one that forgets `lake_home`."""
+    home = os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    os.environ.pop("LAKE_SPARK_REMOTE", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick ones first, so that a plain mistake is told in seconds."""
+    items.sort(
+        key=lambda item: (item.get_closest_marker("e2e") is not None, item.get_closest_marker("spark") is not None)
+    )
 
 
 @pytest.fixture(scope="session")

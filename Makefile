@@ -18,7 +18,8 @@ run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONC
 	@$(PY) -m scripts.run
 
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
-	@$(PY) -m pytest $(ARGS)
+	@# Two at a time: each file is one Spark's, and Spark here has one thread.
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup  ## ruff and mypy
 	@$(PY) -m ruff check $(CODE) && $(PY) -m ruff format --check $(CODE) && $(PY) -m mypy
@@ -32,5 +33,5 @@ lock: setup  ## requirements.txt into requirements.lock [ARGS=--upgrade: newer v
 	@$(MAKE) setup
 
 clean:  ## remove the virtual environment and caches; the lake (.lake) stays
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ from tests import airflow_home
 
 # isort: split
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from lake_airflow import tasks
 from lake_airflow.tasks import DAY, BuildTable, PartitionSensor, usable_day
 from utils.dynamic_dag import build
@@ -308,7 +308,7 @@ def builds(monkeypatch):
 
     def fake_build(table, start, end, run, log):
         asked.append({"table": table, "start": start, "end": end, "run": run})
-        if isinstance(answer.note, Exception):
+        if isinstance(answer.note, BaseException):
             raise answer.note
         return answer
 
@@ -361,22 +361,29 @@ def test_days_that_late_data_made_stale_are_built_again(bag, builds, lake_home, 
 
 
 @pytest.mark.parametrize(
-    ("error", "retried"),
+    ("error", "kind", "retried"),
     [
-        (CheckFailed("2 rows break `sess_cnt > 0`", {"sess_cnt > 0": 2}), False),
-        (ContractError("a.sql:1: wrong"), False),
-        (UsageError("no such table"), False),
-        (InputsMissing("x of 2026-01-05"), True),
-        (WriteConflict("others came first"), True),
-        (OSError("storage is away"), True),
+        (CheckFailed("2 rows break `sess_cnt > 0`", {"sess_cnt > 0": 2}), "data", False),
+        (ContractError("a.sql:1: wrong"), "code", False),
+        (InputsMissing("x of 2026-01-05"), "data", False),
+        (WriteConflict("others came first"), "conflict", True),
+        (OSError("storage is away"), "infrastructure", True),
+        (AirflowTaskTimeout("Timeout, PID: 1"), "infrastructure", True),
+        (TypeError("a bug of ours"), "code", False),
     ],
 )
-def test_only_what_a_retry_can_cure_is_retried(bag, builds, error, retried):
+def test_only_what_a_retry_can_cure_is_retried(bag, builds, error, kind, retried):
     builds.answer.note = error
-    task = bag.dags["analytics_we_mart_wv1_daily"].get_task("we_mart.wv_server_log_base")
-    with pytest.raises(type(error) if retried else AirflowFailException) as raised:
-        task.execute(context(bag, "2026-01-05"))
-    assert str(raised.value) == str(error)
+    table = "we_mart.wv_server_log_base"
+    with pytest.raises(AirflowException) as raised:
+        bag.dags["analytics_we_mart_wv1_daily"].get_task(table).execute(context(bag, "2026-01-05"))
+    assert isinstance(raised.value, AirflowFailException) is not retried
+    first, *cause, last = str(raised.value).splitlines()
+    assert first.startswith(f"{table} 2026-01-05 failed ({kind} error; ")
+    assert 1 <= len(cause) <= 20
+    told = "for 2 h (execution_timeout)" if isinstance(error, AirflowTaskTimeout) else str(error)
+    assert told in cause[-1]
+    assert last == f"see it again: ./lake build {table} --from 2026-01-05 --to 2026-01-05"
 
 
 def test_constants_fit_together():

@@ -168,12 +168,17 @@ def _build(options: Any) -> None:
     for name in options.tables:
         if contracts.get(name).is_source:
             raise UsageError(f"{name} is a source, nothing builds it: ./lake load {name} FILE")
-    from include.lake import runner
+    from include.lake import failures, runner
 
     tables = lineage.upstream(options.tables) if options.upstream else lineage.in_order(options.tables)
     for name in tables:
-        with _ticking(f"building {name}"):
-            runner.build(name, days[0], days[-1], force=options.force, log=lambda line: print(line, flush=True))
+        try:
+            with _ticking(f"building {name}"):
+                runner.build(name, days[0], days[-1], force=options.force, log=lambda line: print(line, flush=True))
+        except LakeError:
+            raise
+        except Exception as error:  # of Spark or of our own making: its cause, and not its stack
+            raise LakeError(failures.explain(error, name, days[0], days[-1]).text) from None
 
 
 def _why(table: str, day: str) -> None:

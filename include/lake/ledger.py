@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
-from include.lake import contracts, settings, storage
+from include.lake import contracts, failures, settings, storage
 
 TABLE = "ops.partition_build"
 _COUNTS = pa.map_(pa.string(), pa.int64())
@@ -82,7 +82,7 @@ def failed(
                 "table": table, "day": day, "build_id": build_id, "status": "failed", "built_at": now, "run": run,
                 "code_id": code_id, "inputs": {}, "rows": None, "bytes": None, "seconds": seconds,
                 "build_days": len(days), "dropped": {}, "version": None,
-                "checks": getattr(error, "broken", {}), "error": str(error).split("\n\n")[0][:_ERROR_LENGTH],
+                "checks": getattr(error, "broken", {}), "error": "\n".join(failures.root_cause(error))[:_ERROR_LENGTH],
             }
             for day in days
         ]

@@ -16,7 +16,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from include.lake import checks, contracts, ledger, lineage, session, settings, storage
+from include.lake import checks, contracts, failures, ledger, lineage, session, settings, storage
 from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.days import consecutive, day_range
 from include.lake.errors import ContractError, InputsMissing, UsageError, WriteConflict
@@ -25,8 +25,6 @@ from include.lake.freshness import FRESH, Lake, describe_absent
 Log = Callable[[str], None]
 # Another writer of the same days wins at most this often before we give up; each time takes a whole build.
 _ATTEMPTS = 6
-# How Delta says that someone else committed in between. Through Connect only the name in the text survives.
-_CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
 
 
 @dataclass
@@ -101,7 +99,7 @@ def _build_range(
         try:
             audit = _publish(spark, contract, lake, days, build_id, started_at, run, log)
         except Exception as error:
-            if any(name in str(error) for name in _CONFLICTS):
+            if failures.is_conflict(error):
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
 from include.lake import contracts, lineage, settings
 from include.lake.days import consecutive, day_range, days_before, last_finished_day, parse_day
-from include.lake.errors import CheckFailed, ContractError, UsageError
+from include.lake.errors import LakeError, UsageError
 
 # Seconds between two looks at the lake. Nobody minds ten seconds on data that is hours late.
 POLL_SECONDS = 10
@@ -61,17 +61,15 @@ class BuildTable(BaseOperator):
         run = context["dag_run"]
         try:
             day = usable_day(run.partition_key or (run.conf or {}).get("part_date"), context["dag"].timezone.name)
-            self.log.info("building %s for %s", self.table, day)
-            from include.lake import runner  # heavy, and no business of a DAG parse
-
-            name = f"{run.dag_id}/{run.run_id}"
-            outcome = runner.build(self.table, day, day, run=name, log=self.log.info)
-            late = stale_before(self.table, day, self.look_back_days)
-            for first, last in consecutive(late):
-                self.log.info("late data made %s..%s stale", first, last)
-                runner.build(self.table, first, last, run=name, log=self.log.info)
-        except (ContractError, UsageError, CheckFailed) as error:  # a retry gives the same
+        except UsageError as error:
             raise AirflowFailException(str(error)) from None
+        self.log.info("building %s for %s", self.table, day)
+        name = f"{run.dag_id}/{run.run_id}"
+        outcome = self.build(day, day, name)
+        late = stale_before(self.table, day, self.look_back_days)
+        for first, last in consecutive(late):
+            self.log.info("late data made %s..%s stale", first, last)
+            self.build(first, last, name)
         return {
             "table": self.table,
             "day": day,
@@ -82,6 +80,22 @@ class BuildTable(BaseOperator):
             "note": outcome.note,
             "late_days": late,
         }
+
+    def build(self, first: str, last: str, run: str) -> Any:
+        """Build with the runner; how it failed is the last that the task's log says."""
+        from include.lake import failures, runner  # heavy, and no business of a DAG parse
+
+        try:
+            return runner.build(self.table, first, last, run=run, log=self.log.info)
+        except AirflowTaskTimeout:
+            hours = self.execution_timeout.total_seconds() / 3600 if self.execution_timeout else 0
+            error = LakeError(
+                f"waited for Spark to build it for {hours:g} h (execution_timeout): it hangs or is too small"
+            )
+        except Exception as other:
+            error = other
+        failure = failures.explain(error, self.table, first, last)
+        raise (AirflowException if failure.retry else AirflowFailException)(failure.text)
 
 
 def stale_before(table: str, day: str, count: int) -> list[str]:

@@ -1,0 +1,69 @@
+"""What people read when a build fails: the class of the error, its cause, and how to see it again."""
+
+import pytest
+
+from include.lake import failures
+from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
+
+DAY = "2026-01-05"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CheckFailed("a check", {"a check": 1}), "data"),
+        (InputsMissing("no input"), "data"),
+        (ContractError("a wrong SELECT"), "code"),
+        (WriteConflict("others"), "conflict"),
+        (RuntimeError("io.delta.exceptions.ConcurrentAppendException: [DELTA_CONCURRENT_APPEND] …"), "conflict"),
+        (ConnectionResetError("the server is gone"), "infrastructure"),
+        (MemoryError(), "infrastructure"),
+        (KeyError("a bug"), "code"),
+    ],
+)
+def test_every_error_has_a_class_and_only_some_are_worth_a_retry(error: Exception, kind: str) -> None:
+    failure = failures.explain(error, "a.b", DAY, DAY)
+    assert failure.kind == kind
+    assert failure.retry == (kind in ("conflict", "infrastructure"))
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("sql", "kind", "told"),
+    [
+        ("select cast('x' as int) as n", "data", "CAST_INVALID_INPUT"),
+        ("select 1 / n as n from range(0, 3) as t(n)", "data", "DIVIDE_BY_ZERO"),
+        ("select array(1, 2)[5] as n", "data", "INVALID_ARRAY_INDEX"),
+        ("select nothing", "code", "UNRESOLVED_COLUMN"),
+        ("selec 1", "code", "PARSE_SYNTAX_ERROR"),
+        ("select * from parquet.`/there/is/no/such/folder`", "code", "PATH_NOT_FOUND"),
+        ("select java_method('java.lang.Integer', 'parseInt', 'x') as n", "code", "For input string"),
+    ],
+)
+def test_an_error_of_spark_is_told_without_its_stack(spark, sql: str, kind: str, told: str) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - any: which one is what is tested
+        spark.sql(sql).collect()
+    failure = failures.explain(raised.value, "a.b", DAY, "2026-01-07")
+    lines = failure.text.splitlines()
+    assert failure.kind == kind, failure.text
+    assert told in failure.text
+    assert len(lines) <= 22
+    assert not [line for line in lines if line.strip().startswith("at ")]
+    assert lines[0].startswith(f"a.b {DAY}..2026-01-07 failed ({kind} error; ")
+    assert lines[-1] == f"see it again: ./lake build a.b --from {DAY} --to 2026-01-07"
+
+
+def test_the_cause_is_twenty_lines_however_deep_the_stack_is() -> None:
+    def even(n: int) -> None:
+        odd(n - 1)
+
+    def odd(n: int) -> None:
+        if n < 0:
+            raise ValueError("the very cause")
+        even(n - 1)
+
+    with pytest.raises(ValueError, match="cause") as raised:
+        even(50)
+    cause = failures.root_cause(raised.value)
+    assert len(cause) == 20
+    assert cause[-1] == "ValueError: the very cause"

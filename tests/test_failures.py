@@ -41,7 +41,7 @@ def test_every_error_has_a_class_and_only_some_are_worth_a_retry(error: Exceptio
     ],
 )
 def test_an_error_of_spark_is_told_without_its_stack(spark, sql: str, kind: str, told: str) -> None:
-    with pytest.raises(Exception) as raised:  # noqa: PT011 - any: which one is what is tested
+    with pytest.raises(Exception) as raised:
         spark.sql(sql).collect()
     failure = failures.explain(raised.value, "a.b", DAY, "2026-01-07")
     lines = failure.text.splitlines()

@@ -78,14 +78,13 @@ def root_cause(error: BaseException) -> list[str]:
     """The innermost reason, in at most 20 lines and without the frames of a JVM; then rows that a check has shown."""
     if isinstance(error, LakeError):
         return str(error).splitlines()
-    if _is_spark(error) or not error.__traceback__:
-        told = (line for line in str(error).splitlines() if line.strip())
-        lines = [line for line in told if not line.strip().startswith(("at ", "... "))]
-        deeper = [n for n, line in enumerate(lines) if line.startswith("Caused by:")]
-        lines = lines[deeper[-1] :] if deeper else lines
-    else:
-        lines = "".join(traceback.format_exception(error)).splitlines()
-        lines = lines if len(lines) <= _CAUSE_LINES else ["…", *lines[1 - _CAUSE_LINES :]]
+    told = str(error) if _is_spark(error) or not error.__traceback__ else "".join(traceback.format_exception(error))
+    lines = [line for line in told.splitlines() if line.strip() and not line.strip().startswith(("at ", "... "))]
+    deeper = [n for n, line in enumerate(lines) if line.startswith("Caused by:")]
+    lines = lines[deeper[-1] :] if deeper else lines
+    # The last lines of a Python traceback tell the most; a Spark message begins with what it is about.
+    if len(lines) > _CAUSE_LINES and lines[0].startswith("Traceback"):
+        lines = ["…", *lines[1 - _CAUSE_LINES :]]
     return [line[:_LINE_LENGTH] for line in lines[:_CAUSE_LINES]] or [type(error).__name__]
 
 

@@ -85,6 +85,7 @@ class BuildTable(BaseOperator):
         """Build with the runner; how it failed is the last that the task's log says."""
         from include.lake import failures, runner  # heavy, and no business of a DAG parse
 
+        error: Exception
         try:
             return runner.build(self.table, first, last, run=run, log=self.log.info)
         except AirflowTaskTimeout:

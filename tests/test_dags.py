@@ -19,7 +19,7 @@ from lake_airflow import tasks
 from lake_airflow.tasks import DAY, BuildTable, PartitionSensor, usable_day
 from utils.dynamic_dag import build
 
-from include.lake import contracts, lineage
+from include.lake import contracts, lineage, task_lists
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError, WriteConflict
 
 DAGS = airflow_home.ROOT / "dags"
@@ -100,7 +100,7 @@ def test_the_picture(bag, dag_id):
 
 @pytest.mark.parametrize("path", TASK_LISTS, ids=lambda path: path.stem)
 def test_tasks_and_edges_are_those_of_the_selects(bag, path):
-    dag, task_list = bag.dags[path.stem], build.read(path)
+    dag, task_list = bag.dags[path.stem], task_lists.read(path)
     built = {task.table for task in dag.tasks if isinstance(task, BuildTable)}
     waited = {task.table: task for task in dag.tasks if isinstance(task, PartitionSensor)}
     assert built == set(task_list.tables)
@@ -116,7 +116,7 @@ def test_tasks_and_edges_are_those_of_the_selects(bag, path):
 
 @pytest.mark.parametrize("path", TASK_LISTS, ids=lambda path: path.stem)
 def test_a_dag_is_bounded_and_documented(bag, path):
-    dag, task_list = bag.dags[path.stem], build.read(path)
+    dag, task_list = bag.dags[path.stem], task_lists.read(path)
     assert dag.timezone.name == task_list.timezone == dag.timetable.serialize()["timezone"]
     assert not dag.catchup
     assert task_list.about.splitlines()[0] in dag.doc_md
@@ -221,7 +221,7 @@ def test_a_wrong_task_list_is_one_line_with_file_line_and_cure(family, old, new,
     path = family / "good.py"
     path.write_text(GOOD.replace(old, new, 1))
     with pytest.raises(ContractError) as raised:
-        build.read(path)
+        task_lists.read(path)
     assert str(raised.value).startswith(f"{path}{error}")
     assert "\n" not in str(raised.value)
 

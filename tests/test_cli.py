@@ -7,6 +7,7 @@ import pytest
 
 from include.lake import cli, settings
 
+BACKFILL = ["backfill", "members", "--from", "2026-01-05", "--to", "2026-01-06"]
 BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026-01-05"]
 
 
@@ -23,6 +24,14 @@ BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026
         ([*BUILD[:3], "1026-01-06", *BUILD[4:]], "days; ask for at most"),
         (BUILD[:4], "--to"),
         (["build", "we_mart.we_user", *BUILD[2:]], "is a source, nothing builds it"),
+        (["backfill", "membrs", *BACKFILL[2:]], "did you mean members?"),
+        (["backfill", "we_mart.we_user", *BACKFILL[2:]], "is a source, nothing builds it"),
+        ([*BACKFILL[:3], "2026-01-07", *BACKFILL[4:]], "upside down"),
+        ([*BACKFILL[:5], "2999-01-07"], "2999-01-07 is not over in Asia/Seoul"),
+        ([*BACKFILL[:3], "2016-01-06", *BACKFILL[4:]], "if you mean more than three years, say so with --yes"),
+        ([*BACKFILL, "--mode", "some"], "choose one of due, missing, stale, failed, all"),
+        ([*BACKFILL, "--days-per-batch", "0"], "days per batch '0'"),
+        ([*BACKFILL, "--run", "a b; --"], "--run"),
         (["show", "we_mart.nothing"], "there is no table"),
         (["where", "../../etc"], "there is no table"),
         (["sample", *BUILD[2:], "--scale", "0"], "scale"),
@@ -49,6 +58,18 @@ def test_a_failure_is_one_line_and_exit_code_1(lake_home: Path, capsys: pytest.C
     assert told.count("\n") == 1
     assert cli.main(["status"]) == 1
     assert "the lake is empty" in capsys.readouterr().err
+
+
+def test_backfill_shows_its_plan_and_says_so_when_there_is_nothing_to_build(
+    lake_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, told in ([], "there is nothing to build"), (["--dry-run"], "a dry run: nothing is built"):
+        assert cli.main([*BACKFILL, *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("backfill of 2026-01-05..2026-01-06 (2 days), mode due")
+        assert lines[2].split() == ["we_mart.wv_comm_user", "0", "0", "0:00"]
+        assert "we_mart.wv_comm_user: 2 days (2026-01-05..2026-01-06): we_mart.ods_wv_member_profile, " in lines[-2]
+        assert lines[-1] == told
 
 
 def test_status_tells_people_and_programs_the_same(
@@ -91,7 +112,19 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    for command in ("sample", "load", "build", "status", "show", "where", "lineage", "new", "ledger", "spark"):
+    for command in (
+        "sample",
+        "load",
+        "build",
+        "backfill",
+        "status",
+        "show",
+        "where",
+        "lineage",
+        "new",
+        "ledger",
+        "spark",
+    ):
         assert f"    {command} " in told
 
 

@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from include.lake import contracts, lineage, settings
+from include.lake import contracts, lineage, plan, settings
 from include.lake.days import day_range, days_before, parse_day
 from include.lake.errors import LakeError, UsageError
 
@@ -77,6 +79,34 @@ def _parser() -> argparse.ArgumentParser:
     add_range(build)
     build.add_argument("--upstream", action="store_true", help="and all built tables that these stand on")
     build.add_argument("--force", action="store_true", help="fresh days too")
+
+    backfill = command(
+        "backfill",
+        _backfill,
+        "build a range of days of many tables in few jobs; stopped and started again it goes on with what is left",
+        epilog="Modes: " + "; ".join(f"{mode}: {what}" for mode, what in plan.MODES.items()) + ".",
+    )
+    backfill.add_argument(
+        "names", nargs="+", metavar="TABLE|STEP|DAG", help="tables, or the steps or DAGs that list them"
+    )
+    add_range(backfill)
+    backfill.add_argument("--downstream", action="store_true", help="and everything that is made of these tables")
+    backfill.add_argument(
+        "--mode", default="due", metavar="MODE", help=f"{', '.join(plan.MODES)} (see below; default due)"
+    )
+    backfill.add_argument(
+        "--days-per-batch",
+        default=plan.AUTOMATIC,
+        metavar="N",
+        help="days in a job (default: as many as fit the machine)",
+    )
+    backfill.add_argument("--dry-run", action="store_true", help="show the plan and build nothing")
+    backfill.add_argument("--yes", action="store_true", help="more than three years are meant")
+    backfill.add_argument(
+        "--run",
+        metavar="NAME",
+        help="its name in the ledger; --mode all goes on where the run of this name was stopped",
+    )
 
     status = command("status", _status, "show which days of which tables are fresh, missing, stale or failed")
     status.add_argument("tables", nargs="*", metavar="TABLE", help="all by default")
@@ -179,6 +209,29 @@ def _build(options: Any) -> None:
             raise
         except Exception as error:  # of Spark or of our own making: its cause, and not its stack
             raise LakeError(failures.explain(error, name, days[0], days[-1]).text) from None
+
+
+def _backfill(options: Any) -> int:
+    asked = plan.request(
+        options.names, options.start, options.end, options.mode, options.days_per_batch, options.downstream, options.yes
+    )
+    run = options.run or f"backfill-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    if not re.fullmatch(r"[\w.:/+-]{1,100}", run):
+        raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
+    planned = plan.plan(asked, run)
+    print("\n".join(planned.lines()), flush=True)
+    if options.dry_run or not planned.partitions:
+        print("a dry run: nothing is built" if options.dry_run else "there is nothing to build")
+        return 0
+    if asked.mode == "all":
+        print(f"if it is stopped, the same command with --run {run} goes on with what is left", flush=True)
+    from include.lake import backfill
+    from include.lake.progress import showing
+
+    with showing(backfill.Progress(planned)) as (progress, log):
+        results, stopped = backfill.run(asked, run, log, progress)
+    print("\n".join(backfill.summary(results, stopped)))
+    return 0 if backfill.is_good(results) and not stopped else 1
 
 
 def _why(table: str, day: str) -> None:

@@ -92,6 +92,13 @@ class Lake:
                 self._day_ids[table] = {day: row["build_id"] for day, row in sorted(self.built(table).items())}
         return self._day_ids[table]
 
+    def assume_built(self, table: str, days: list[str]) -> None:
+        """Answer from here on as if `days` were built anew: what reads them is stale then, or can be built at last.
+
+        For plans, which go from inputs to readers: what was said of the readers before is not taken back.
+        """
+        self._day_ids[table] = self.day_ids(table) | {day: f"to be built of {table} {day}" for day in days}
+
     def absent(self, table: str, days: list[str]) -> list[str]:
         """Those of `days` that the table does not have; [''] for a table without days that does not exist."""
         if not contracts.get(table).day_column:

@@ -1,6 +1,7 @@
 """Where things are. Every setting of the engine is an environment variable read here, and nowhere else."""
 
 import os
+import re
 from pathlib import Path
 
 from include.lake.errors import UsageError
@@ -38,6 +39,14 @@ def spark_remote() -> str | None:
 def spark_memory() -> str:
     """Memory of a Spark that we start ourselves (`LAKE_SPARK_MEMORY`): two tasks of a scale-1 day fit into 2 GB."""
     return os.environ.get("LAKE_SPARK_MEMORY") or "2g"
+
+
+def spark_memory_bytes() -> int:
+    """The same as a number. Also stands for a server that somebody else started, whose memory we cannot see."""
+    text = spark_memory()
+    if not re.fullmatch(r"[1-9]\d*[kmgt]", text, re.IGNORECASE):
+        raise UsageError(f"LAKE_SPARK_MEMORY={text} is no amount of memory: give one such as 2g or 512m")
+    return int(text[:-1]) << {"k": 10, "m": 20, "g": 30, "t": 40}[text[-1].lower()]
 
 
 def spark_port() -> int | None:

@@ -1,0 +1,211 @@
+"""Runs a plan: one build per table and batch; of a batch with a bad day the good days land all the same.
+
+Nothing is kept about a backfill but the ledger: what is done is fresh. So a backfill that was stopped, by whatever,
+goes on with what is left when it is started again, and two that overlap do the common part once.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from include.lake import plan as planning
+from include.lake import runner, session, settings, spark_server
+from include.lake.days import day_range
+from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
+from include.lake.freshness import Lake
+from include.lake.plan import Costs, Plan, Request, clock, columns, ranges
+
+Log = Callable[[str], None]
+# How Spark says that it is the rows: SQLSTATE classes 21 (more than one row), 22 (a value), 23 and 44 (a constraint),
+# 38 (a function of ours on a value). All else is the query, the machine or the network, which other days do not cure.
+_BAD_ROWS = re.compile(r"SQLSTATE: (21|22|23|38|44)")
+
+
+@dataclass
+class Progress:
+    """How far a plan is. `tell` is called whenever that changes."""
+
+    plan: Plan
+    tell: Callable[["Progress"], None] = lambda progress: None
+    done: int = 0
+    rows: int = 0
+    doing: str = ""
+    began: float = field(default_factory=time.monotonic)
+    _weight_done: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._weights = {
+            table.table: (table.seconds / table.partitions if table.seconds and self.plan.seconds else 1.0)
+            for table in self.plan.tables
+            if table.partitions
+        }
+
+    def start(self, what: str) -> None:
+        self.doing = what
+        self.tell(self)
+
+    def add(self, table: str, days: int, rows: int) -> None:
+        self.done += days
+        self.rows += rows
+        self._weight_done += days * self._weights.get(table, 1.0)
+        self.tell(self)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds: by the plan at first, then by how the work so far compared with the plan."""
+        whole = sum(self._weights[table.table] * table.partitions for table in self.plan.tables if table.partitions)
+        if not self._weight_done:
+            return None if self.plan.seconds is None else max(0.0, self.plan.seconds - self.elapsed)
+        return max(0.0, whole - self._weight_done) * self.elapsed / self._weight_done
+
+    def line(self) -> str:
+        about = "" if self.left is None else f", about {clock(self.left)} left"
+        return f"{self.done:,} of {self.plan.partitions:,} partitions, {self.rows:,} rows, {clock(self.elapsed)}{about}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has come to for one table: from the ledger, so that a run that was resumed counts as a whole.
+
+    `bad`: day -> why its build failed; `left`: days that are still due, because the table was stopped;
+    `skipped`: reason -> days that the plan left out in the end.
+    """
+
+    table: str
+    built: list[str]
+    rows: int
+    jobs: int
+    seconds: float
+    bad: dict[str, str]
+    left: list[str]
+    skipped: dict[str, list[str]]
+
+
+def run(asked: Request, run: str, log: Log, progress: Progress) -> tuple[list[Result], dict[str, str]]:
+    """Build what is due of every table; gives the results, and why a table was stopped before its end.
+
+    A table is stopped by an error that other days would meet, too (a wrong SELECT). What is wrong with the machine
+    ends everything, since the next table would meet the same: it is raised.
+    """
+    stopped: dict[str, str] = {}
+    for table in asked.tables:
+        try:
+            run_table(asked, table, run, log, progress)
+        except (ContractError, UsageError, InputsMissing) as error:
+            stopped[table] = str(error)
+            log(f"{table} is stopped: {_first_line(error)}")
+        except KeyboardInterrupt:
+            _interrupt_spark()
+            raise
+    return results(asked, run), stopped
+
+
+def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress) -> dict[str, str]:
+    """Build what is due of one table now; gives its bad days with the reason. Raises what is not of some day alone."""
+    bad: dict[str, str] = {}
+    found = planning.plan_table(Costs(Lake()), table, asked, run)
+    todo = [(batch.first, batch.last) for batch in reversed(found.batches)]
+    if not todo:
+        log(f"{table}: nothing to build")
+    while todo:
+        first, last = todo.pop()
+        days = day_range(first, last)
+        progress.start(f"{table} {first}..{last}")
+        try:
+            outcome = runner.build(table, first, last, run=run, force=asked.mode == "all", log=log)
+        except Exception as error:
+            if not is_of_the_rows(error):
+                raise
+            if len(days) == 1:
+                bad[first] = _first_line(error)
+                log(f"{table} {first} is bad: {error}")
+                progress.add(table, 1, 0)
+                continue
+            middle = len(days) // 2
+            log(f"{table} {first}..{last} failed, trying its halves: {_first_line(error)}")
+            todo += [(days[middle], last), (first, days[middle - 1])]
+        else:
+            progress.add(table, len(days), outcome.rows)
+            log(progress.line())
+    return bad
+
+
+def is_of_the_rows(error: Exception) -> bool:
+    """Did the rows of some day cause this, so that other days can do without them?"""
+    return isinstance(error, CheckFailed) or bool(_BAD_ROWS.search(str(error)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _interrupt_spark() -> None:
+    """A shared server would go on computing for a client that is gone."""
+    if settings.spark_remote() or spark_server.address():
+        with suppress(Exception):
+            session.connect().interruptAll()
+
+
+def results(asked: Request, run: str) -> list[Result]:
+    """What `run` has come to, by table."""
+    lake = Lake()
+    costs, found = Costs(lake), []
+    for table in asked.tables:
+        planned = planning.plan_table(costs, table, asked, run)
+        built, bad, mine = [], {}, {}
+        for day in asked.days:
+            rows = lake.builds(table).get(day, [])
+            last = max(rows, key=lambda row: row["built_at"], default=None)
+            if last and last["run"] == run and last["status"] == "failed":
+                bad[day] = _first_line(Exception(last["error"] or ""))
+            elif last and last["run"] == run:
+                built.append(day)
+                mine[day] = last
+        jobs = {row["build_id"]: row["seconds"] for row in mine.values()}
+        skipped = {
+            reason: rest
+            for reason, days in planned.skipped.items()
+            if (rest := [day for day in days if day not in mine and day not in bad])
+        }
+        found.append(
+            Result(
+                table, built, sum(row["rows"] for row in mine.values()), len(jobs), sum(jobs.values()),
+                bad, [day for day in planned.days if day not in bad and day not in mine], skipped,
+            )
+        )  # fmt: skip
+    return found
+
+
+def summary(results: list[Result], stopped: dict[str, str] | None = None) -> list[str]:
+    """The results for people: a table, then every bad day by name, and what was not built because of it."""
+    rows = [["table", "built", "rows", "jobs", "seconds", "bad", "left", "skipped"]]
+    for result in results:
+        skipped = sum(len(days) for days in result.skipped.values())
+        counts = [len(result.built), result.rows, result.jobs, round(result.seconds), len(result.bad)]
+        rows.append([result.table, *(f"{count:,}" for count in [*counts, len(result.left), skipped])])
+    lines = columns(rows)
+    for result in results:
+        reasons: dict[str, list[str]] = {}
+        for day, reason in result.bad.items():
+            reasons.setdefault(reason, []).append(day)
+        lines += [f"bad: {result.table} {ranges(days)}: {reason}" for reason, days in reasons.items()]
+    for table, reason in (stopped or {}).items():
+        lines.append(f"stopped: {table}: {reason}")
+    for result in results:
+        if result.left:
+            lines.append(f"left: {result.table} {ranges(result.left)}")
+        for reason, days in result.skipped.items():
+            if reason != planning.FRESH:
+                lines.append(f"skipped: {result.table} {ranges(days)}: {reason}")
+    return lines
+
+
+def is_good(results: list[Result]) -> bool:
+    """No bad day, and nothing left that could have been built."""
+    return not any(result.bad or result.left for result in results)

@@ -1,0 +1,344 @@
+"""What a backfill is going to do: which tables and days, in which order, in how few jobs, what not and why.
+
+A plan comes from one look at the lake, without Spark. The look is told table by table what the plan builds, so that the
+tables above see it as they will find it: an input that is built anew makes its readers stale, through every level.
+"""
+
+import difflib
+import re
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from include.lake import contracts, lineage, settings, task_lists
+from include.lake.days import consecutive, day_range, last_finished_day
+from include.lake.errors import UsageError
+from include.lake.freshness import FAILED, FRESH, MISSING, STALE, Lake
+
+# Mode -> which days it builds. A day whose newest build failed counts as missing or stale, too: a backfill that was
+# stopped or met a bad day goes on in the mode that it was started in.
+MODES = {
+    "due": "whatever is not fresh: missing, stale and failed days",
+    "missing": "days that were never built",
+    "stale": "days whose inputs or SELECT have changed since they were built",
+    "failed": "days whose last build failed",
+    "all": "every day, fresh ones too",
+}
+AUTOMATIC = "automatic"
+# More than this is asked for by mistake more often than not.
+MAX_DAYS_UNASKED = 3 * 366
+# Parquet takes five to ten times its size once it is rows, and Spark spills what does not fit: a batch of an eighth of
+# Spark's memory is computed about in memory.
+_BATCH_SHARE = 1 / 8
+# A quarter: a batch is also what is done again after a kill, and what is halved to find a bad day.
+_MAX_BATCH_DAYS = 92
+# What a build costs however few its days are: session, audit, commit and ledger, as measured on a warm server.
+_SECONDS_PER_JOB = 3.0
+# Builds that the estimate looks at, the newest ones of each table.
+_BUILDS_LOOKED_AT = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked: `tables` in the order of their inputs. `days_per_batch` None: automatic."""
+
+    tables: tuple[str, ...]
+    first: str
+    last: str
+    mode: str = "due"
+    days_per_batch: int | None = None
+
+    @property
+    def days(self) -> list[str]:
+        return day_range(self.first, self.last)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive days that are one Spark job and one commit. `seconds`: the estimate, None with nothing to go by."""
+
+    first: str
+    last: str
+    days: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """One table's batches, and the days that are not built by reason."""
+
+    table: str
+    batches: tuple[Batch, ...]
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def partitions(self) -> int:
+        return sum(batch.days for batch in self.batches)
+
+    @property
+    def days(self) -> list[str]:
+        return [day for batch in self.batches for day in day_range(batch.first, batch.last)]
+
+    @property
+    def seconds(self) -> float | None:
+        """The estimate; None if there is none for some batch."""
+        known = [batch.seconds for batch in self.batches if batch.seconds is not None]
+        return sum(known) if len(known) == len(self.batches) else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    request: Request
+    tables: tuple[TablePlan, ...]
+
+    @property
+    def jobs(self) -> int:
+        return sum(len(table.batches) for table in self.tables)
+
+    @property
+    def partitions(self) -> int:
+        return sum(table.partitions for table in self.tables)
+
+    @property
+    def seconds(self) -> float | None:
+        known = [table.seconds for table in self.tables if table.seconds is not None]
+        return sum(known) if len(known) == len(self.tables) else None
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        rows = [["table", "days", "jobs", "estimate", "from", "to"]]
+        for table in self.tables:
+            first, last = (table.batches[0].first, table.batches[-1].last) if table.batches else ("", "")
+            rows.append([table.table, f"{table.partitions:,}", f"{len(table.batches):,}",
+                         clock(table.seconds), first, last])  # fmt: skip
+        rows.append(["together", f"{self.partitions:,}", f"{self.jobs:,}", clock(self.seconds), "", ""])
+        span = f"{self.request.first}..{self.request.last}"
+        mode = self.request.mode
+        head = f"backfill of {span} ({len(self.request.days):,} days), mode {mode}: {MODES[mode]}"
+        skips = [line for table in self.tables for line in skip_lines(table.table, table.skipped)]
+        return [head, *columns(rows), *(["not built:", *skips] if skips else [])]
+
+
+# -- what is asked for
+
+
+def request(
+    names: list[str],
+    first: str,
+    last: str,
+    mode: str = "due",
+    days_per_batch: str | int = AUTOMATIC,
+    downstream: bool = False,
+    yes: bool = False,
+) -> Request:
+    """Check what somebody asks for; UsageError in one line. `yes`: more than three years are meant."""
+    days = day_range(first, last)
+    if mode not in MODES:
+        raise UsageError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}")
+    number = str(days_per_batch)
+    if number != AUTOMATIC and not re.fullmatch(r"[1-9]\d{0,3}", number):
+        raise UsageError(f"days per batch {number!r}: give a number from 1, or {AUTOMATIC}")
+    tables = _tables(names, downstream)
+    zones = {table: listed.timezone for listed in task_lists.read_all() for table in listed.tables}
+    for table in tables:
+        zone = zones.get(table, "UTC")  # what no DAG builds has no timezone of its own
+        if days[-1] > (newest := last_finished_day(zone)):
+            raise UsageError(
+                f"{days[-1]} is not over in {zone}: the newest day of {table} that can be built is {newest}"
+            )
+    if len(days) > MAX_DAYS_UNASKED and not yes:
+        raise UsageError(
+            f"{first}..{last} are {len(days):,} days: if you mean more than three years, say so with --yes"
+        )
+    return Request(tuple(tables), first, last, mode, None if number == AUTOMATIC else int(number))
+
+
+def names() -> list[str]:
+    """All that may be asked for: the tables that we build, the DAGs that build them, and the steps of these."""
+    lists = task_lists.read_all()
+    built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
+    return [
+        *built,
+        *sorted({listed.dag_id for listed in lists}),
+        *sorted({s for listed in lists for s, _ in listed.steps}),
+    ]
+
+
+def _tables(named: list[str], downstream: bool) -> list[str]:
+    """The tables that are named, or are of a step or DAG that is, in order; with `downstream` all that reads them, too."""
+    if not named:
+        raise UsageError("name at least one table, step or DAG")
+    lists = task_lists.read_all()
+    found: set[str] = set()
+    for name in named:
+        if of_dag := [table for listed in lists if listed.dag_id == name for table in listed.tables]:
+            found |= set(of_dag)
+        elif of_step := [t for listed in lists for label, tables in listed.steps if label == name for t in tables]:
+            found |= set(of_step)
+        elif name not in contracts.load_all():
+            near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.6)
+            cure = f"did you mean {near[0]}?" if near else "./lake lineage lists the tables"
+            raise UsageError(f"there is no table, step or DAG {name!r}: {cure}")
+        elif contracts.get(name).is_source and not downstream:
+            raise UsageError(f"{name} is a source, nothing builds it; what reads it is built with downstream")
+        else:
+            found.add(name)
+    order = lineage.in_order()
+    if downstream:
+        for name in order:
+            if found.intersection(lineage.inputs(name)):
+                found.add(name)
+    return [name for name in order if name in found and not contracts.get(name).is_source]
+
+
+# -- the plan
+
+
+def plan(asked: Request, run: str = "") -> Plan:
+    """The plan for what is asked for, as things are now. `run`: see `plan_table`."""
+    costs = Costs(Lake())
+    found = []
+    for table in asked.tables:
+        found.append(plan_table(costs, table, asked, run))
+        costs.lake.assume_built(table, found[-1].days)
+    return Plan(asked, tuple(found))
+
+
+def plan_table(costs: "Costs", table: str, asked: Request, run: str = "") -> TablePlan:
+    """The plan for one table as its inputs are. `run`: with mode `all`, what it has built is not built again."""
+    lake = costs.lake
+    due, skipped = [], dict[str, list[str]]()
+    for day in asked.days:
+        reason = _why_not(lake, table, day, asked.mode, run)
+        skipped.setdefault(reason, []).append(day) if reason else due.append(day)
+    batches = tuple(
+        Batch(days[0], days[-1], len(days), costs.seconds(table, len(days)))
+        for days in _batches(costs, table, due, asked.days_per_batch)
+    )
+    return TablePlan(table, batches, skipped)
+
+
+def _why_not(lake: Lake, table: str, day: str, mode: str, run: str) -> str:
+    """Why a day is not built, in words that are the same for days of the same reason; empty if it is built."""
+    own = lake.own_state(table, day)
+    kinds = {own.state}
+    if own.state == FAILED:
+        kinds.add(STALE if day in lake.built(table) else MISSING)
+    if mode == "all":
+        if own.state == FRESH and run and own.run == run:
+            return "built by this run already"
+    elif own.state == FRESH:
+        late = [name for name, days in lake.input_days(table, day, day).items() if _is_late(lake, name, days)]
+        return f"fresh, but {', '.join(late)} is not" if late else FRESH
+    elif mode != "due" and mode not in kinds:
+        return f"{own.state}, and the mode is {mode}"
+    if absent := lake.absent_inputs(table, day, day):
+        return f"{', '.join(sorted(absent))} is missing"
+    return ""
+
+
+def _is_late(lake: Lake, name: str, days: list[str]) -> bool:
+    return not contracts.get(name).is_source and any(lake.state(name, day).state != FRESH for day in days)
+
+
+def _batches(costs: "Costs", table: str, due: list[str], limit: int | None) -> Iterator[list[str]]:
+    """`due` cut into consecutive days: `limit` a time, or as many as fit the machine."""
+    fitting = settings.spark_memory_bytes() * _BATCH_SHARE
+    for first, last in consecutive(due):
+        batch: list[str] = []
+        size = 0.0
+        for day in day_range(first, last):
+            more = costs.bytes(table, day)
+            if batch and (len(batch) >= (limit or _MAX_BATCH_DAYS) or (limit is None and size + more > fitting)):
+                yield batch
+                batch, size = [], 0.0
+            batch.append(day)
+            size += more
+        yield batch
+
+
+class Costs:
+    """What building takes, judged by the sizes and the seconds of earlier builds."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self._sizes: dict[str, dict[str, int]] = {}
+        self._means: dict[str, float] = {}
+        self._rates: dict[str, float | None] = {}
+
+    def bytes(self, table: str, day: str) -> float:
+        """Bytes that one more day in a build reads and writes; the earlier days that it also reads are in any build."""
+        return sum(self._size(name, day) for name in [table, *_inputs_with_days(table)])
+
+    def _size(self, table: str, day: str) -> float:
+        if table not in self._sizes:
+            if contracts.get(table).is_source:
+                self._sizes[table] = {day: files.bytes for day, files in self.lake.files(table).items()}
+            else:
+                self._sizes[table] = {day: row["bytes"] for day, row in self.lake.built(table).items()}
+        known = self._sizes[table].get(day)
+        return self._mean(table) if known is None else known
+
+    def _mean(self, table: str) -> float:
+        """Of a day; a table that was never built has about as much as its inputs."""
+        if table not in self._means:
+            known = self._sizes.get(table, {})
+            guess = sum(self._size(name, "") for name in _inputs_with_days(table)) if not known else 0.0
+            self._means[table] = statistics.fmean(known.values()) if known else guess
+        return self._means[table]
+
+    def seconds(self, table: str, days: int) -> float | None:
+        """How long a build of so many days takes; None while nothing was built that it could be judged by."""
+        rate = self._rate(table)
+        if rate is None:  # as long as the tables that were built
+            others = [self._rate(name) for name in lineage.in_order() if not contracts.get(name).is_source]
+            known = [other for other in others if other is not None]
+            rate = statistics.median(known) if known else None
+        return None if rate is None else _SECONDS_PER_JOB + rate * days
+
+    def _rate(self, table: str) -> float | None:
+        """Seconds per day beyond those of any job."""
+        if table not in self._rates:
+            builds = {row["build_id"]: row for row in self.lake.built(table).values()}.values()
+            newest = sorted(builds, key=lambda row: row["built_at"])[-_BUILDS_LOOKED_AT:]
+            rates = [max(0.0, row["seconds"] - _SECONDS_PER_JOB) / row["build_days"] for row in newest]
+            self._rates[table] = statistics.median(rates) if rates else None
+        return self._rates[table]
+
+
+def _inputs_with_days(table: str) -> list[str]:
+    return [name for name in lineage.inputs(table) if contracts.get(name).day_column]
+
+
+# -- in words
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as people read them: 0:09, 12:05, 3:00:10."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows as lines, numbers to the right."""
+    width = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    numbers = [any(row[n][:1].isdigit() and "-" not in row[n] for row in rows) for n in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(w) if number else cell.ljust(w) for cell, w, number in zip(row, width, numbers, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def ranges(days: list[str]) -> str:
+    """Days as people write them, no more than five ranges of them."""
+    found = [first if first == last else f"{first}..{last}" for first, last in consecutive(days)]
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more ranges" if len(found) > 5 else "")
+
+
+def skip_lines(table: str, skipped: dict[str, list[str]]) -> list[str]:
+    return [f"  {table}: {len(days):,} days ({ranges(days)}): {reason}" for reason, days in skipped.items()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from include.lake import contracts, ledger, lineage, plan
+from include.lake import contracts, ledger, lineage, plan, request
 from include.lake.days import day_range, days_before, last_finished_day
 from include.lake.errors import UsageError
 from include.lake.freshness import Lake
@@ -59,7 +59,7 @@ def enter(table: str, days: list[str], status: str = "built", **values: Any) -> 
 
 def planned(*names: str, first: str = DAYS[0], last: str = DAYS[-1], run: str = "", **options: Any) -> dict[str, Any]:
     """Table -> days of each batch and what is skipped."""
-    found = plan.plan(plan.request(list(names) or [TOP], first, last, **options), run)
+    found = plan.plan(request.check(list(names) or [TOP], first, last, **options), run)
     return {
         table.table: ([(batch.first[-2:], batch.last[-2:]) for batch in table.batches], table.skipped)
         for table in found.tables
@@ -154,13 +154,13 @@ def test_automatic_batches_fit_the_memory(shop, monkeypatch) -> None:
 
 
 def test_the_estimate_follows_earlier_builds(shop) -> None:
-    asked = plan.request([BASE, TOP], DAYS[0], DAYS[-1])
+    asked = request.check([BASE, TOP], DAYS[0], DAYS[-1])
     assert plan.plan(asked).seconds is None
     enter(BASE, DAYS[:2], seconds=13.0)  # 3 s of any job, and 5 s a day
     base, top = plan.plan(asked).tables
     assert (base.seconds, top.seconds) == (3 + 8 * 5, 3 + 10 * 5), "a table without builds takes as long as the others"
     lines = plan.plan(asked).lines()
-    assert lines[0] == "backfill of 2026-01-01..2026-01-10 (10 days), mode due: " + plan.MODES["due"]
+    assert lines[0] == "backfill of 2026-01-01..2026-01-10 (10 days), mode due: " + request.MODES["due"]
     assert lines[2].split() == ["shop.base", "8", "1", "0:43", "2026-01-03", "2026-01-10"]
     assert lines[4].split() == ["together", "18", "2", "1:36"]
     assert lines[6] == "  shop.base: 2 days (2026-01-01..2026-01-02): fresh"
@@ -168,7 +168,7 @@ def test_the_estimate_follows_earlier_builds(shop) -> None:
 
 def test_tables_are_named_by_table_step_or_dag() -> None:
     def tables(*names: str, **options: Any) -> tuple[str, ...]:
-        return plan.request(list(names), DAYS[0], DAYS[0], **options).tables
+        return request.check(list(names), DAYS[0], DAYS[0], **options).tables
 
     assert tables("members") == ("we_mart.wv_comm_user",)
     assert set(tables("analytics_we_mart_wv1_daily")) == {"we_mart.wv_server_log_base", "we_mart.wv_sess_daily"}
@@ -176,7 +176,7 @@ def test_tables_are_named_by_table_step_or_dag() -> None:
         "we_mart.wv_server_log_base",
         "we_mart.wv_sess_daily",
     )
-    every = set(plan.names())
+    every = set(request.names())
     assert {"members", "logs", "sessions", "analytics_we_mart_wv1_daily", "we_mart.wv_comm_user"} <= every
     assert set(tables(*every)) == {name for name in contracts.load_all() if not contracts.get(name).is_source}
 
@@ -201,13 +201,13 @@ def test_tables_are_named_by_table_step_or_dag() -> None:
 )
 def test_what_makes_no_sense_is_one_line(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError) as error:
-        plan.request(**{"names": ["members"], "first": "2026-01-05", "last": "2026-01-06", **options})
+        request.check(**{"names": ["members"], "first": "2026-01-05", "last": "2026-01-06", **options})
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_newest_day_is_that_of_the_tables_timezone() -> None:
-    assert plan.request(["members"], DAYS[0], last_finished_day("Asia/Seoul")).last
-    assert plan.request(["members"], "2016-01-01", DAYS[0], yes=True).days[0] == "2016-01-01"
+    assert request.check(["members"], DAYS[0], last_finished_day("Asia/Seoul")).last
+    assert request.check(["members"], "2016-01-01", DAYS[0], yes=True).days[0] == "2016-01-01"
 
 
 def test_365_days_of_50_tables_are_planned_in_two_seconds(project, lake_home: Path) -> None:
@@ -231,7 +231,7 @@ def test_365_days_of_50_tables_are_planned_in_two_seconds(project, lake_home: Pa
         }  # fmt: skip
         rows += [row | {"day": day} for day in days]
     ledger.append(rows)
-    asked = plan.request(tables, days[0], days[-1])
+    asked = request.check(tables, days[0], days[-1])
     began = time.process_time()
     found = plan.plan(asked)
     seconds = time.process_time() - began

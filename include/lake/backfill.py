@@ -4,18 +4,21 @@ Nothing is kept about a backfill but the ledger: what is done is fresh. So a bac
 goes on with what is left when it is started again, and two that overlap do the common part once.
 """
 
+import fcntl
 import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import date
 
 from include.lake import plan as planning
 from include.lake import runner, session, settings, spark_server
 from include.lake.days import day_range
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
 from include.lake.freshness import Lake
-from include.lake.plan import Costs, Plan, Request, clock, columns, ranges
+from include.lake.plan import Costs, Plan, clock, columns, ranges
+from include.lake.request import Request
 
 Log = Callable[[str], None]
 # How Spark says that it is the rows: SQLSTATE classes 21 (more than one row), 22 (a value), 23 and 44 (a constraint),
@@ -118,7 +121,8 @@ def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress
         days = day_range(first, last)
         progress.start(f"{table} {first}..{last}")
         try:
-            outcome = runner.build(table, first, last, run=run, force=asked.mode == "all", log=log)
+            with _claimed(table, days, log):
+                outcome = runner.build(table, first, last, run=run, force=asked.mode == "all", log=log)
         except Exception as error:
             if not is_of_the_rows(error):
                 raise
@@ -134,6 +138,25 @@ def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress
             progress.add(table, len(days), outcome.rows)
             log(progress.line())
     return bad
+
+
+@contextmanager
+def _claimed(table: str, days: list[str], log: Log) -> Iterator[None]:
+    """While this is held, another backfill on this machine that wants one of these days waits, and then finds it fresh.
+
+    The system ends the claim with the process, however it ends. Nothing depends on it but that work is done once.
+    """
+    path = settings.home() / "run" / f"{table}.days"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        # A lock on bytes: one for each day, so that ranges exclude each other where they overlap.
+        span = len(days), date.fromisoformat(days[0]).toordinal()
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *span)
+        except OSError:
+            log(f"{table} {days[0]}..{days[-1]}: another backfill is at some of these days; waiting for it")
+            fcntl.lockf(file, fcntl.LOCK_EX, *span)
+        yield
 
 
 def is_of_the_rows(error: Exception) -> bool:

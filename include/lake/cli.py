@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from include.lake import contracts, lineage, plan, settings
+from include.lake import contracts, lineage, request, settings
 from include.lake.days import day_range, days_before, parse_day
 from include.lake.errors import LakeError, UsageError
 
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "backfill",
         _backfill,
         "build a range of days of many tables in few jobs; stopped and started again it goes on with what is left",
-        epilog="Modes: " + "; ".join(f"{mode}: {what}" for mode, what in plan.MODES.items()) + ".",
+        epilog="Modes: " + "; ".join(f"{mode}: {what}" for mode, what in request.MODES.items()) + ".",
     )
     backfill.add_argument(
         "names", nargs="+", metavar="TABLE|STEP|DAG", help="tables, or the steps or DAGs that list them"
@@ -92,11 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     add_range(backfill)
     backfill.add_argument("--downstream", action="store_true", help="and everything that is made of these tables")
     backfill.add_argument(
-        "--mode", default="due", metavar="MODE", help=f"{', '.join(plan.MODES)} (see below; default due)"
+        "--mode", default="due", metavar="MODE", help=f"{', '.join(request.MODES)} (see below; default due)"
     )
     backfill.add_argument(
         "--days-per-batch",
-        default=plan.AUTOMATIC,
+        default=request.AUTOMATIC,
         metavar="N",
         help="days in a job (default: as many as fit the machine)",
     )
@@ -212,12 +212,14 @@ def _build(options: Any) -> None:
 
 
 def _backfill(options: Any) -> int:
-    asked = plan.request(
+    asked = request.check(
         options.names, options.start, options.end, options.mode, options.days_per_batch, options.downstream, options.yes
     )
     run = options.run or f"backfill-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w.:/+-]{1,100}", run):
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
+    from include.lake import plan
+
     planned = plan.plan(asked, run)
     print("\n".join(planned.lines()), flush=True)
     if options.dry_run or not planned.partitions:

@@ -1,0 +1,47 @@
+"""The `backfill` DAG: a range of days of any tables, in few jobs. One task per table; the form says what is built."""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG
+from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
+from utils.dynamic_dag.build import RETRIES, table_docs
+
+from include.lake import contracts, lineage, request
+
+DOCS = """\
+Builds a range of days of any tables, one task per table. Stop it by marking the run as failed; clear the run to go on:
+what is done stays done. The log of `plan` shows what is going to be built, that of `summary` what has come of it.
+"""
+# Backfills of other days or tables run side by side; Spark has its cores to share, so more would only wait.
+MAX_ACTIVE_RUNS = 4
+# Ten years of a large table take hours. What runs for a day hangs.
+TIMEOUT = timedelta(days=1)
+# A table is built whatever became of those before it: the days that it can do without them. What the plan leaves out it
+# names as skipped, which comes before this rule.
+TRIGGER_RULE = "all_done"
+
+with DAG(
+    dag_id="backfill",
+    description="Build a range of days of any tables in few jobs",
+    doc_md=DOCS,
+    schedule=None,
+    catchup=False,
+    max_active_runs=MAX_ACTIVE_RUNS,
+    is_paused_upon_creation=False,  # it does nothing by itself
+    default_args={"owner": "data-insight", **RETRIES, "execution_timeout": TIMEOUT},
+    params=params(request.names()),
+    tags=["lake"],
+) as dag:
+    planned = PlanBackfill(task_id=PLAN)
+    summary = SummariseBackfill(task_id=SUMMARY, trigger_rule=TRIGGER_RULE)
+    planned >> summary
+    tasks = {
+        name: BackfillTable(task_id=name, table=name, trigger_rule=TRIGGER_RULE, doc_md=table_docs(contracts.get(name)))
+        for name in lineage.in_order()
+        if not contracts.get(name).is_source
+    }
+    for name, task in tasks.items():
+        planned >> task >> summary
+        for above in lineage.inputs(name):
+            if above in tasks:
+                tasks[above] >> task

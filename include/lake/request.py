@@ -1,0 +1,106 @@
+"""What somebody asks a backfill for, checked. Read by the form of the DAG, too, so nothing heavy is imported here."""
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from include.lake import contracts, lineage, task_lists
+from include.lake.days import day_range, last_finished_day
+from include.lake.errors import UsageError
+
+# Mode -> which days it builds. A day whose newest build failed counts as missing or stale, too: a backfill that was
+# stopped or met a bad day goes on in the mode that it was started in.
+MODES = {
+    "due": "whatever is not fresh: missing, stale and failed days",
+    "missing": "days that were never built",
+    "stale": "days whose inputs or SELECT have changed since they were built",
+    "failed": "days whose last build failed",
+    "all": "every day, fresh ones too",
+}
+AUTOMATIC = "automatic"
+# More than this is asked for by mistake more often than not.
+MAX_DAYS_UNASKED = 3 * 366
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked: `tables` in the order of their inputs. `days_per_batch` None: automatic."""
+
+    tables: tuple[str, ...]
+    first: str
+    last: str
+    mode: str = "due"
+    days_per_batch: int | None = None
+
+    @property
+    def days(self) -> list[str]:
+        return day_range(self.first, self.last)
+
+
+def check(
+    names: list[str],
+    first: str,
+    last: str,
+    mode: str = "due",
+    days_per_batch: str | int = AUTOMATIC,
+    downstream: bool = False,
+    yes: bool = False,
+) -> Request:
+    """Check what somebody asks for; UsageError in one line. `yes`: more than three years are meant."""
+    days = day_range(first, last)
+    if mode not in MODES:
+        raise UsageError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}")
+    number = str(days_per_batch)
+    if number != AUTOMATIC and not re.fullmatch(r"[1-9]\d{0,3}", number):
+        raise UsageError(f"days per batch {number!r}: give a number from 1, or {AUTOMATIC}")
+    tables = _tables(names, downstream)
+    zones = {table: listed.timezone for listed in task_lists.read_all() for table in listed.tables}
+    for table in tables:
+        zone = zones.get(table, "UTC")  # what no DAG builds has no timezone of its own
+        if days[-1] > (newest := last_finished_day(zone)):
+            raise UsageError(
+                f"{days[-1]} is not over in {zone}: the newest day of {table} that can be built is {newest}"
+            )
+    if len(days) > MAX_DAYS_UNASKED and not yes:
+        raise UsageError(
+            f"{first}..{last} are {len(days):,} days: if you mean more than three years, say so with --yes"
+        )
+    return Request(tuple(tables), first, last, mode, None if number == AUTOMATIC else int(number))
+
+
+def names() -> list[str]:
+    """All that may be asked for: the tables that we build, the DAGs that build them, and the steps of these."""
+    lists = task_lists.read_all()
+    built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
+    return [
+        *built,
+        *sorted({listed.dag_id for listed in lists}),
+        *sorted({s for listed in lists for s, _ in listed.steps}),
+    ]
+
+
+def _tables(named: list[str], downstream: bool) -> list[str]:
+    """The tables behind names of tables, steps and DAGs, in order; with `downstream` all made of them, too."""
+    if not named:
+        raise UsageError("name at least one table, step or DAG")
+    lists = task_lists.read_all()
+    found: set[str] = set()
+    for name in named:
+        if of_dag := [table for listed in lists if listed.dag_id == name for table in listed.tables]:
+            found |= set(of_dag)
+        elif of_step := [t for listed in lists for label, tables in listed.steps if label == name for t in tables]:
+            found |= set(of_step)
+        elif name not in contracts.load_all():
+            near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.6)
+            cure = f"did you mean {near[0]}?" if near else "./lake lineage lists the tables"
+            raise UsageError(f"there is no table, step or DAG {name!r}: {cure}")
+        elif contracts.get(name).is_source and not downstream:
+            raise UsageError(f"{name} is a source, nothing builds it; what reads it is built with downstream")
+        else:
+            found.add(name)
+    order = lineage.in_order()
+    if downstream:
+        for name in order:
+            if found.intersection(lineage.inputs(name)):
+                found.add(name)
+    return [name for name in order if name in found and not contracts.get(name).is_source]

@@ -66,12 +66,15 @@ class Lake:
                 found = told["processes"].values() if "processes" in told else [[told["pid"], told["identity"]]]
                 self.started |= {Process(*entry) for entry in found}
 
-    def status(self, day: str) -> dict[str, dict[str, Any]]:
+    def cli(self, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "include.lake.cli", "status", "--from", day, "--to", day, "--json"],
+            [sys.executable, "-P", "-m", "include.lake.cli", *arguments],
             env=self.env | {"PYTHONPATH": str(settings.ROOT)}, text=True, capture_output=True, check=True,
         )  # fmt: skip
-        return {row["table"]: row for row in json.loads(done.stdout)}
+        return done.stdout
+
+    def status(self, day: str) -> dict[str, dict[str, Any]]:
+        return {row["table"]: row for row in json.loads(self.cli("status", "--from", day, "--to", day, "--json"))}
 
     def left(self) -> list[int]:
         return [pid for process in self.started for pid in processes.members(process)]

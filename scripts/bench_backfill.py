@@ -1,0 +1,142 @@
+"""`make bench-backfill`: days through the scheduler, a run each, against the `backfill` DAG. One machine, one run.
+
+Both build the wev tables from the same sample data with the same SELECTs, on servers that are warm. The backfill comes
+second and replaces what is there (mode `all`), which is a little more work than the first had.
+Settings: DAYS (90) and SCALE (0.1) of the sample data, LAKE_UI_PORT. It has a LAKE_HOME of its own, which it removes.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from typing import Any
+
+from include.lake import contracts, lineage, plan, settings
+from include.lake.days import day_range, days_before
+from include.lake.errors import LakeError
+from scripts import stack
+from scripts.run import Api, _is_parsed, _number, _until, dag_ids, down
+from scripts.stack import Clock, Stack
+
+FIRST = "2026-01-03"
+# Two days before the range, so that neither way pays for the first use of everything.
+WARM = day_range(days_before(FIRST, 2), days_before(FIRST, 1))
+# Per-day runs of 90 days take a quarter of an hour or more.
+PATIENCE_SECONDS = 4 * 3600
+WANTED_RATIO, WANTED_OVERHEAD = 10.0, 0.3
+
+
+def main() -> int:
+    say = Clock()
+    days = day_range(FIRST, days_before(FIRST, 1 - _number("DAYS", 90, int)))
+    os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-bench-")
+    running = Stack(_number("LAKE_UI_PORT", 8080, int), say)
+    try:
+        running.acquire()
+        api = up(running, say, days, _number("SCALE", 0.1, float))
+        backfill(running, api, WARM)
+        say("warm")
+        per_day = scheduled(running, api, days)
+        say(f"{len(days)} days, a run each: {per_day:.1f} s")
+        ranged = backfill(running, api, days)
+        say(f"{len(days)} days, the backfill DAG: {ranged:.1f} s")
+        return report(days, per_day, ranged, sql_alone(days))
+    except LakeError as error:
+        print(f"make bench-backfill: {error}", file=sys.stderr)
+        return 1
+    finally:
+        down(running, say)
+        shutil.rmtree(os.environ["LAKE_HOME"], ignore_errors=True)
+
+
+def up(running: Stack, say: Clock, days: list[str], scale: float) -> Api:
+    """Everything started, with sample data and the DAGs switched on."""
+    running.start_spark()
+    sample = running.lake("sample", "--from", WARM[0], "--to", days[-1], "--scale", str(scale))
+    running.spawn("sample", sample, {**os.environ, "PYTHONPATH": str(settings.ROOT)})
+    env = stack.airflow_env(running.port, running.start_postgres())
+    running.migrate(env)
+    running.wait("sample")
+    running.wait_for_spark()
+    for name in stack.AIRFLOW:
+        running.start_airflow(name, env)
+    api = Api(running.url, stack.USER, stack.password())
+    _until(running, api.up, PATIENCE_SECONDS, "the Airflow API")
+    for dag_id in [*dag_ids(), "backfill"]:
+        _until(running, lambda d=dag_id: _is_parsed(api, d), PATIENCE_SECONDS, f"Airflow to parse {dag_id}")
+        api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+    say("everything is up")
+    return api
+
+
+def scheduled(running: Stack, api: Api, days: list[str]) -> float:
+    """Airflow's own backfill of the daily DAGs, as many runs at a time as they allow; seconds."""
+    began = time.monotonic()
+    for dag_id in dag_ids():
+        span = {"from_date": f"{days[0]}T00:00:00Z", "to_date": f"{days[-1]}T00:00:00Z"}
+        api("POST", "/backfills", {"dag_id": dag_id, "max_active_runs": 8, "run_backwards": False, **span})
+
+    def done() -> bool:
+        ended = 0
+        for dag_id in dag_ids():
+            runs = f"/dags/{dag_id}/dagRuns?run_type=backfill&limit=1&state="
+            if api("GET", runs + "failed")["total_entries"]:
+                raise LakeError(f"a run of {dag_id} failed")
+            ended += api("GET", runs + "success")["total_entries"]
+        return ended == len(days) * len(dag_ids())
+
+    _until(running, done, PATIENCE_SECONDS, "the runs of the days")
+    return time.monotonic() - began
+
+
+def backfill(running: Stack, api: Api, days: list[str]) -> float:
+    """One run of the backfill DAG; seconds."""
+    began = time.monotonic()
+    conf: dict[str, Any] = {"first_day": days[0], "last_day": days[-1], "tables": dag_ids(), "mode": "all"}
+    run = api("POST", "/dags/backfill/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
+
+    def state() -> str:
+        found = str(api("GET", f"/dags/backfill/dagRuns/{run}")["state"])
+        return found if found in ("success", "failed") else ""
+
+    if _until(running, state, PATIENCE_SECONDS, "the backfill") == "failed":
+        raise LakeError(f"the backfill failed: its logs are in {stack.logs()}")
+    return time.monotonic() - began
+
+
+def sql_alone(days: list[str]) -> float:
+    """Seconds that Spark takes for the SELECTs of the range when nothing is checked, written or recorded."""
+    from include.lake import runner, session
+    from include.lake.freshness import Lake
+
+    spark, lake, seconds = session.connect(), Lake(), 0.0
+    for table in _built():
+        for name in lineage.inputs(table):
+            version = lake.version(name)
+            assert version is not None
+            session.read_version(spark, name, version).createOrReplaceTempView(lineage.view_name(name))
+        began = time.monotonic()
+        runner.compute(spark, table, days[0], days[-1]).write.format("noop").mode("overwrite").save()
+        seconds += time.monotonic() - began
+    return seconds
+
+
+def _built() -> list[str]:
+    return [name for name in lineage.in_order() if not contracts.get(name).is_source]
+
+
+def report(days: list[str], per_day: float, ranged: float, sql: float) -> int:
+    partitions = len(days) * len(_built())
+    overhead = max(0.0, ranged - sql) / partitions
+    rows = [["way", "partitions", "seconds", "seconds a partition"]]
+    for way, seconds in (("a run per day", per_day), ("the backfill DAG", ranged), ("the SELECTs alone", sql)):
+        rows.append([way, f"{partitions:,}", f"{seconds:.1f}", f"{seconds / partitions:.2f}"])
+    print("\n".join(plan.columns(rows)))
+    print(f"{per_day / ranged:.1f} times as fast (wanted: {WANTED_RATIO:g}); beyond the SELECTs {overhead:.2f} s a "
+          f"partition (wanted: at most {WANTED_OVERHEAD:g})")  # fmt: skip
+    return 0 if per_day / ranged >= WANTED_RATIO and overhead <= WANTED_OVERHEAD else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

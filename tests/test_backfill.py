@@ -184,7 +184,7 @@ def test_who_wants_days_of_another_backfill_waits_for_it_and_nobody_else_does(la
         (Exception("[SCALAR_SUBQUERY_TOO_MANY_ROWS] More than one row. SQLSTATE: 21000"), True),
         (Exception("[UNRESOLVED_COLUMN] SQLSTATE: 42703"), False),
         (Exception("Connection refused"), False),
-        (ContractError("a.sql:1: wrong"), False),
+        (ContractError("a.sql: [INVALID_PARAMETER_VALUE] it is the SELECT. SQLSTATE: 22023"), False),
         (OSError("storage is away"), False),
         (MemoryError(), False),
     ],

@@ -122,6 +122,14 @@ def test_a_run_s_page_says_what_its_day_has(client, enter):
     assert rows(client.get(f"/run?dag_id=d&run_id=r&task_id={LOGS}").text) == 2
 
 
+def test_the_run_of_a_backfill_shows_its_days(client):
+    client.run = SimpleNamespace(partition_key=None, conf={"first_day": "2026-01-03", "last_day": "2026-01-05"})
+    page = client.get("/run?dag_id=d&run_id=r").text
+    assert page.index(">01-05<") < page.index(">01-04<") < page.index(">01-03<")
+    client.run = SimpleNamespace(partition_key=None, conf={"first_day": "2026-01-06", "last_day": "2026-01-05"})
+    assert "This run has no day" in client.get("/run?dag_id=d&run_id=r").text
+
+
 def test_a_run_without_a_day_and_no_run_at_all(client):
     client.run = SimpleNamespace(partition_key=None, conf={"part_date": "nonsense"})
     assert "This run has no day" in client.get("/run?dag_id=d&run_id=r").text

@@ -15,7 +15,7 @@ from datetime import date
 from include.lake import plan as planning
 from include.lake import runner, session, settings, spark_server
 from include.lake.days import day_range
-from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
+from include.lake.errors import CheckFailed, ContractError, InputsMissing, LakeError, UsageError
 from include.lake.freshness import Lake
 from include.lake.plan import Costs, Plan, clock, columns, ranges
 from include.lake.request import Request
@@ -161,7 +161,9 @@ def _claimed(table: str, days: list[str], log: Log) -> Iterator[None]:
 
 def is_of_the_rows(error: Exception) -> bool:
     """Did the rows of some day cause this, so that other days can do without them?"""
-    return isinstance(error, CheckFailed) or bool(_BAD_ROWS.search(str(error)))
+    if isinstance(error, LakeError):
+        return isinstance(error, CheckFailed)
+    return bool(_BAD_ROWS.search(str(error)))
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from include.lake.errors import LakeError
 from include.lake.freshness import DayState, Lake
 
 DAYS = 14  # what fits on a laptop's screen, and two weekly cycles
+MAX_DAYS = 92  # of a backfill: its last ones, for a page of years is no page
 BUILDS = 50  # of one table, newest first
 
 app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(notice_edits)])
@@ -65,13 +66,18 @@ def _tables_of(task_ids: list[str]) -> list[str]:
     return lineage.in_order([table for table in contracts.load_all() if table in named])
 
 
-def _grid(lake: Lake, tables: list[str]) -> dict[str, Any]:
-    """The newest days of some tables, newest first: from yesterday, or from today where it is over and built."""
+def _newest(lake: Lake, tables: list[str]) -> list[str]:
+    """The newest days, newest first: from yesterday, or from today where it is over and built."""
     yesterday = last_finished_day("UTC")
     today = days_before(yesterday, -1)
     built = {day for table in tables if not contracts.get(table).is_source for day in lake.built(table)}
     last = today if today in built else yesterday
-    shown = day_range(days_before(last, DAYS - 1), last)[::-1]
+    return day_range(days_before(last, DAYS - 1), last)[::-1]
+
+
+def _grid(lake: Lake, tables: list[str], days: list[str] | None = None) -> dict[str, Any]:
+    """Some tables by days, the newest ones where none are given."""
+    shown = days or _newest(lake, tables)
     rows = [
         (table, contracts.get(table), [_state(lake, table, day) for day in shown])
         for table in sorted(tables, key=lambda table: contracts.get(table).is_source)
@@ -124,8 +130,12 @@ def run(session: SessionDep, dag_id: str, run_id: str, task_id: str | None = Non
     )
     tables = _tables_of([task_id] if task_id else list(task_ids))
     title = f"{dag_id}, {found.partition_key or run_id}"
+    conf = found.conf or {}
     try:
-        day = parse_day(found.partition_key or (found.conf or {}).get("part_date") or "")
+        if "first_day" in conf and "last_day" in conf:  # a backfill, which may be of years
+            days = day_range(conf["first_day"], conf["last_day"])[-MAX_DAYS:]
+            return _page(title, "grid", **_grid(Lake(), tables, days[::-1]))
+        day = parse_day(found.partition_key or conf.get("part_date") or "")
     except LakeError:
         return _page(title, "run", rows=[], this_run="", note="This run has no day, so it builds nothing.")
     lake = Lake()

@@ -25,8 +25,9 @@ def showing(progress: Progress) -> Iterator[tuple[Progress, Callable[[str], None
 
     def draw() -> None:
         with lock:
-            sys.stdout.write(f"\r\x1b[K{bar()}")
-            sys.stdout.flush()
+            if not ended.is_set():
+                sys.stdout.write(f"\r\x1b[K{bar()}")
+                sys.stdout.flush()
 
     def log(line: str) -> None:
         with lock:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,3 +133,76 @@ def test_the_settings_need_the_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(LakeError, match=r"is missing: run `make setup`"):
         spark_server.spark_conf()
     assert settings.jars() == tmp_path
+
+
+@pytest.mark.spark
+def test_a_server_with_a_token_refuses_whoever_has_not_got_it(
+    server_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import grpc
+    from pyspark.sql.connect.proto import ConfigRequest, SparkConnectServiceStub
+
+    from include.lake import session
+
+    monkeypatch.setenv("LAKE_SPARK_TOKEN", "to be=told; exactly")
+    address = spark_server.start(say=lambda line: None)
+    monkeypatch.setenv("LAKE_SPARK_REMOTE", address)
+    spark = session.connect()
+    assert spark.sql("select 1 + 1").collect()[0][0] == 2
+    spark.stop()
+    request = ConfigRequest(session_id=str(uuid.uuid4()))
+    request.operation.get.keys.append("spark.app.name")
+    with grpc.insecure_channel(address.removeprefix("sc://")) as channel:
+        for told in ((), (("authorization", "Bearer guessed"),)):
+            with pytest.raises(grpc.RpcError) as refused:
+                SparkConnectServiceStub(channel).Config(request, metadata=told, timeout=30)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        right = (("authorization", "Bearer to be=told; exactly"),)
+        assert SparkConnectServiceStub(channel).Config(request, metadata=right, timeout=30).pairs[0].value == "lake"
+
+
+def test_a_server_for_other_machines_needs_a_token(lake_home: Path) -> None:
+    with pytest.raises(LakeError, match=r"wants a token: set LAKE_SPARK_TOKEN"):
+        spark_server.serve(15002)
+
+
+def test_the_token_comes_from_the_environment_or_the_lake(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.spark_token() is None
+    settings.spark_token_file().parent.mkdir(parents=True)
+    settings.spark_token_file().write_text("kept\n")
+    assert settings.spark_token() == "kept"
+    monkeypatch.setenv("LAKE_SPARK_TOKEN", "given")
+    assert settings.spark_token() == "given"
+
+
+def test_cores_are_a_number_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in ("*", "2"):
+        monkeypatch.setenv("LAKE_SPARK_CORES", given)
+        assert settings.spark_cores() == given
+    monkeypatch.setenv("LAKE_SPARK_CORES", "many")
+    with pytest.raises(LakeError, match="LAKE_SPARK_CORES=many is no number of cores"):
+        settings.spark_cores()
+
+
+def test_a_server_elsewhere_that_is_being_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from include.lake import session
+
+    tries: list[object] = []
+
+    def connection(address: object, timeout: float) -> socket.socket:
+        tries.append(address)
+        if len(tries) < 3:
+            raise ConnectionRefusedError("Connection refused")
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connection)
+    session._wait_for("spark", 15002)
+    assert tries == [("spark", 15002)] * 3
+    tries.clear()
+    with pytest.raises(LakeError, match=r"Spark Connect at localhost:15002 does not answer \(.*\./lake spark start"):
+        session._wait_for("localhost", 15002)
+    assert len(tries) == 1
+    tries.clear()
+    monkeypatch.setattr(session, "_PATIENCE_SECONDS", 0)
+    with pytest.raises(LakeError, match=r"Spark Connect at spark:15002 does not answer \(.*LAKE_SPARK_REMOTE"):
+        session._wait_for("spark", 15002)

@@ -58,12 +58,18 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     return sorted(unique.values(), key=lambda row: (row["built_at"], row["version"] or -1, row["table"], row["day"]))
 
 
+def create() -> None:
+    """Make the table unless it is there."""
+    path = str(settings.table_path(TABLE))
+    DeltaTable.create(path, SCHEMA, mode="ignore", name=TABLE, description="One row per table, day and build.")
+
+
 def append(rows: list[dict[str, Any]]) -> None:
     """Add rows with the fields of SCHEMA."""
     if not rows:
         return
+    create()
     path = str(settings.table_path(TABLE))
-    DeltaTable.create(path, SCHEMA, mode="ignore", name=TABLE, description="One row per table, day and build.")
     data = pa.Table.from_pylist(_plain(rows), schema=SCHEMA)
     storage.retry_conflicts(lambda: write_deltalake(path, data, mode="append"), TABLE)
     delta = DeltaTable(path)

@@ -3,8 +3,9 @@
 import logging
 import os
 import socket
+import time
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -23,28 +24,46 @@ SESSION_CONF = {
 }
 
 
+# A server elsewhere that was killed is started again by whoever keeps it: a container of Spark listens after 20 s.
+# On this machine nobody starts it but us.
+_PATIENCE_SECONDS = 40
+_THIS_MACHINE = ("localhost", "127.0.0.1")
+
+
 def connect() -> SparkSession:
     """The session to build with. LakeError in one line when the named server does not answer."""
     address = settings.spark_remote() or spark_server.address()
     if address is None:
         return _in_process()
     url = urlsplit(address)
-    try:
-        socket.create_connection((url.hostname or "localhost", url.port or 15002), timeout=10).close()
-    except OSError as error:
-        # Asked here because the client itself would try for minutes before it says so.
-        where = f"{url.hostname}:{url.port}"
-        raise LakeError(f"Spark Connect at {where} does not answer ({error}): ./lake spark start") from None
+    _wait_for(url.hostname or "localhost", url.port or 15002)
+    if token := settings.spark_token():
+        # As a header and not as the client's own `token`, for which it would want TLS of any host but localhost.
+        address += f"{'' if ';' in address else '/'};authorization={quote('Bearer ' + token, safe='')}"
     spark = SparkSession.builder.remote(address).getOrCreate()
     for name, value in SESSION_CONF.items():
         spark.conf.set(name, value)
     return spark
 
 
+def _wait_for(host: str, port: int) -> None:
+    """Return when the server listens, which the client itself would try for minutes before it says that it does not."""
+    deadline = time.monotonic() + (0 if host in _THIS_MACHINE else _PATIENCE_SECONDS)
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=10).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                cure = "./lake spark start" if host in _THIS_MACHINE else "start it, or correct LAKE_SPARK_REMOTE"
+                raise LakeError(f"Spark Connect at {host}:{port} does not answer ({error}): {cure}") from None
+            time.sleep(0.5)
+
+
 def _in_process() -> SparkSession:
     os.environ["JAVA_HOME"] = str(spark_server.java_home())
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    builder: Any = SparkSession.builder.master("local[*]").appName("lake")
+    builder: Any = SparkSession.builder.master(f"local[{settings.spark_cores()}]").appName("lake")
     quiet = {"spark.log.level": "ERROR"}  # it shares the terminal with what the command line says
     for name, value in {**spark_server.spark_conf(), **SESSION_CONF, **quiet}.items():
         builder = builder.config(name, value)

@@ -49,6 +49,25 @@ def spark_memory_bytes() -> int:
     return int(text[:-1]) << {"k": 10, "m": 20, "g": 30, "t": 40}[text[-1].lower()]
 
 
+def spark_cores() -> str:
+    """Tasks at a time of a Spark that we start ourselves (`LAKE_SPARK_CORES`): as many as there are cores (`*`)."""
+    text = os.environ.get("LAKE_SPARK_CORES") or "*"
+    if not re.fullmatch(r"\*|[1-9]\d*", text):
+        raise UsageError(f"LAKE_SPARK_CORES={text} is no number of cores: give one such as 2, or unset it to take all")
+    return text
+
+
+def spark_token_file() -> Path:
+    return home() / "spark" / "token"
+
+
+def spark_token() -> str | None:
+    """What the Spark Connect server asks its clients for (`LAKE_SPARK_TOKEN`, or the file of it in the lake)."""
+    if token := os.environ.get("LAKE_SPARK_TOKEN"):
+        return token
+    return spark_token_file().read_text().strip() if spark_token_file().exists() else None
+
+
 def spark_port() -> int | None:
     """The port of the Spark Connect server that we start (`LAKE_SPARK_PORT`); None: any that is free."""
     text = os.environ.get("LAKE_SPARK_PORT") or "0"

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from include.lake import processes, settings
 from include.lake.errors import LakeError
@@ -192,11 +192,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _spawn() -> dict[str, Any]:
+def serve(port: int) -> NoReturn:
+    """Become a server for other machines, which asks them for a token: the main process of a container."""
+    if not settings.spark_token():
+        raise LakeError(
+            f"a server for other machines wants a token: set LAKE_SPARK_TOKEN or {settings.spark_token_file()}"
+        )
+    command, environment = _command(port, "0.0.0.0", ui=True)
+    os.chdir(_folder())
+    os.execve(command[0], command, environment)
+
+
+def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[list[str], dict[str, str]]:
+    """The command that is a server, and its environment."""
     package = importlib.util.find_spec("pyspark")
     if not package or not package.submodule_search_locations:
         raise LakeError("pyspark is not installed: run `make setup`")
-    spark_home, port = Path(package.submodule_search_locations[0]), free_port()
+    spark_home = Path(package.submodule_search_locations[0])
     temp = _folder() / "tmp" / "server"
     shutil.rmtree(temp, ignore_errors=True)  # of a server that was killed
     temp.mkdir(parents=True)
@@ -204,20 +216,30 @@ def _spawn() -> dict[str, Any]:
     conf |= {
         "spark.local.dir": str(temp),
         "spark.driver.extraJavaOptions": f'{conf["spark.driver.extraJavaOptions"]} "-Djava.io.tmpdir={temp}"',
-        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.address": listen,
         "spark.connect.grpc.binding.port": str(port),
+        "spark.ui.enabled": str(ui).lower(),
     }
-    command = [str(spark_home / "bin" / "spark-submit"), "--master", "local[*]"]
+    command = [str(spark_home / "bin" / "spark-submit"), "--master", f"local[{settings.spark_cores()}]"]
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "--name", "lake"]
     for name, value in conf.items():
         command += ["--conf", f"{name}={value}"]
     # Another Spark of this machine, told about in SPARK_*, must not take this one's place.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
-    environment |= {"SPARK_HOME": str(spark_home), "SPARK_LOCAL_IP": "127.0.0.1", "JAVA_HOME": str(java_home())}
+    # SPARK_LOCAL_IP is where the Spark UI listens.
+    environment |= {"SPARK_HOME": str(spark_home), "SPARK_LOCAL_IP": listen, "JAVA_HOME": str(java_home())}
     environment |= {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(settings.ROOT)}
+    if token := settings.spark_token():  # not as a setting, which everybody who may look at processes would see
+        environment["SPARK_CONNECT_AUTHENTICATE_TOKEN"] = token
+    return [*command, "spark-internal"], environment
+
+
+def _spawn() -> dict[str, Any]:
+    port = free_port()
+    command, environment = _command(port)
     with open(_folder() / "server.log", "w") as log:
         server = subprocess.Popen(
-            [*command, "spark-internal"],
+            command,
             cwd=_folder(),  # it leaves an `artifacts` folder where it stands
             env=environment,
             stdin=subprocess.DEVNULL,

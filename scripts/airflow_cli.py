@@ -1,14 +1,23 @@
-"""The `airflow` command for the Airflow of `make run`: scripts/airflow backfill create --dag-id … ."""
+"""The `airflow` command for the Airflow of `make run`: scripts/airflow backfill create --dag-id … .
+
+In a container of docker-compose.yaml it is the command for the Airflow there.
+"""
 
 import os
 import sys
 
 from include.lake.errors import LakeError
-from scripts import stack
 
 if __name__ == "__main__":
     try:
-        env = stack.env_of_running()
+        if os.environ.get("LAKE_IN_CONTAINER"):
+            from scripts import container
+
+            env = container.airflow_env()
+        else:
+            from scripts import stack
+
+            env = stack.env_of_running()
     except LakeError as error:
         sys.exit(f"scripts/airflow: {error}")
     os.execve(sys.executable, [sys.executable, "-m", "airflow", *sys.argv[1:]], env)

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -173,6 +174,14 @@ def _until(running: Stack, condition: Any, seconds: float, what: str) -> Any:
 
 def start_sample(running: Stack, say: Clock, day: str, count: int, scale: float) -> bool:
     """Begin to make those of the newest days that no source has; False if all are there."""
+    arguments = missing_sample(say, day, count, scale)
+    if arguments:
+        running.spawn("sample", running.lake(*arguments), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
+    return bool(arguments)
+
+
+def missing_sample(say: Callable[[str], None], day: str, count: int, scale: float) -> list[str]:
+    """The `./lake` command that makes those of the newest days that no source has; empty if all are there."""
     from include.lake.freshness import Lake
 
     note = _sample_note()
@@ -188,14 +197,13 @@ def start_sample(running: Stack, say: Clock, day: str, count: int, scale: float)
         d for d in wanted if d in told.get("unfinished", []) or all(lake.absent(name, [d]) for name in with_days)
     ]
     if not missing:
-        return False
+        return []
     # Days added later are of the same world as those before them, or sessions and members would not fit.
     chosen = told.get("scale") or scale or DEFAULT_SCALE
+    note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"scale": chosen, "unfinished": missing}))
     say(f"making sample data for {missing[0]}..{missing[-1]} (scale {chosen})")
-    arguments = ["--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
-    running.spawn("sample", running.lake("sample", *arguments), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
-    return True
+    return ["sample", "--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
 
 
 def _sample_note() -> Path:

@@ -1,0 +1,217 @@
+"""What the containers of docker-compose.yaml run: `python -m scripts.container ROLE`, see ROLES.
+
+Secrets come from .env, or are made at the first start; either way they are kept in a volume, one file each, and it is
+from there that everybody takes them.
+"""
+
+import json
+import os
+import secrets
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import psycopg2
+
+from include.lake import settings, spark_server
+from include.lake.days import last_finished_day
+from include.lake.errors import LakeError, UsageError
+from scripts import run, stack
+from scripts.stack import Clock
+
+SECRETS = Path("/secrets")
+AIRFLOW_HOME = Path("/opt/airflow")
+# Names and ports inside the network of docker-compose.yaml.
+POSTGRES, API, API_PORT, SPARK_PORT = "postgres", "airflow-api-server", 8080, 15002
+# Tasks at a time, each a process of a quarter GB: what the scheduler's memory limit has room for.
+PARALLELISM = 4
+# A database that was killed is back in a few seconds. Docker starts us again and again anyway.
+DATABASE_SECONDS = 60
+JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
+# They report every five seconds (the DAG processor between two rounds of parsing); Airflow itself doubts after this.
+HEARTBEAT_SECONDS = 30
+
+
+# -- secrets
+
+
+def secret_files() -> dict[str, Path]:
+    """Every secret, by its name in .env."""
+    names = ["POSTGRES_PASSWORD", "LAKE_FERNET_KEY", "LAKE_JWT_SECRET", "LAKE_SESSION_SECRET", "LAKE_UI_PASSWORD"]
+    files = {name: SECRETS / name.removeprefix("LAKE_").lower().replace("_", "-") for name in names}
+    # In the lake, since whoever runs ./lake needs it, and Spark, whose SELECTs may read files, none of the others.
+    return {**files, "LAKE_SPARK_TOKEN": settings.spark_token_file()}
+
+
+def make_secrets() -> None:
+    """Write the secrets of .env, and make those that it does not give, unless they have been made."""
+    keys = stack.new_keys()
+    made = {
+        "LAKE_FERNET_KEY": keys["fernet"],
+        "LAKE_JWT_SECRET": keys["jwt"],
+        "LAKE_SESSION_SECRET": keys["session"],
+    }
+    for name, path in secret_files().items():
+        given, kept = os.environ.get(name, ""), path.read_text().strip() if path.exists() else ""
+        if name == "POSTGRES_PASSWORD" and given and kept and given != kept:
+            raise UsageError(
+                "POSTGRES_PASSWORD is not the one that the database was made with: leave it empty in .env, "
+                "and the one that it was made with is used"
+            )
+        if (wanted := given or kept or made.get(name) or secrets.token_urlsafe(18)) != kept:
+            stack.write_private(path, wanted)
+            print(f"{name}: {'taken from .env' if given else 'made'}", flush=True)
+
+
+def secret(name: str) -> str:
+    path = secret_files()[name]
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise LakeError(
+            f"{name} is missing ({path}: {error.strerror}): `docker-compose up secrets` makes it or takes it from .env"
+        ) from None
+
+
+# -- Airflow
+
+
+def airflow_env() -> dict[str, str]:
+    """The environment of Airflow in a container: that of `make run`, with the addresses of the network."""
+    keys = {name: secret(f"LAKE_{key}") for name, key in
+            {"fernet": "FERNET_KEY", "jwt": "JWT_SECRET", "session": "SESSION_SECRET"}.items()}  # fmt: skip
+    stack.write_private(AIRFLOW_HOME / "passwords.json", json.dumps({stack.USER: secret("LAKE_UI_PASSWORD")}))
+    more: dict[str, dict[str, object]] = {
+        "core": {
+            "parallelism": PARALLELISM,
+            "dags_are_paused_at_creation": False,
+            "execution_api_server_url": f"http://{API}:{API_PORT}/execution/",
+        },
+        "api": {"host": "0.0.0.0", "port": API_PORT},
+    }
+    database = f"postgresql+psycopg2://airflow:{quote(secret('POSTGRES_PASSWORD'), safe='')}@{POSTGRES}/airflow"
+    port = run._number("LAKE_UI_PORT", 8080, int)
+    return stack.environment(AIRFLOW_HOME, keys, database, f"http://127.0.0.1:{port}", more)
+
+
+def connect(seconds: float = DATABASE_SECONDS) -> Any:
+    """A connection to the database, which may be on its way up. A password that it refuses, it will not take later."""
+    deadline = time.monotonic() + seconds
+    password = secret("POSTGRES_PASSWORD")
+    while True:
+        try:
+            return psycopg2.connect(
+                host=POSTGRES, user="airflow", dbname="airflow", password=password, connect_timeout=5
+            )
+        except psycopg2.OperationalError as error:
+            if "authentication failed" in str(error):
+                raise LakeError(
+                    "PostgreSQL was made with another password, since its volume is older than the volume `secrets`: "
+                    "set POSTGRES_PASSWORD in .env to that password, or remove both volumes"
+                ) from None
+            if time.monotonic() > deadline:
+                raise LakeError(f"PostgreSQL does not answer: `docker-compose up -d {POSTGRES}` ({error})") from None
+            time.sleep(0.5)
+
+
+def start_airflow(name: str) -> NoReturn:
+    """Become one of Airflow's processes."""
+    env = airflow_env()
+    with connect() as connection, connection.cursor() as cursor:
+        if name in JOBS:  # there is one of each: if one is there, it is the one that was killed before us
+            cursor.execute(f"{stack.END_JOBS} and job_type = %s", [JOBS[name]])
+    become(stack.airflow_command(name), env)
+
+
+def migrate() -> NoReturn:
+    connect().close()
+    become([sys.executable, "-m", "airflow", "db", "migrate"], airflow_env())
+
+
+def become(command: list[Any], env: dict[str, str]) -> NoReturn:
+    os.execve(command[0], [str(part) for part in command], env)
+
+
+def healthy(name: str) -> int:
+    """Has it reported to the database lately? 0 if so."""
+    with connect(seconds=0) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "select count(*) from job where state = 'running' and job_type = %s"
+            " and latest_heartbeat > now() - %s * interval '1 second'",
+            [JOBS[name], HEARTBEAT_SECONDS],
+        )
+        return 0 if cursor.fetchone()[0] else 1
+
+
+# -- the lake
+
+
+def seed() -> int:
+    """The ledger's table, and sample data for those of the newest days that no source has."""
+    from include.lake import cli, ledger  # heavy, and no business of a health check
+
+    ledger.create()
+    days, scale = run._number("DAYS", run.DEFAULT_DAYS, int), run._number("SCALE", 0.0, float)
+    if arguments := run.missing_sample(Clock(), last_finished_day("Asia/Seoul"), days, scale):
+        if failed := cli.main(arguments):
+            return failed
+        run.finish_sample()
+    return 0
+
+
+def forwarder(host: str, port: int, listen: tuple[str, int]) -> socketserver.ThreadingTCPServer:
+    """A server that passes every connection on to this port of `host`."""
+
+    class Connection(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), socket.create_connection((host, port), timeout=10) as there:
+                there.settimeout(None)
+                back = threading.Thread(target=pump, args=(there, self.request), daemon=True)
+                back.start()
+                pump(self.request, there)
+                back.join()
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    server = socketserver.ThreadingTCPServer(listen, Connection)
+    server.daemon_threads = True
+    return server
+
+
+def forward(host: str, port: str) -> None:
+    forwarder(host, int(port), ("0.0.0.0", int(port))).serve_forever()
+
+
+ROLES: dict[str, Callable[..., int | None]] = {
+    "secrets": make_secrets,
+    "migrate": migrate,
+    "seed": seed,
+    "spark": lambda: spark_server.serve(SPARK_PORT),
+    "airflow": start_airflow,
+    "healthy": healthy,
+    "forward": forward,
+}
+
+
+def main(role: str, *arguments: str) -> int:
+    try:
+        return int(ROLES[role](*arguments) or 0)
+    except LakeError as error:
+        print(f"lake: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

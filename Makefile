@@ -1,6 +1,6 @@
 # Few targets, and everything they need they get themselves: a bare machine needs make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench-backfill lint format lock clean
+.PHONY: help setup run test bench-backfill compose-test lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -23,6 +23,9 @@ test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": thos
 
 bench-backfill: setup  ## 90 days with a run per day against the backfill DAG [DAYS=90] [SCALE=0.1]
 	@$(PY) -m scripts.bench_backfill
+
+compose-test: setup  ## docker-compose.yaml for real: up, green runs, edits, kills, down [KILL="spark postgres": only these]
+	@$(PY) -m scripts.compose_test
 
 lint: setup  ## ruff and mypy
 	@$(PY) -m ruff check $(CODE) && $(PY) -m ruff format --check $(CODE) && $(PY) -m mypy

@@ -1,0 +1,410 @@
+"""`make compose-test`: docker-compose.yaml brought up for real, its promises looked at one by one, all removed.
+
+It works on a copy of the project with a compose project, a port and an image of its own. Needs docker, docker-compose
+(1.29 or newer) and either the two public images or a registry that has them. KILL="spark postgres" kills only these.
+"""
+
+import http.server
+import ipaddress
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from include.lake import contracts, lineage, settings, storage
+from include.lake.days import days_before, last_finished_day
+from include.lake.errors import LakeError
+from scripts import container, stack
+from scripts.run import DEFAULT_DAYS, DEFAULT_SCALE, Api, dag_ids
+from scripts.stack import Clock
+
+PROJECT = "lake-compose-test"
+# What the image is made of, and what is mounted into it.
+COPIED = ("docker-compose.yaml", "Dockerfile", ".dockerignore", ".env.example", "requirements.lock", "lake", "dags",
+          "plugins", "include", "scripts")  # fmt: skip
+SCHEDULER = "airflow-scheduler"
+KILLED = ("spark", "postgres", "airflow-api-server", "airflow-dag-processor", "airflow-triggerer", SCHEDULER)
+OURS = ("--filter", f"label=com.docker.compose.project={PROJECT}")
+SCALE = ("--scale", str(DEFAULT_SCALE))
+WANTED_COLD, WANTED_EDIT = 180, 15
+# Always the same, or docker would not know that it has built this before.
+JARS_PORT = 18443
+# What takes this long is stuck: a retry comes after one minute, or two.
+PATIENCE_SECONDS = 600
+EDITED = "we_mart.wv_sess_daily"
+EDIT = ("+ 1 as sess_dur", "+ 100001 as sess_dur")
+
+
+def main() -> int:
+    say = Clock()
+    compose = find_compose()
+    for number in stack.STOP_SIGNALS:
+        signal.signal(number, lambda got, frame: sys.exit(f"make compose-test: stopped by signal {got}"))
+    folder = Path(tempfile.mkdtemp(prefix="lake-compose-"))
+    test = Test(compose, folder / "project", say)
+    try:
+        test.copy()
+        test.build()
+        test.up()
+        test.build_without_docker()
+        test.tables_are_right()
+        test.closed()
+        test.keeps_secrets()
+        test.edits()
+        for service in os.environ.get("KILL", " ".join(KILLED)).split():
+            test.kill(service)
+        test.down_and_up()
+    except (LakeError, subprocess.CalledProcessError) as error:
+        test.failed = str(error)
+        log = Path(tempfile.gettempdir(), "lake-compose-test.log")
+        log.write_text(test.compose("logs", "--no-color", check=False))
+        print(f"the logs of the containers: {log}", flush=True)
+    finally:
+        test.removed()
+        shutil.rmtree(folder, ignore_errors=True)
+    print("\n" + "\n".join(test.figures))
+    if test.failed:
+        print(f"make compose-test: {test.failed}", file=sys.stderr)
+    return 1 if test.failed else 0
+
+
+def find_compose() -> list[str]:
+    """The compose command of this machine; LakeError with the cure when there is none, or no daemon."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        with suppress(FileNotFoundError):
+            if subprocess.run([*command, "version"], capture_output=True).returncode == 0:
+                break
+    else:
+        raise LakeError("docker-compose is missing: install it (Debian: apt-get install docker.io docker-compose)")
+    daemon = subprocess.run(["docker", "info"], capture_output=True, text=True)
+    if daemon.returncode:
+        raise LakeError(f"no docker daemon answers: start it ({daemon.stderr.strip().splitlines()[-1]})")
+    return command
+
+
+class Test:
+    def __init__(self, compose: list[str], folder: Path, say: Clock) -> None:
+        self.command, self.folder, self.say = compose, folder, say
+        self.failed = ""
+        self.figures: list[str] = []
+        self.day = last_finished_day("Asia/Seoul")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        own = ("LAKE_", "POSTGRES_", "COMPOSE_", "DAYS", "SCALE")
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        self.env |= {"COMPOSE_PROJECT_NAME": PROJECT, "LAKE_IMAGE": PROJECT}
+        self.env["LAKE_MAVEN_REPOSITORY"] = os.environ.get("LAKE_MAVEN_REPOSITORY", "")
+        self.expected: dict[str, list[str]] = {}
+
+    def compose(self, *arguments: str, check: bool = True, quiet: bool = False) -> str:
+        """Run docker-compose; its output, with `quiet` that of stdout alone. LakeError with its end if it fails."""
+        with tempfile.TemporaryFile("w+") as told:  # in the order in which it came, for who has to read it
+            done = subprocess.run(
+                [*self.command, *arguments], cwd=self.folder, env=self.env, text=True, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if quiet else told, stderr=told,
+            )  # fmt: skip
+            told.seek(0)
+            words = told.read()
+        if check and done.returncode:
+            last = "\n".join((words + (done.stdout or "")).splitlines()[-15:])
+            raise LakeError(f"{shlex.join([*self.command, *arguments])} failed:\n{last}")
+        return done.stdout or words
+
+    def inside(self, *command: str, service: str = SCHEDULER) -> str:
+        return self.compose("exec", "-T", service, *command, quiet=True)
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            with suppress(OSError):
+                if found := condition():
+                    return found
+            if time.monotonic() > deadline:
+                raise LakeError(f"waited {PATIENCE_SECONDS} s for {what}")
+            self.say.still(f"waiting for {what}")
+            time.sleep(0.5)
+
+    def require(self, good: object, what: str) -> None:
+        if not good:
+            raise LakeError(f"not so: {what}")
+        self.say(f"so it is: {what}")
+
+    def figure(self, what: str, seconds: float, wanted: float = 0) -> None:
+        limit = f" (wanted: under {wanted:g} s)" if wanted else ""
+        self.figures.append(f"{what}: {seconds:.1f} s{limit}; load of the machine {os.getloadavg()[0]:.1f}")
+        self.say(self.figures[-1])
+        if wanted and seconds > wanted:
+            self.failed = self.figures[-1]
+
+    # -- the steps
+
+    def copy(self) -> None:
+        self.folder.mkdir()
+        for name in COPIED:
+            source, ignored = settings.ROOT / name, shutil.ignore_patterns("__pycache__")
+            copied = partial(shutil.copytree, ignore=ignored) if source.is_dir() else shutil.copy
+            copied(source, self.folder / name)
+        text = (self.folder / ".env.example").read_text()
+        (self.folder / ".env").write_text(re.sub(r"LAKE_UI_PORT=\d+", f"LAKE_UI_PORT={self.port}", text))
+        self.folder.parent.chmod(0o755)  # the containers' user is another one
+        self.compose("down", "-v", "--remove-orphans")  # of a test that was killed
+
+    def build(self) -> None:
+        began = time.monotonic()
+        if not self.env["LAKE_MAVEN_REPOSITORY"]:
+            self.env["LAKE_MAVEN_REPOSITORY"] = serve_jars()
+        self.compose("build")
+        self.figure("docker-compose build", time.monotonic() - began)
+
+    def up(self) -> None:
+        began = time.monotonic()
+        self.compose("up", "-d")
+        self.figure("docker-compose up -d (to its return)", time.monotonic() - began)
+        self.api = self.login()
+        for dag_id in dag_ids():
+            self.until_green(dag_id)
+        self.figure("cold up to the first green run of both DAGs", time.monotonic() - began, WANTED_COLD)
+
+    def login(self) -> Api:
+        password = self.inside("cat", "/secrets/ui-password", service="airflow-api-server").strip()
+        api = Api(f"http://127.0.0.1:{self.port}", stack.USER, password)
+        self.until(api.up, "the Airflow UI")
+        return api
+
+    def run_of(self, dag_id: str) -> dict[str, Any]:
+        """The run of the day; an error of ours when it is red, so that nobody waits for it."""
+        found = self.ask("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={self.day}&limit=1")
+        run: dict[str, Any] = found["dag_runs"][0] if found and found["dag_runs"] else {"state": None}
+        if run["state"] == "failed":
+            raise LakeError(f"the run of {dag_id} is red")
+        return run
+
+    def until_green(self, dag_id: str) -> None:
+        self.until(lambda: self.run_of(dag_id)["state"] == "success", f"a green run of {dag_id}")
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The API server is one of those that are killed: an answer that does not come is none."""
+        try:
+            return self.api(method, path, body)
+        except (OSError, LakeError, ValueError):
+            return None
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        told = json.loads(self.inside("./lake", "status", "--from", self.day, "--to", self.day, "--json"))
+        return {row["table"]: row for row in told}
+
+    def build_without_docker(self) -> None:
+        """The same days by the engine alone, in a lake of its own on this machine."""
+        home = self.folder.parent / "lake"
+        lake(home, "sample", "--from", days_before(self.day, DEFAULT_DAYS - 1), "--to", self.day, *SCALE)
+        lake(home, "build", *built(), "--from", self.day, "--to", self.day)
+        self.expected = {table: rows(home, table, self.day) for table in built()}
+        assert all(self.expected.values())
+
+    def tables_are_right(self) -> None:
+        """All built tables are fresh, and row by row what the engine gives without docker."""
+        status = self.status()
+        self.require(all(status[name]["state"] == "fresh" for name in built()), "every table of the day is fresh")
+        with tempfile.TemporaryDirectory() as folder:
+            with open(Path(folder, "tar"), "wb") as file:
+                command = [*self.command, "exec", "-T", SCHEDULER, "tar", "-C", "/lake", "-c", "warehouse"]
+                subprocess.run(command, cwd=self.folder, env=self.env, stdout=file, check=True)
+            subprocess.run(["tar", "-C", folder, "-xf", file.name], check=True)
+            theirs = {table: rows(Path(folder), table, self.day) for table in built()}
+        counts = ", ".join(f"{table} {len(found):,}" for table, found in theirs.items())
+        self.require(theirs == self.expected, f"the rows are those of ./lake without docker ({counts})")
+
+    def closed(self) -> None:
+        """One port, on 127.0.0.1; a Spark that asks for a token; nobody is root."""
+        listed = docker("ps", *OURS, "--format", "{{.Ports}}")
+        published = [part for part in re.split(r"[,\n]\s*", listed) if "->" in part]
+        self.require(published == [f"127.0.0.1:{self.port}->8080/tcp"], f"only {published} is published")
+        config = "r = ConfigRequest(session_id=str(uuid.uuid4())); r.operation.get.keys.append('spark.app.name')"
+        call = (
+            "import sys, uuid, grpc; from pyspark.sql.connect.proto import ConfigRequest, SparkConnectServiceStub\n"
+            f"{config}\nstub = SparkConnectServiceStub(grpc.insecure_channel('spark:{container.SPARK_PORT}'))\n"
+            "try: print(stub.Config(r, timeout=30))\nexcept grpc.RpcError as error: print(error.code())"
+        )
+        told = self.inside(".venv/bin/python", "-c", call)
+        self.require("UNAUTHENTICATED" in told, f"Spark without its token: {told.strip()}")
+        for service in KILLED:
+            lines = docker("top", self.id(service), "-eo", "pid,uid,comm").splitlines()[1:]
+            # A health check runs as the user of the image, which is root in that of the database.
+            users = {uid for _, uid, program, *_ in map(str.split, lines) if program != "pg_isready"}
+            self.require(users and "0" not in users, f"{service} runs as user {', '.join(sorted(users))}")
+
+    def id(self, service: str) -> str:
+        return docker("ps", "-q", *OURS, "--filter", f"label=com.docker.compose.service={service}").strip()
+
+    def keeps_secrets(self) -> None:
+        """None is in the configuration, in an environment that docker shows, or in the logs of the containers."""
+        values = self.inside("sh", "-c", "cat /secrets/* /lake/spark/token").split()
+        ids = docker("ps", "-aq", *OURS).split()
+        shown = self.compose("config") + docker("inspect", *ids) + self.compose("logs", "--no-color")
+        self.require(len(set(values)) == len(container.secret_files()), f"{len(values)} secrets are made")
+        self.require(not [value for value in values if value in shown], "no secret is in config, inspect or logs")
+
+    def edits(self) -> None:
+        """A SELECT that is edited: clear its task, and the result is there. A DAG's text shows in the UI."""
+        path = self.folder / contracts.get(EDITED).select_path.relative_to(settings.ROOT)
+        text = path.read_text()
+        assert EDIT[0] in text
+        path.write_text(text.replace(*EDIT))
+        dag_id = "analytics_we_mart_wv1_daily"
+        began = time.monotonic()
+        self.clear(dag_id, EDITED)
+        self.until_green(dag_id)
+        self.figure("edit of a SELECT, clear, result", time.monotonic() - began, WANTED_EDIT)
+        day = f"filters=[('part_date', '=', '{self.day}')]"
+        read = f"open_table('{EDITED}').to_pyarrow_table(columns=['sess_dur'], {day})"
+        code = f"from include.lake.storage import *; print(min({read}[0].to_pylist()))"
+        found = self.inside(".venv/bin/python", "-c", code)
+        self.require(int(found) > 100_000, f"the table has what was edited (the smallest sess_dur is {found.strip()})")
+        path.write_text(text)
+        lists = self.folder / "dags" / "utils" / "dynamic_dag" / "wev" / "task_list" / f"{dag_id}.py"
+        lists.write_text(lists.read_text().replace('"""', '"""Edited. ', 1))
+        began = time.monotonic()
+
+        def shows() -> bool:
+            return "Edited. " in (self.ask("GET", f"/dags/{dag_id}") or {}).get("description", "")
+
+        self.until(shows, "the edit in the UI")
+        self.figure("edit of a DAG, shown in the UI", time.monotonic() - began)
+        self.clear(dag_id, EDITED)
+        self.until_green(dag_id)
+        self.tables_are_right()
+
+    def clear(self, dag_id: str, task: str) -> None:
+        body = {"dry_run": False, "dag_run_id": self.run_of(dag_id)["dag_run_id"], "task_ids": [task]}
+        self.api("POST", f"/dags/{dag_id}/clearTaskInstances", {**body, "only_failed": False})
+
+    def kill(self, service: str) -> None:
+        """Make the day stale, run it again, and kill the service while a table is built."""
+        self.inside("./lake", "sample", "--from", self.day, "--to", self.day, *SCALE)
+        for dag_id in dag_ids():
+            run = self.run_of(dag_id)["dag_run_id"]
+            self.api("POST", f"/dags/{dag_id}/dagRuns/{run}/clear", {"dry_run": False, "only_failed": False})
+        self.until(self.building, "a build that runs")
+        time.sleep(3)  # into its work
+        name = self.id(service)
+        pid, before = docker("inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", name).split()
+        # From outside of the container, as the kernel would when memory runs out: `docker kill` is a wish to stop, and
+        # nothing would start it again.
+        docker("run", "--rm", "--pid=host", "--user=0", "--entrypoint=kill", PROJECT, "-9", pid)
+        began = time.monotonic()
+        self.say(f"{service} is killed")
+
+        def is_back() -> bool:
+            running, started = docker("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", name).split()
+            return running == "true" and started != before
+
+        self.until(is_back, f"{service} to be started again")
+        for dag_id in dag_ids():
+            self.until_green(dag_id)
+        self.figure(f"{service} killed in a run, to green runs", time.monotonic() - began)
+        self.tables_are_right()
+
+    def building(self) -> bool:
+        found = self.ask("GET", "/dags/~/dagRuns/~/taskInstances?state=running&limit=100")
+        return bool(found and [task for task in found["task_instances"] if task["task_id"] in built()])
+
+    def down_and_up(self) -> None:
+        """`down` keeps the data and the secrets."""
+        password = self.inside("cat", "/secrets/ui-password")
+        before = {name: row["built_at"] for name, row in self.status().items()}
+        self.compose("down")
+        self.require(len(self.volumes()) == 4, f"down keeps {', '.join(self.volumes())}")
+        began = time.monotonic()
+        self.compose("up", "-d")
+        self.api = self.login()
+        self.figure("down, and up again", time.monotonic() - began)
+        self.require(self.inside("cat", "/secrets/ui-password") == password, "the password is the same as before")
+        self.require({name: row["built_at"] for name, row in self.status().items()} == before, "so are the tables")
+        self.require(all(self.run_of(d)["state"] == "success" for d in dag_ids()), "and the runs")
+
+    def removed(self) -> None:
+        self.compose("down", "-v", "--remove-orphans", check=False)
+        self.say(f"down -v leaves {self.volumes() or 'nothing'}")
+        if self.volumes() and not self.failed:
+            self.failed = "down -v left volumes"
+
+    @staticmethod
+    def volumes() -> list[str]:
+        return docker("volume", "ls", "-q", *OURS).split()
+
+
+def docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise LakeError(f"docker {shlex.join(arguments)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def serve_jars() -> str:
+    """Where the build gets the Delta jars of this machine, and looks at their checksums; "" if it cannot reach it."""
+
+    class Jars(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path: str) -> str:
+            return str(settings.jars() / Path(path).name)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    subnet = docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Subnet}}").strip()
+    gateway = str(next(ipaddress.ip_network(subnet).hosts()))
+    try:
+        server = http.server.ThreadingHTTPServer((gateway, JARS_PORT), Jars)
+    except OSError:  # docker is in a virtual machine
+        return ""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://{gateway}:{server.server_port}"
+
+
+def built() -> list[str]:
+    return [name for name in lineage.in_order() if not contracts.get(name).is_source]
+
+
+def lake(home: Path, *arguments: str) -> None:
+    """./lake with its own Spark, as on any machine."""
+    env = {name: value for name, value in os.environ.items() if name not in ("LAKE_SPARK_REMOTE", "LAKE_SPARK_TOKEN")}
+    env |= {"LAKE_HOME": str(home), "PYTHONPATH": str(settings.ROOT)}
+    command = [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
+    done = subprocess.run(command, env=env, text=True, capture_output=True)
+    if done.returncode:
+        raise LakeError(f"./lake {shlex.join(arguments)} failed: {done.stderr.strip()[-2000:]}")
+
+
+def rows(home: Path, table: str, day: str) -> list[str]:
+    """The rows of a day, without the time of their build, in an order of their own."""
+    before, contract = os.environ.get("LAKE_HOME"), contracts.get(table)
+    os.environ["LAKE_HOME"] = str(home)
+    try:
+        delta = storage.open_table(table)
+    finally:
+        os.environ.pop("LAKE_HOME") if before is None else os.environ.update(LAKE_HOME=before)
+    if delta is None:
+        return []
+    found = delta.to_pyarrow_table(filters=[(contract.day_column, "=", day)])
+    names = [name for name in contract.column_names if name != contracts.RUN_TIMESTAMP]
+    return sorted(json.dumps(row, default=str) for row in found.select(names).to_pylist())
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LakeError as error:
+        sys.exit(f"make compose-test: {error}")

@@ -80,7 +80,7 @@ def test_the_three_formats_say_the_same(lake_home: Path, tmp_path: Path) -> None
 def test_bad_rows_are_refused_with_their_lines_or_dropped_and_counted(
     lake_home: Path, tmp_path: Path, bad: dict | str, told: str
 ) -> None:
-    good = {"date_id": "2026-01-05"}
+    good = {"date_id": "2026-01-05", "unix_log_timestamp": -(2**63)}
     file = json_lines(tmp_path / "a.jsonl", good, bad, good)
     with pytest.raises(LakeError) as error:
         load(LOG, [file])

@@ -139,7 +139,11 @@ def _value(column: Column, value: Any) -> Any:
     if kind in _INTEGERS:
         if isinstance(value, str) and _WHOLE.fullmatch(value):
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value.bit_length() >= _INTEGERS[kind]:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or not -(1 << _INTEGERS[kind] - 1) <= value < 1 << _INTEGERS[kind] - 1
+        ):
             raise ValueError
         return value
     if kind == "double":

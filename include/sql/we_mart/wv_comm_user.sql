@@ -18,13 +18,13 @@ profiles as (
         snapshots.comm_id,
         snapshots.user_id,
         snapshots.newest.profile_name,
-        -- ms since epoch become KST wall clock; a number outside the years 1 to 9999 is no time.
+        -- ms since epoch become KST wall clock; a number outside the years 1 to 9999 (KST) is no time.
         case
-            when try_cast(field.first_join_at as bigint) between -62135596800000 and 253402300799999
+            when try_cast(field.first_join_at as bigint) between -62135596800000 and 253402268399999
                 then timestamp_millis(try_cast(field.first_join_at as bigint)) + interval 9 hours
         end as first_join_dt,
         case
-            when try_cast(field.last_join_at as bigint) between -62135596800000 and 253402300799999
+            when try_cast(field.last_join_at as bigint) between -62135596800000 and 253402268399999
                 then timestamp_millis(try_cast(field.last_join_at as bigint)) + interval 9 hours
         end as last_join_dt,
         field.hidden,
@@ -40,7 +40,7 @@ events as (
         log.log_id,
         min(struct(log.community_id, log.user_id, log.type, log.change_at)) as event
     from weverse2.community_log_member_status_log as log
-    where log.type in ('subscribe', 'unsubscribe') and log.change_at between 0 and 253402300799999
+    where log.type in ('subscribe', 'unsubscribe') and log.change_at between 0 and 253402268399999
     group by log.log_id
 ),
 dated_events as (
@@ -115,7 +115,7 @@ channel_moves as (
     from weverse2.community_log_v_member_migration as log
     lateral view explode(from_json(log.data, 'vChannels array<string>').vChannels) channel as v_comm_id
     -- From 2022-11-02 00:00 KST.
-    where log.type = 'MEMBER' and log.created_at between 1667314800000 and 253402300799999
+    where log.type = 'MEMBER' and log.created_at between 1667314800000 and 253402268399999
 ),
 migrations as (
     select

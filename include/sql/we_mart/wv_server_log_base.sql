@@ -25,9 +25,9 @@ kept as (
             nullif(user_info_device_id, ''),
             case when consumer_id = 'tvApp' then concat('U_', nullif(user_info_user_key, '')) end
         ) as device,
-        -- A number beyond the year 9999 is no timestamp either.
+        -- A number beyond the year 9999 (KST, which sess_id is written in) is no timestamp either.
         case
-            when unix_log_timestamp between 1 and 253402300799999 then timestamp_millis(unix_log_timestamp)
+            when unix_log_timestamp between 1 and 253402268399999 then timestamp_millis(unix_log_timestamp)
         end as log_dt,
         -- Text of digits, and not only zeros: anything else is no user.
         case when user_info_id rlike '^[0-9]*[1-9][0-9]*\\z' then user_info_id end as user_id
@@ -140,7 +140,7 @@ select
     body.is_product,
     body.is_hide_from_artist,
     body.is_fc_only,
-    nullif(regexp_extract(url, '/chat-([^/&]+)', 1), '') as chat_id,
+    nullif(regexp_extract(url, '/chat-([^/&]+)/', 1), '') as chat_id,
     try_cast(body.chat_msg_count as int) as chat_msg_count,
     body.chat_msg_list,
     url,

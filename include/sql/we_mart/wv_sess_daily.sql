@@ -3,6 +3,8 @@ with logs as (
         log.*,
         try_cast(log.user_id_fill as bigint) as user_number,
         nullif(log.gcc, '') as known_gcc,
+        nullif(log.os, '') as known_os,
+        nullif(log.post_id, '') as named_post_id,
         -- Orders rows, those of one instant by the columns that follow in the contract and may differ there.
         struct(
             log.log_dt, log.hour, log.user_info_user_key, log.user_sess_id, log.user_info_id, log.platform, log.os,
@@ -18,7 +20,7 @@ sessions as (
         sess_id,
         max_by(known_gcc, position) filter (where known_gcc is not null) as sess_ctry,
         max_by(platform, position) filter (where platform is not null) as platform,
-        max_by(os, position) filter (where os is not null) as os,
+        max_by(known_os, position) filter (where known_os is not null) as os,
         max_by(app_ver, position) filter (where app_ver is not null) as app_ver
     from logs
     group by date_id, sess_id
@@ -99,7 +101,7 @@ calls as (
         logs.*,
         coalesce(try_cast(logs.comm_id as bigint), posts.comm_id, notices.comm_id) as called_comm_id
     from logs
-    left join posts on posts.post_id = logs.post_id
+    left join posts on posts.post_id = logs.named_post_id
     left join notices on notices.notice_id = logs.notice_id
 ),
 visits as (
@@ -115,7 +117,7 @@ visits as (
         calls.user_id_fill,
         calls.user_number,
         case
-            when members.comm_id is not null or calls.post_id is not null or calls.notice_id is not null
+            when members.comm_id is not null or calls.named_post_id is not null or calls.notice_id is not null
                 then calls.called_comm_id
         end as comm_id
     from calls

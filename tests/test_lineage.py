@@ -102,6 +102,9 @@ def test_only_tables_and_parameters_are_replaced() -> None:
             "and log.topic < current_date()",
             "schema/calls.sql:7: current_date() makes two builds differ",
         ),
+        ("group by all", "and log.topic < CURRENT_DATE", "schema/calls.sql:7: current_date() makes two builds differ"),
+        ("count(*)", "max(now())", "schema/calls.sql:3: now() makes two builds differ"),
+        ("count(*)", "max(log.hour + rand(/* again */))", "schema/calls.sql:3: rand() makes two builds differ"),
         ("service_log.weverse_server_log as", "weverse_server_log as", "is neither a table"),
         ("service_log.weverse_server_log as", "prod.service_log.weverse_server_log as", "without a catalog"),
         ("weverse_server_log as log", "weverse_server_log", "give service_log.weverse_server_log an alias"),
@@ -176,6 +179,13 @@ def test_the_code_id_follows_the_meaning_and_nothing_else(project) -> None:
     ]
     assert {code_id(project, *texts) for texts in same} == {before}
     assert before not in {code_id(project, *texts) for texts in other}
+
+
+def test_the_format_of_a_check_does_not_count_and_its_meaning_does(project) -> None:
+    before = code_id(project, contract=CONTRACT + "checks: [calls > 0]\n")
+    assert code_id(project, contract=CONTRACT + "checks:\n  - CALLS  >  0  -- of course\n") == before
+    assert code_id(project, contract=CONTRACT + "checks: [calls > 1]\n") != before
+    assert code_id(project, contract=CONTRACT + "checks: [warn: calls > 0]\n") != before
 
 
 def test_a_circle_is_named(project) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,9 +21,17 @@ PARAMETERS = {"start_date", "end_date"}
 # In a check: the rows that would be published.
 THIS = "this"
 # What would make two builds of the same inputs differ.
-_NOT_REPEATABLE = re.compile(
-    r"\b(current_date|current_timestamp|now|localtimestamp|rand|randn|uuid|curdate)\s*\(", re.I
+_NOT_REPEATABLE = (
+    exp.CurrentDate,
+    exp.CurrentTimestamp,
+    exp.Localtimestamp,
+    exp.Rand,
+    exp.Randn,
+    exp.Shuffle,
+    exp.Uuid,
 )
+# The same of functions that sqlglot does not know as such.
+_NOT_REPEATABLE_NAMES = {"now", "monotonically_increasing_id", "spark_partition_id", "input_file_name"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,12 @@ class Template:
     """A query over tables and days. `_spans`: where in the text (from, to) a table or a parameter is named."""
 
     text: str
+    tree: exp.Expr
     _spans: tuple[tuple[int, int, str], ...]
+
+    def meaning(self) -> str:
+        """The query without comments and formatting. Not needed, and so not made, when DAGs are parsed."""
+        return self.tree.sql(dialect="spark", comments=False, normalize=True)
 
     def over_views(self, start: str, end: str) -> str:
         """The text for start..end, with every table replaced by its `view_name`. Nothing else is touched.
@@ -55,11 +67,6 @@ class Select(Template):
 
     inputs: tuple[str, ...]
     columns: tuple[str, ...]
-    tree: exp.Expr
-
-    def meaning(self) -> str:
-        """The SELECT without comments and formatting. Not needed, and so not made, when DAGs are parsed."""
-        return self.tree.sql(dialect="spark", comments=False, normalize=True)
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,13 @@ def parse_select(text: str, contract: Contract) -> Select:
         return ContractError(f"{shown}{f':{line}' if line else ''}: {what}")
 
     def line_of(needle: str) -> int | None:
-        return next((n for n, content in enumerate(text.splitlines(), 1) if needle in content), None)
+        return next((n for n, content in enumerate(text.splitlines(), 1) if needle.lower() in content.lower()), None)
 
     tree = _parse(text, wrong)
     if not isinstance(tree, exp.Query):
         raise wrong("must be exactly one SELECT")
-    if match := _NOT_REPEATABLE.search(re.sub(r"--[^\n]*", "", text)):
-        raise wrong(f"{match[1]}() makes two builds differ; use :start_date and :end_date", line_of(match[0]))
+    if name := _not_repeatable(tree):
+        raise wrong(f"{name}() makes two builds differ; use :start_date and :end_date", line_of(name))
 
     parameters = {node.name for node in tree.find_all(exp.Placeholder, exp.Parameter)}
     for name in sorted(parameters - PARAMETERS):
@@ -114,7 +121,7 @@ def parse_select(text: str, contract: Contract) -> Select:
 
     spans = _spans(tree, text, wrong)
     inputs = sorted({name for _, _, name in spans} - PARAMETERS)
-    return Select(text, spans, tuple(inputs), tuple(columns), tree)
+    return Select(text, tree, spans, tuple(inputs), tuple(columns))
 
 
 def _parse(text: str, wrong: Callable[..., ContractError]) -> exp.Expr:
@@ -129,6 +136,15 @@ def _parse(text: str, wrong: Callable[..., ContractError]) -> exp.Expr:
     if len(trees) != 1:
         raise wrong("must be exactly one SELECT")
     return trees[0]
+
+
+def _not_repeatable(tree: exp.Expr) -> str | None:
+    """The first function in a query that gives something else the next time, as it is usually written."""
+    for node in tree.find_all(exp.Func):
+        name = node.name.lower() if isinstance(node, exp.Anonymous) else node.sql_name().lower()
+        if isinstance(node, _NOT_REPEATABLE) or name in _NOT_REPEATABLE_NAMES:
+            return str(name)
+    return None
 
 
 def _spans(
@@ -188,18 +204,18 @@ def parsed_checks(table: str) -> tuple[ParsedCheck, ...]:
             return ContractError(f"{settings.shown(contract.path)}: check `{' '.join(sql.split())}`: {what}")
 
         tree = _parse(check.sql, wrong)
-        if _NOT_REPEATABLE.search(check.sql):
+        if _not_repeatable(tree):
             raise wrong("two builds of the same rows must pass or fail alike; use :start_date and :end_date")
         if isinstance(tree, exp.Query):
             spans = _spans(tree, check.sql, wrong, (THIS,))
             if unread := sorted({name for _, _, name in spans} - PARAMETERS - readable):
                 raise wrong(f"reads {', '.join(unread)}; there are {', '.join(sorted(readable))}")
-            found.append(ParsedCheck(check.sql, spans, "select", check.severity))
+            found.append(ParsedCheck(check.sql, tree, spans, "select", check.severity))
         else:
             if tree.find(exp.Query):
                 raise wrong("a check with a query in it is a SELECT that gives the rows that break it")
             kind = "day" if tree.find(exp.AggFunc) and not tree.find(exp.Window) else "row"
-            found.append(ParsedCheck(check.sql, (), kind, check.severity))
+            found.append(ParsedCheck(check.sql, tree, (), kind, check.severity))
     return tuple(found)
 
 
@@ -241,7 +257,7 @@ def code_id(table: str) -> str:
         "columns": sorted((c.name, c.type, c.nullable) for c in contract.columns),
         "key": sorted(contract.key),
         "partitioned_by": contract.partitioned_by,
-        "checks": sorted((check.sql, check.severity) for check in contract.checks),
+        "checks": sorted((check.meaning(), check.severity) for check in parsed_checks(table)),
         "reads": contract.reads,
     }
     return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]

@@ -15,21 +15,30 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from include.lake import settings, spark_server  # noqa: E402
+from include.lake import locks, settings, spark_server  # noqa: E402
 from include.lake.errors import LakeError  # noqa: E402
 
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "requirements.sha256"
 DELTA_GROUP = "io.delta"
+# From nothing, over a slow line, a setup takes some minutes.
+LOCK_SECONDS = 30 * 60
 
 
 def say(line: str) -> None:
     print(line, flush=True)
+
+
+def take(lock: TextIO, what: str) -> None:
+    locks.take(
+        lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), what, LOCK_SECONDS, lambda: say(f"Waiting for {what}")
+    )
 
 
 def run(what: str, command: Sequence[object], cure: str, env: dict[str, str] | None = None) -> None:
@@ -129,7 +138,7 @@ def jars(java_home: Path) -> None:
     folder = settings.jars()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take(lock, f"another setup that fetches jars into {folder}")
         for name in spark_server.JARS:
             wrong = spark_server.wrong_jar(folder / name)
             if wrong and (folder / name).exists():
@@ -175,11 +184,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         with open(LOCK) as lock:  # two setups at once: the second waits for the first, and finds everything done
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("Another setup is at work: waiting for it")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            take(lock, "another setup of this folder")
             venv()
             jars(java())
     except LakeError as error:

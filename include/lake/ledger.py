@@ -6,11 +6,13 @@ build that was killed between its commit and its ledger row is entered by whoeve
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError
 
 from include.lake import contracts, failures, settings, storage
 
@@ -58,12 +60,6 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     return sorted(unique.values(), key=lambda row: (row["built_at"], row["version"] or -1, row["table"], row["day"]))
 
 
-def create() -> None:
-    """Make the table unless it is there."""
-    path = str(settings.table_path(TABLE))
-    DeltaTable.create(path, SCHEMA, mode="ignore", name=TABLE, description="One row per table, day and build.")
-
-
 def append(rows: list[dict[str, Any]]) -> None:
     """Add rows with the fields of SCHEMA."""
     if not rows:
@@ -71,10 +67,22 @@ def append(rows: list[dict[str, Any]]) -> None:
     create()
     path = str(settings.table_path(TABLE))
     data = pa.Table.from_pylist(_plain(rows), schema=SCHEMA)
+    create()
     storage.retry_conflicts(lambda: write_deltalake(path, data, mode="append"), TABLE)
     delta = DeltaTable(path)
     if delta.version() % _COMPACT_EVERY == 0:
-        storage.retry_conflicts(delta.optimize.compact, TABLE)
+        with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
+            delta.optimize.compact()
+        storage.tidy(delta)
+
+
+def create() -> None:
+    """Make the ledger's table unless it is there."""
+    path = str(settings.table_path(TABLE))
+    about = "One row per table, day and build."
+    storage.retry_conflicts(
+        lambda: DeltaTable.create(path, SCHEMA, mode="ignore", name=TABLE, description=about), TABLE
+    )
 
 
 def failed(
@@ -104,14 +112,12 @@ def heal(table: str, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
     if delta is None:
         return [], None
     known = max((row["version"] for row in rows if row["version"] is not None), default=-1)
-    if delta.version() <= known:
-        return [], delta.version()
     entered = {row["build_id"] for row in rows if row["status"] == "built"}
     added = []
-    for commit in reversed(delta.history(delta.version() - known)):
+    for version, commit in storage.commits(delta, known):
         record = _record(commit)
         if record and record["build_id"] not in entered and record["table"] == table:
-            added += _rows(record, commit)
+            added += _rows(record, commit, version)
     append(added)
     return added, delta.version()
 
@@ -125,9 +131,9 @@ def rebuild() -> tuple[int, int]:
     rows = [row for row in before if row["status"] == "failed"]
     for contract in contracts.load_all().values():
         delta = None if contract.is_source else storage.open_table(contract.table)
-        for commit in reversed(delta.history()) if delta else ():
+        for version, commit in storage.commits(delta) if delta else ():
             if record := _record(commit):
-                rows += _rows(record, commit)
+                rows += _rows(record, commit, version)
     data = pa.Table.from_pylist(_plain(rows), schema=SCHEMA)
     path = str(settings.table_path(TABLE))
     storage.retry_conflicts(lambda: write_deltalake(path, data, mode="overwrite"), TABLE)
@@ -148,9 +154,9 @@ def _record(commit: dict[str, Any]) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "build_id" in record else None
 
 
-def _rows(record: dict[str, Any], commit: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(record: dict[str, Any], commit: dict[str, Any], version: int) -> list[dict[str, Any]]:
     """The ledger rows of one committed build."""
-    table, version = record["table"], commit["version"]
+    table = record["table"]
     delta = storage.open_table(table, version)
     assert delta is not None
     files = storage.days(delta, contracts.get(table))

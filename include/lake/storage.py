@@ -2,8 +2,13 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, Schema, write_deltalake
@@ -21,6 +26,8 @@ _ARROW_TYPES = {
     "string": pa.string(), "tinyint": pa.int8(), "int": pa.int32(), "bigint": pa.int64(),
     "double": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(), "timestamp": pa.timestamp("us", "UTC"),
 }  # fmt: skip
+# A week, as Delta has it: the longest that a build or a reader of an older version may take.
+_KEPT = timedelta(days=7)
 # Ten years: the ledger can be made again from the commits, so the commits stay (Delta's own default is 30 days).
 _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 
@@ -40,6 +47,18 @@ def open_table(table: str, version: int | None = None) -> DeltaTable | None:
         return DeltaTable(str(settings.table_path(table)), version=version)
     except TableNotFoundError:
         return None
+
+
+def commits(delta: DeltaTable, after: int = -1) -> list[tuple[int, dict[str, Any]]]:
+    """(version, commit) of every commit after version `after`, up to the version that `delta` stands at; oldest first.
+
+    delta-rs lists from there up to the newest commit, and numbers what it finds from the version of `delta` downwards:
+    one number off for every commit that came since `delta` was opened. So they are numbered here, from the oldest.
+    """
+    if delta.version() <= after:
+        return []
+    found = reversed(delta.history(delta.version() - after))
+    return [(version, commit) for version, commit in enumerate(found, after + 1) if version <= delta.version()]
 
 
 def days(delta: DeltaTable, contract: Contract) -> dict[str, DayFiles]:
@@ -110,6 +129,22 @@ def ensure_table(contract: Contract) -> DeltaTable:
     if delta.metadata().description != contract.about:
         delta.alter.set_table_description(contract.about)
     return delta
+
+
+def tidy(delta: DeltaTable, older_than: timedelta = _KEPT) -> None:
+    """Delete the files that no version of the table needs any more, and what killed writers have left behind.
+
+    Only what is older than `older_than`: younger files may be read by a build that began before they were replaced, or
+    belong to a commit that is on its way.
+    """
+    hours = older_than / timedelta(hours=1)
+    with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
+        delta.vacuum(int(hours), dry_run=False, enforce_retention_duration=False, full=True)
+    # A writer of Spark that is killed leaves its half of a log file, which vacuum does not look for.
+    for path in (Path(delta.table_uri.removeprefix("file://")) / "_delta_log").glob(".*.tmp*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > hours * 3600:
+                path.unlink()
 
 
 def retry_conflicts(write: Callable[[], object], what: str) -> None:

@@ -4,6 +4,9 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -19,36 +22,48 @@ logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
 SESSION_CONF = {
     # Days are cut from UTC, and casts do not depend on a zone.
     "spark.sql.session.timeZone": "UTC",
+    # Spark's own default, INT96, counts nanoseconds: readers other than Spark fail on years beyond 2262.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     # A build of no rows over no rows is a build: its commit carries the record that says so.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
-
-
+# A server that does not answer for a quarter of a minute is gone, and our session with it: PySpark itself would try for
+# ten minutes. What has gone wrong is then a matter for a retry of the whole build.
+_RETRIES: dict[str, Any] = {"max_retries": 5, "max_backoff": 10_000}
 # A server elsewhere that was killed is started again by whoever keeps it: a container of Spark listens after 20 s.
 # On this machine nobody starts it but us.
 _PATIENCE_SECONDS = 40
 _THIS_MACHINE = ("localhost", "127.0.0.1")
+_PORT = 15002  # of Spark Connect, where an address names none
 
 
 def connect() -> SparkSession:
     """The session to build with. LakeError in one line when the named server does not answer."""
-    address = settings.spark_remote() or spark_server.address()
+    address = _address()
     if address is None:
         return _in_process()
     url = urlsplit(address)
-    _wait_for(url.hostname or "localhost", url.port or 15002)
+    host = url.hostname or "localhost"
+    _wait_for(host, url.port or _PORT, 0 if host in _THIS_MACHINE else _PATIENCE_SECONDS)
     if token := settings.spark_token():
         # As a header and not as the client's own `token`, for which it would want TLS of any host but localhost.
         address += f"{'' if ';' in address else '/'};authorization={quote('Bearer ' + token, safe='')}"
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
     spark = SparkSession.builder.remote(address).getOrCreate()
+    spark.client.set_retry_policies([DefaultPolicy(**_RETRIES)])
     for name, value in SESSION_CONF.items():
         spark.conf.set(name, value)
     return spark
 
 
-def _wait_for(host: str, port: int) -> None:
+def _address() -> str | None:
+    return settings.spark_remote() or spark_server.address()
+
+
+def _wait_for(host: str, port: int, patience: float) -> None:
     """Return when the server listens, which the client itself would try for minutes before it says that it does not."""
-    deadline = time.monotonic() + (0 if host in _THIS_MACHINE else _PATIENCE_SECONDS)
+    deadline = time.monotonic() + patience
     while True:
         try:
             socket.create_connection((host, port), timeout=10).close()
@@ -60,12 +75,32 @@ def _wait_for(host: str, port: int) -> None:
             time.sleep(0.5)
 
 
+@contextmanager
+def opened(given: SparkSession | None = None) -> Iterator[SparkSession]:
+    """`given`, or a session of our own; that of a server ends with the block, and with it whatever still runs in it.
+
+    The server would keep it for an hour: Airflow ends its tasks without the clean-up that a process makes at its end.
+    """
+    spark = given or connect()
+    try:
+        yield spark
+    finally:
+        url = urlsplit(_address() or "")
+        if given is None and url.hostname and type(spark).__module__.startswith("pyspark.sql.connect"):
+            # A server that is gone has taken its sessions along; the client would try for a while to reach it.
+            with suppress(Exception):
+                _wait_for(url.hostname, url.port or _PORT, patience=0)
+                spark.stop()
+
+
+@cache
 def _in_process() -> SparkSession:
     os.environ["JAVA_HOME"] = str(spark_server.java_home())
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder: Any = SparkSession.builder.master(f"local[{settings.spark_cores()}]").appName("lake")
     quiet = {"spark.log.level": "ERROR"}  # it shares the terminal with what the command line says
-    for name, value in {**spark_server.spark_conf(), **SESSION_CONF, **quiet}.items():
+    own = {"spark.local.dir": str(spark_server.temporary_folder(str(os.getpid())))}
+    for name, value in {**spark_server.spark_conf(), **SESSION_CONF, **quiet, **own}.items():
         builder = builder.config(name, value)
     session: SparkSession = builder.getOrCreate()
     return session

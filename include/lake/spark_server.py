@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from include.lake import processes, settings
+from include.lake import locks, processes, settings
 from include.lake.errors import LakeError
 
 # Spark 4.2 runs on this Java and newer ones.
@@ -88,7 +88,6 @@ def spark_conf() -> dict[str, str]:
         # Tables are found by their path; a catalog on disk would be a second truth (and a lock: Derby).
         "spark.sql.catalogImplementation": "in-memory",
         "spark.sql.warehouse.dir": str(home / "warehouse"),
-        "spark.local.dir": str(home / "spark" / "tmp"),
         "spark.driver.memory": settings.spark_memory(),
         # A fifth less CPU than G1 on 2 cores; its longer pauses hurt nobody.
         "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
@@ -100,9 +99,27 @@ def spark_conf() -> dict[str, str]:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
+        # Spark keeps the plans of a thousand queries for its UI, 2 MB each for a wide SELECT: a server of 2 GB was full
+        # after some hundred builds.
+        "spark.sql.ui.retainedExecutions": "10",
+        "spark.ui.retainedJobs": "50",
+        "spark.ui.retainedStages": "50",
+        "spark.ui.retainedTasks": "1000",
+        "spark.connect.ui.retainedSessions": "10",
+        "spark.connect.ui.retainedStatements": "10",
         "spark.log.level": "WARN",
         "spark.ui.showConsoleProgress": "false",
     }
+
+
+def temporary_folder(name: str) -> Path:
+    """An empty folder for what Spark spills: `server`, or the pid of who runs Spark itself. Those of the dead go."""
+    folder = _folder() / "tmp"
+    for other in folder.glob("*"):
+        if other.name == name or (other.name.isdigit() and not processes.identity(int(other.name))):
+            shutil.rmtree(other, ignore_errors=True)
+    (folder / name).mkdir(parents=True)
+    return folder / name
 
 
 # -- the server
@@ -149,7 +166,11 @@ def _lock() -> Iterator[None]:
     """Two that start at once get one server."""
     _folder().mkdir(parents=True, exist_ok=True)
     with open(_folder() / "server.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        locks.take(
+            lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB),
+            f"another process that starts or stops Spark Connect in {_folder()}",
+            2 * _START_SECONDS,
+        )
         yield
 
 
@@ -209,9 +230,7 @@ def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[li
     if not package or not package.submodule_search_locations:
         raise LakeError("pyspark is not installed: run `make setup`")
     spark_home = Path(package.submodule_search_locations[0])
-    temp = _folder() / "tmp" / "server"
-    shutil.rmtree(temp, ignore_errors=True)  # of a server that was killed
-    temp.mkdir(parents=True)
+    temp = temporary_folder("server")
     conf = spark_conf()
     conf |= {
         "spark.local.dir": str(temp),

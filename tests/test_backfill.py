@@ -11,7 +11,7 @@ import pytest
 from include.lake import backfill, ledger, plan, request, runner, storage
 from include.lake.backfill import Progress
 from include.lake.days import day_range
-from include.lake.errors import CheckFailed, ContractError
+from include.lake.errors import CheckFailed, ContractError, LakeError
 from tests.test_runner import CONTRACT, SELECT, TABLE, load, shop  # noqa: F401 - a fixture
 
 DAYS = day_range("2026-01-01", "2026-01-08")
@@ -153,7 +153,9 @@ def hold(home: str, table: str, days: list[str], begun: Any, ended: Any) -> None
         ended.wait(30)
 
 
-def test_who_wants_days_of_another_backfill_waits_for_it_and_nobody_else_does(lake_home: Path) -> None:
+def test_who_wants_days_of_another_backfill_waits_for_it_and_nobody_else_does(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = multiprocessing.get_context("spawn")
     begun, ended = context.Event(), context.Event()
     other = context.Process(target=hold, args=(str(lake_home), TABLE, DAYS[:5], begun, ended))
@@ -169,8 +171,13 @@ def test_who_wants_days_of_another_backfill_waits_for_it_and_nobody_else_does(la
             told.append(line)
             ended.set()
 
+        monkeypatch.setattr(backfill, "_CLAIM_SECONDS", 0.3)
+        with pytest.raises(LakeError, match=r"waited 0 s for another backfill"), backfill._claimed(TABLE, DAYS, print):
+            pass
+        monkeypatch.setattr(backfill, "_CLAIM_SECONDS", 30)
         with backfill._claimed(TABLE, DAYS[4:], told_and_let_go):
-            assert told == [f"{TABLE} {DAYS[4]}..{DAYS[-1]}: another backfill is at some of these days; waiting for it"]
+            what = f"another backfill that is at some of the days {DAYS[4]}..{DAYS[-1]} of {TABLE}"
+            assert told == [f"waiting for {what}"]
     finally:
         ended.set()
         other.join(30)

@@ -8,19 +8,21 @@ import fcntl
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 
+from include.lake import locks, runner, settings
 from include.lake import plan as planning
-from include.lake import runner, session, settings, spark_server
 from include.lake.days import day_range
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, LakeError, UsageError
-from include.lake.freshness import Lake
+from include.lake.freshness import FAILED, Lake
 from include.lake.plan import Costs, Plan, clock, columns, ranges
 from include.lake.request import Request
 
 Log = Callable[[str], None]
+# The largest batch takes an hour or two: what holds its days for longer hangs.
+_CLAIM_SECONDS = 6 * 3600
 # How Spark says that it is the rows: SQLSTATE classes 21 (more than one row), 22 (a value), 23 and 44 (a constraint),
 # 38 (a function of ours on a value). All else is the query, the machine or the network, which other days do not cure.
 _BAD_ROWS = re.compile(r"SQLSTATE: (21|22|23|38|44)")
@@ -103,9 +105,6 @@ def run(asked: Request, run: str, log: Log, progress: Progress) -> tuple[list[Re
         except (ContractError, UsageError, InputsMissing) as error:
             stopped[table] = str(error)
             log(f"{table} is stopped: {_first_line(error)}")
-        except KeyboardInterrupt:
-            _interrupt_spark()
-            raise
     return results(asked, run), stopped
 
 
@@ -151,11 +150,13 @@ def _claimed(table: str, days: list[str], log: Log) -> Iterator[None]:
     with open(path, "w") as file:
         # A lock on bytes: one for each day, so that ranges exclude each other where they overlap.
         span = len(days), date.fromisoformat(days[0]).toordinal()
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *span)
-        except OSError:
-            log(f"{table} {days[0]}..{days[-1]}: another backfill is at some of these days; waiting for it")
-            fcntl.lockf(file, fcntl.LOCK_EX, *span)
+        what = f"another backfill that is at some of the days {days[0]}..{days[-1]} of {table}"
+        locks.take(
+            lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *span),
+            what,
+            _CLAIM_SECONDS,
+            lambda: log(f"waiting for {what}"),
+        )
         yield
 
 
@@ -170,13 +171,6 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _interrupt_spark() -> None:
-    """A shared server would go on computing for a client that is gone."""
-    if settings.spark_remote() or spark_server.address():
-        with suppress(Exception):
-            session.connect().interruptAll()
-
-
 def results(asked: Request, run: str) -> list[Result]:
     """What `run` has come to, by table."""
     lake = Lake()
@@ -186,12 +180,12 @@ def results(asked: Request, run: str) -> list[Result]:
         built, bad, mine = [], {}, {}
         for day in asked.days:
             rows = lake.builds(table).get(day, [])
-            last = max(rows, key=lambda row: row["built_at"], default=None)
-            if last and last["run"] == run and last["status"] == "failed":
-                bad[day] = _first_line(Exception(last["error"] or ""))
-            elif last and last["run"] == run:
+            last = max((row for row in rows if row["run"] == run), key=lambda row: row["built_at"], default=None)
+            if last and last["status"] == "built":
                 built.append(day)
                 mine[day] = last
+            elif last and lake.own_state(table, day).state == FAILED:  # else somebody has built it since
+                bad[day] = _first_line(Exception(last["error"] or ""))
         jobs = {row["build_id"]: row["seconds"] for row in mine.values()}
         skipped = {
             reason: rest

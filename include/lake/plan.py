@@ -124,8 +124,8 @@ def _why_not(lake: Lake, table: str, day: str, mode: str, run: str) -> str:
     if own.state == FAILED:
         kinds.add(STALE if day in lake.built(table) else MISSING)
     if mode == "all":
-        if own.state == FRESH and run and own.run == run:
-            return "built by this run already"
+        if own.state == FRESH and run and any(row["run"] == run for row in lake.builds(table)[day]):
+            return "built by this run already"  # and perhaps by somebody else since
     elif own.state == FRESH:
         late = [name for name, days in lake.input_days(table, day, day).items() if _is_late(lake, name, days)]
         return f"fresh, but {', '.join(late)} is not" if late else FRESH

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
@@ -23,6 +24,8 @@ from include.lake.errors import ContractError, InputsMissing, UsageError, WriteC
 from include.lake.freshness import FRESH, Lake, describe_absent
 
 Log = Callable[[str], None]
+# Looking for files that nobody needs any more lists a whole table: not with every commit.
+_TIDY_EVERY = 10
 # Another writer of the same days wins at most this often before we give up; each time takes a whole build.
 _ATTEMPTS = 6
 
@@ -69,7 +72,7 @@ def build(
     lake = Lake()
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
     for first, last in consecutive(due):
-        _build_range(spark, contract, first, last, run, log, outcome)
+        _build_range(spark, contract, first, last, run, force, log, outcome)
     outcome.seconds = round(time.monotonic() - started, 2)
     span = start if start == end else f"{start}..{end}"
     if not outcome.days:
@@ -83,39 +86,51 @@ def build(
 
 
 def _build_range(
-    spark: SparkSession | None, contract: Contract, first: str, last: str, run: str, log: Log, outcome: Outcome
-) -> None:
+    spark: SparkSession | None, contract: Contract, first: str, last: str, run: str, force: bool, log: Log,
+    outcome: Outcome,
+) -> None:  # fmt: skip
     """Build first..last in one commit; ends well, too, when another builder has done it meanwhile."""
     table, days = contract.table, day_range(first, last)
     for attempt in range(_ATTEMPTS):
         lake = Lake()
-        if attempt and all(lake.own_state(table, day).state == FRESH for day in days):
+        # Who forces a build wants it done by this run, also when another run has come first.
+        if attempt and not force and all(lake.own_state(table, day).state == FRESH for day in days):
             outcome.note = f"{table} {first}..{last} is fresh: {lake.own_state(table, last).why}"
             return
         if absent := lake.absent_inputs(table, first, last):
             raise InputsMissing(f"{table} {first}..{last} has to wait: {describe_absent(absent)}; {_cure(absent)}")
-        spark = spark or session.connect()
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
-            audit = _publish(spark, contract, lake, days, build_id, started_at, run, log)
+            with session.opened(spark) as own:
+                _publish(own, contract, lake, days, build_id, started_at, run, log)
         except Exception as error:
             if failures.is_conflict(error):
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue
-            seconds = (datetime.now(UTC) - started_at).total_seconds()
-            ledger.failed(table, days, build_id, run, lineage.code_id(table), seconds, error)
-            if isinstance(error, AnalysisException):
-                raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
-            raise
-        Lake().builds(table)  # enters what was committed: the same code that heals the ledger of a killed build
+            if not _entered(table, build_id):  # else the connection was lost, and not the commit
+                seconds = (datetime.now(UTC) - started_at).total_seconds()
+                ledger.failed(table, days, build_id, run, lineage.code_id(table), seconds, error)
+                if isinstance(error, AnalysisException):
+                    raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
+                raise
+        entered = _entered(table, build_id)
         outcome.days += days
-        for audited in audit.days.values():
-            outcome.rows += audited.rows
-            _add(outcome.dropped, audited.dropped)
-        _add(outcome.warnings, audit.warnings)
+        for row in entered:
+            outcome.rows += row["rows"]
+            _add(outcome.dropped, row["dropped"])
+        _add(outcome.warnings, {name: count for name, count in entered[0]["checks"].items() if count})
+        version = entered[0]["version"]
+        if version % _TIDY_EVERY == 0 and (delta := storage.open_table(table)):
+            storage.tidy(delta)
         return
     raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
+
+
+def _entered(table: str, build_id: str) -> list[dict[str, Any]]:
+    """The ledger rows of a build that was committed. This look enters them, as it heals what a killed build left."""
+    found = [row for rows in Lake().builds(table).values() for row in rows]
+    return [row for row in found if row["build_id"] == build_id and row["status"] == "built"]
 
 
 def _add(total: dict[str, int], more: dict[str, int]) -> None:
@@ -146,7 +161,7 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
 def _publish(
     spark: SparkSession, contract: Contract, lake: Lake, days: list[str],
     build_id: str, started_at: datetime, run: str, log: Log,
-) -> checks.Audit:  # fmt: skip
+) -> None:  # fmt: skip
     """Compute once, audit, and replace `days` in one commit that carries the build record."""
     table, clock = contract.table, time.monotonic()
 
@@ -194,4 +209,3 @@ def _publish(
         )
     finally:
         computed.unpersist()
-    return audit

@@ -1,6 +1,6 @@
 # Few targets, and everything they need they get themselves: a bare machine needs make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench-backfill compose-test lint format lock clean
+.PHONY: help setup run test laws faults races wap bench-checks bench-backfill compose-test lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -8,7 +8,7 @@ CODE := dags include plugins scripts tests
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{printf "%-15s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z -]*\):[^#]*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{printf "%-23s %s\n", $$1, $$2}'
 	@echo "The lake itself is looked at and built with ./lake (./lake --help)."
 
 setup:  ## virtual environment, Java, Delta jars: what is missing of them
@@ -18,8 +18,14 @@ run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONC
 	@$(PY) -m scripts.run
 
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
-	@# Two at a time: each file is one Spark's, and Spark here has one thread.
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@# Two at a time: the Spark of each has one thread. Who is done first takes over what the other has not begun.
+	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+laws faults races wap: setup  ## a proof of `make test` with more examples, kills, seeds or failures [N=1000]
+	@N=$(N) $(PY) -m pytest -s tests/test_$@.py
+
+bench-checks: setup  ## what checks cost on top of a build [SCALE=1] [ROUNDS=7]
+	@$(PY) -m scripts.bench_checks
 
 bench-backfill: setup  ## 90 days with a run per day against the backfill DAG [DAYS=90] [SCALE=0.1]
 	@$(PY) -m scripts.bench_backfill

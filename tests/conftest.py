@@ -14,6 +14,15 @@ from include.lake import contracts, lineage, settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# For a handful of rows: one partition, nothing compiled (that takes longer than they do), nothing planned for speed.
+QUICK = {
+    "spark.sql.shuffle.partitions": "1",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.autoBroadcastJoinThreshold": "-1",
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """No test sees the lake of whoever runs it, not even one that forgets `lake_home`."""
@@ -31,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
-    """Spark for a handful of rows: one thread, one partition, nothing compiled or planned for speed on large data."""
+    """Spark for a handful of rows, with one thread."""
     from pyspark.sql import SparkSession
 
     jars = sorted(str(path) for path in settings.jars().glob("*.jar"))
@@ -48,12 +57,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
         "spark.sql.session.timeZone": "UTC",
-        "spark.sql.shuffle.partitions": "1",
-        "spark.sql.codegen.wholeStage": "false",
-        # Expressions are interpreted: compiling those of a wide SELECT takes longer than a few rows do.
-        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-        "spark.sql.adaptive.enabled": "false",
-        "spark.sql.autoBroadcastJoinThreshold": "-1",
+        **QUICK,
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",

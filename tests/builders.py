@@ -1,0 +1,158 @@
+"""Builds in processes of their own, which can be killed, and a reader who watches. event (a source) -> total.
+
+Every day of `event` has each of NAMES once, with the number of the delivery as its amount. So whoever reads `total`
+knows what a day must look like: each of the names once, and the same number everywhere.
+"""
+
+import multiprocessing
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from include.lake import contracts, ledger, runner, session, settings, spark_server, storage
+from include.lake.days import day_range
+from include.lake.freshness import FRESH, Lake
+from tests.conftest import QUICK
+from tests.test_runner import CONTRACT, SELECT, SOURCE, TABLE
+
+FILES = {"shop/event.yaml": SOURCE, "shop/total.yaml": CONTRACT, "shop/total.sql": SELECT}
+NAMES = [f"name{n:02}" for n in range(40)]
+DAYS = day_range("2026-01-01", "2026-01-06")
+# A build of six days takes two seconds; what takes this long hangs.
+SECONDS = 120
+# Python with Spark's client is imported once; each builder is forked from that, and starts within milliseconds.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["tests.builders", "pyspark.sql.connect.session"])
+
+
+def how_many(default: int) -> int:
+    """N of `make faults N=…` and the like; the default is what every run of the tests tries."""
+    return int(os.environ.get("N") or default)
+
+
+@contextmanager
+def a_shop(home: Path, project: Any) -> Iterator[None]:
+    """A lake with the two tables in it, and a Spark Connect server that all builders share."""
+    project(FILES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAKE_SPARK_MEMORY", "1g")
+        spark_server.start(lambda line: None)
+        try:
+            yield
+        finally:
+            spark_server.stop(patience=0)
+
+
+def deliver(number: int, days: list[str]) -> None:
+    """Replace days of the source."""
+    rows = {"name": NAMES * len(days), "amount": [number] * len(NAMES) * len(days)}
+    rows["day"] = [day for day in days for _ in NAMES]
+    contract = contracts.get("shop.event")
+    storage.replace_source(contract, pa.table(rows, schema=storage.arrow_schema(contract)))
+
+
+def some_days(chance: random.Random) -> list[str]:
+    """A range of days."""
+    first, last = sorted(chance.sample(range(len(DAYS) + 1), 2))
+    return DAYS[first:last]
+
+
+def start(work: Callable[..., None], *arguments: Any) -> Any:
+    """Run `work` in a process of its own, in the same lake and project."""
+    process = _processes.Process(target=_in_the_lake, args=(str(settings.home()), settings.SQL, work, *arguments))
+    process.start()
+    return process
+
+
+def _in_the_lake(home: str, sql: Path, work: Callable[..., None], *arguments: Any) -> None:
+    os.environ["LAKE_HOME"], settings.SQL = home, sql
+    session.SESSION_CONF.update(QUICK)
+    work(*arguments)
+
+
+def build(first: str, last: str, force: bool = False) -> None:
+    runner.build(TABLE, first, last, force=force, log=lambda line: None)
+
+
+def end_well(process: Any) -> None:
+    process.join(SECONDS)
+    assert process.exitcode == 0, f"a builder hangs or failed (exit code {process.exitcode})"
+
+
+def rows_of(delta: DeltaTable) -> dict[str, Counter]:
+    """Day -> its rows."""
+    found: dict[str, Counter] = {}
+    for row in delta.to_pyarrow_table(columns=["name", "total", "day"]).to_pylist():
+        found.setdefault(row["day"], Counter())[row["name"], row["total"]] += 1
+    return found
+
+
+def day_of(number: int) -> Counter:
+    """What a day has to be after that delivery."""
+    return Counter({(name, number): 1 for name in NAMES})
+
+
+def broken_days(delta: DeltaTable) -> list[str]:
+    """Days that are not whole: not each of the names once, or of two deliveries."""
+    return [
+        f"{day}: {sorted(rows.items())}"
+        for day, rows in rows_of(delta).items()
+        if rows not in [day_of(number) for number in {number for _, number in rows}]
+    ]
+
+
+class Reader(threading.Thread):
+    """Reads every version of the table while it is written, and collects what no reader may ever see."""
+
+    def __init__(self, wrong_in: Callable[[DeltaTable], list[str]]) -> None:
+        super().__init__(daemon=True)
+        self.versions, self.wrong = 0, list[str]()
+        self._wrong_in, self._ended = wrong_in, threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.02):
+            self.look()
+
+    def look(self) -> None:
+        newest = storage.open_table(TABLE)
+        for version in range(self.versions, newest.version() + 1 if newest else 0):
+            delta = storage.open_table(TABLE, version)
+            assert delta is not None
+            self.wrong += [f"version {version}: {what}" for what in self._wrong_in(delta)]
+            self.versions = version + 1
+
+    def __enter__(self) -> "Reader":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+        self.look()
+
+
+def check_the_lake(delivered: dict[str, int]) -> None:
+    """All days are there and fresh, each row once, and the ledger says what the commits say."""
+    delta, lake = storage.open_table(TABLE), Lake()
+    assert delta is not None
+    assert rows_of(delta) == {day: day_of(number) for day, number in delivered.items()}
+    assert {day: lake.state(TABLE, day).state for day in delivered} == dict.fromkeys(delivered, FRESH)
+    kept = [row for row in ledger.read() if row["status"] == "built"]
+    committed = ledger.heal(TABLE, [])[0]
+    key = lambda row: (row["version"], row["day"])  # noqa: E731
+    assert sorted(kept, key=key) == sorted(committed, key=key)
+
+
+def settle(delivered: dict[str, int]) -> None:
+    """Build what is still due, as the next run would, and look at the result."""
+    end_well(start(build, DAYS[0], DAYS[-1]))
+    check_the_lake(delivered)

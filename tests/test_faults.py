@@ -1,0 +1,91 @@
+"""Law 4, cut anywhere: builders and Spark servers are killed at random instants, and nothing is lost, repeated or left.
+
+`make faults N=100` tries more kills than every run of the tests.
+"""
+
+import os
+import random
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.lake import settings, spark_server, storage
+from tests import builders
+from tests.builders import DAYS, TABLE, Reader, build, deliver, end_well, some_days, start
+
+KILLS = builders.how_many(10)
+SERVERS = 4  # one kill in so many is that of the server, which takes seconds to come back
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def shop(lake_home: Path, project: Any) -> Any:
+    with builders.a_shop(lake_home, project):
+        yield
+
+
+def seconds_of_a_build() -> float:
+    began = time.monotonic()
+    end_well(start(build, DAYS[0], DAYS[-1], True))
+    return time.monotonic() - began
+
+
+def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(KILLS)
+    delivered = dict.fromkeys(DAYS, 0)
+    deliver(0, DAYS)
+    seconds_of_a_build()
+    usual = seconds_of_a_build()
+    landed, killed = 0, {"builder": 0, "server": 0}
+    with Reader(builders.broken_days) as reader:
+        for number in range(1, KILLS + 1):
+            late = some_days(chance)
+            deliver(number, late)
+            delivered |= dict.fromkeys(late, number)
+            builder = start(build, DAYS[0], DAYS[-1], chance.random() < 0.3)
+            time.sleep(chance.uniform(0, 1.2 * usual))
+            if number % SERVERS:
+                builder.kill()
+                killed["builder"] += 1
+            else:
+                os.kill(spark_server._state()["pid"], 9)
+                killed["server"] += 1
+            builder.join(builders.SECONDS)
+            assert builder.exitcode is not None, "a builder hangs whose server was killed"
+            landed += builder.exitcode == 0
+            if spark_server.address() is None:
+                spark_server.start(lambda line: None)
+            # The second try, as Airflow makes it.
+            builders.settle(delivered)
+    assert reader.wrong == []
+    assert reader.versions > KILLS
+    assert landed < KILLS, "every kill came too late to prove anything"
+    with capsys.disabled():
+        print(f"\n{killed} kills, {landed} builds ended before; {reader.versions} versions read, "
+              f"{len(reader.wrong)} bad reads; a build takes {usual:.1f} s")  # fmt: skip
+    nothing_stays(delivered)
+
+
+def nothing_stays(delivered: dict[str, int]) -> None:
+    """What killed builders have left goes when its time has come, and no more than that."""
+    delta = storage.open_table(TABLE)
+    assert delta is not None
+    storage.tidy(delta, timedelta(0))
+    folder = settings.table_path(TABLE)
+    data = {str(path.relative_to(folder)) for path in folder.glob("*/*") if "_delta_log" not in str(path)}
+    needed = {action["path"] for action in delta_files()}
+    # Hadoop's checksum stands beside each file that Spark writes, and goes with it.
+    assert {path for path in data if not path.endswith(".crc")} == needed
+    builders.check_the_lake(delivered)
+
+
+def delta_files() -> list[dict[str, Any]]:
+    import pyarrow as pa
+
+    delta = storage.open_table(TABLE)
+    assert delta is not None
+    return pa.table(delta.get_add_actions(flatten=True)).to_pylist()

@@ -28,7 +28,7 @@ from tests import builders
 
 pytestmark = pytest.mark.spark
 
-DAYS = day_range("2026-03-02", "2026-03-26")
+DAYS = day_range("2026-03-02", "2026-04-04")
 SCALE = 0.002  # some dozens of users, some hundred calls a day
 TABLES = [name for name in lineage.in_order() if not contracts.get(name).is_source]
 SOURCES = [name for name in lineage.in_order() if contracts.get(name).is_source]
@@ -87,7 +87,7 @@ deliveries = st.tuples(
     st.just("deliver"), st.sampled_from(sorted(generate.DAILY)), st.sets(st.sampled_from(DAYS), min_size=1)
 )
 builds = st.tuples(st.just("build"), st.sampled_from(TABLES), spans, st.booleans())
-histories = st.lists(st.one_of(builds, builds, deliveries), min_size=6, max_size=9)
+histories = st.lists(st.one_of(builds, builds, deliveries), min_size=5, max_size=8)
 
 
 @pytest.fixture

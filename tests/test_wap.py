@@ -14,7 +14,7 @@ from include.lake.errors import CheckFailed
 from tests import builders
 from tests.test_runner import CONTRACT, SELECT, TABLE, load, shop  # noqa: F401 - a fixture
 
-FAILURES = builders.how_many(20)
+FAILURES = builders.how_many(12)
 DAYS = ["2026-01-01", "2026-01-02", "2026-01-03"]
 # What is wrong with the rows -> a source row that makes it so; the check of each is in the contract below.
 FAULTS: dict[str, tuple[str | None, int | None]] = {

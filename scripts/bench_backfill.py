@@ -110,15 +110,16 @@ def sql_alone(days: list[str]) -> float:
     from include.lake import runner, session
     from include.lake.freshness import Lake
 
-    spark, lake, seconds = session.connect(), Lake(), 0.0
-    for table in _built():
-        for name in lineage.inputs(table):
-            version = lake.version(name)
-            assert version is not None
-            session.read_version(spark, name, version).createOrReplaceTempView(lineage.view_name(name))
-        began = time.monotonic()
-        runner.compute(spark, table, days[0], days[-1]).write.format("noop").mode("overwrite").save()
-        seconds += time.monotonic() - began
+    lake, seconds = Lake(), 0.0
+    with session.opened() as spark:
+        for table in _built():
+            for name in lineage.inputs(table):
+                version = lake.version(name)
+                assert version is not None
+                session.read_version(spark, name, version).createOrReplaceTempView(lineage.view_name(name))
+            began = time.monotonic()
+            runner.compute(spark, table, days[0], days[-1]).write.format("noop").mode("overwrite").save()
+            seconds += time.monotonic() - began
     return seconds
 
 

@@ -75,5 +75,5 @@ def test_two_builders_a_backfill_and_maintenance(shop: None, capsys: pytest.Capt
     assert reader.wrong == []
     with capsys.disabled():
         print(f"\n{SEEDS} seeds, {reader.versions} versions read, {len(reader.wrong)} bad reads")
-    assert reader.versions > 4 * SEEDS
+    assert reader.versions > 2 * SEEDS, "they hardly met"
     assert contracts.get(TABLE).key, "a table without a key could repeat rows unseen"

@@ -72,9 +72,7 @@ def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]
 
 def nothing_stays(delivered: dict[str, int]) -> None:
     """What killed builders have left goes when its time has come, and no more than that."""
-    delta = storage.open_table(TABLE)
-    assert delta is not None
-    storage.tidy(delta, timedelta(0))
+    storage.tidy(TABLE, timedelta(0))
     folder = settings.table_path(TABLE)
     data = {str(path.relative_to(folder)) for path in folder.glob("*/*") if "_delta_log" not in str(path)}
     needed = {action["path"] for action in delta_files()}

@@ -1,5 +1,6 @@
 """Which days are stale, exactly: random histories against brute force, and how long it takes. No Spark."""
 
+import os
 import random
 import time
 import uuid
@@ -173,3 +174,22 @@ def test_fifty_tables_by_730_days_take_less_than_three_seconds(project, lake_hom
     states = [lake.state(table, day).state for table in tables for day in days]
     assert time.process_time() - began < 3
     assert states.count("stale") == 50 and states.count("fresh") == 50 * 729
+
+
+def test_what_killed_writers_left_goes_after_a_week_and_nothing_else(
+    project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKE_HOME", str(tmp_path / "a lake"))  # a space, which a URL would spell otherwise
+    project({"shop/event.yaml": SOURCE})
+    load("shop.event", "2026-01-05")
+    folder = storage.settings.table_path("shop.event")
+    names = ["day=2026-01-05/orphan.parquet", "_delta_log/.00000000000000000009.json.x.tmp"]
+    week_old = time.time() - 8 * 86400
+    for name in names:
+        for path, age in ((folder / name, week_old), (folder / name.replace("0", "1"), time.time())):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("half")
+            os.utime(path, (age, age))
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    storage.tidy("shop.event")
+    assert before - {path for path in folder.rglob("*") if path.is_file()} == {folder / name for name in names}

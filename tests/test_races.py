@@ -54,7 +54,7 @@ def maintenance(seed: int) -> None:
             delta.optimize.compact()
         except CommitFailedError:  # builds go first
             continue
-        storage.tidy(delta)
+        storage.tidy(TABLE)
 
 
 def test_two_builders_a_backfill_and_maintenance(shop: None, capsys: pytest.CaptureFixture[str]) -> None:

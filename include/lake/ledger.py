@@ -73,7 +73,7 @@ def append(rows: list[dict[str, Any]]) -> None:
     if delta.version() % _COMPACT_EVERY == 0:
         with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
             delta.optimize.compact()
-        storage.tidy(delta)
+        storage.tidy(TABLE)
 
 
 def create() -> None:

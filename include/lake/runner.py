@@ -120,9 +120,8 @@ def _build_range(
             outcome.rows += row["rows"]
             _add(outcome.dropped, row["dropped"])
         _add(outcome.warnings, {name: count for name, count in entered[0]["checks"].items() if count})
-        version = entered[0]["version"]
-        if version % _TIDY_EVERY == 0 and (delta := storage.open_table(table)):
-            storage.tidy(delta)
+        if entered[0]["version"] % _TIDY_EVERY == 0:
+            storage.tidy(table)
         return
     raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
 

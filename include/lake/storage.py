@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -131,17 +130,17 @@ def ensure_table(contract: Contract) -> DeltaTable:
     return delta
 
 
-def tidy(delta: DeltaTable, older_than: timedelta = _KEPT) -> None:
+def tidy(table: str, older_than: timedelta = _KEPT) -> None:
     """Delete the files that no version of the table needs any more, and what killed writers have left behind.
 
     Only what is older than `older_than`: younger files may be read by a build that began before they were replaced, or
     belong to a commit that is on its way.
     """
-    hours = older_than / timedelta(hours=1)
+    delta, hours = DeltaTable(str(settings.table_path(table))), older_than / timedelta(hours=1)
     with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
         delta.vacuum(int(hours), dry_run=False, enforce_retention_duration=False, full=True)
     # A writer of Spark that is killed leaves its half of a log file, which vacuum does not look for.
-    for path in (Path(delta.table_uri.removeprefix("file://")) / "_delta_log").glob(".*.tmp*"):
+    for path in (settings.table_path(table) / "_delta_log").glob(".*.tmp*"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > hours * 3600:
                 path.unlink()

@@ -1,4 +1,6 @@
-"""The real thing: `make run` from an empty LAKE_HOME to green runs under a real scheduler, and what is left behind."""
+"""The real thing: `make run` from an empty LAKE_HOME to green runs under a real scheduler, a backfill that is cut
+half-way by the death of scheduler and run and goes on after the next start, and what is left behind: nothing.
+"""
 
 import json
 import os
@@ -8,18 +10,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.lake import contracts, lineage, processes, settings
+from include.lake import contracts, ledger, lineage, processes, settings
+from include.lake.days import day_range, days_before
 from include.lake.processes import Process
+from scripts.run import Api
 
 DAGS = sorted(path.stem for path in (settings.ROOT / "dags").glob("utils/dynamic_dag/*/task_list/*.py"))
 # With caches it takes a minute or two; this is for a machine that does other things as well.
 SECONDS = 900
+BACKFILL_DAYS, DAYS_PER_BATCH = 14, 7
+TABLES = ["we_mart.wv_server_log_base", "we_mart.wv_comm_user", "we_mart.wv_sess_daily"]
 
 pytestmark = pytest.mark.e2e
 
@@ -76,6 +83,10 @@ class Lake:
     def status(self, day: str) -> dict[str, dict[str, Any]]:
         return {row["table"]: row for row in json.loads(self.cli("status", "--from", day, "--to", day, "--json"))}
 
+    def process(self, name: str) -> Process:
+        """One that the run which is at work has started."""
+        return Process(*json.loads((self.home / "run" / "started.json").read_text())["processes"][name])
+
     def left(self) -> list[int]:
         return [pid for process in self.started for pid in processes.members(process)]
 
@@ -100,15 +111,10 @@ def lake(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Lake]:
     processes.end(lake.started, patience=0)
 
 
-def test_from_nothing_to_green_runs(lake: Lake) -> None:
-    output, first = lake.run(ONCE="1")
-    assert first.returncode == 0
-    day = re.search(r"following .* for (\d{4}-\d\d-\d\d)", output)
-    assert day
-    assert len(DAGS) > 1
-    for dag_id in DAGS:
-        assert f"{dag_id} for {day[1]}: success" in output
-    status = lake.status(day[1])
+def test_from_nothing_to_green_runs_and_on_after_a_crash(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKE_HOME", str(lake.home))
+    day = first_run(lake)
+    status = lake.status(day)
     built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
     assert {name: status[name]["state"] for name in built} == dict.fromkeys(built, "fresh")
     assert all(status[name]["rows"] for name in built)
@@ -117,15 +123,8 @@ def test_from_nothing_to_green_runs(lake: Lake) -> None:
     assert not lake.answers()
 
     # The second start keeps the data, stays until it is stopped, and keeps others out of its folder.
-    output, second = lake.run(until="Ctrl-C stops everything")
-    for dag_id in DAGS:
-        assert f"{dag_id} for {day[1]}: green from before" in output
-    assert lake.status(day[1]) == status
-    assert lake.answers()
-    login = re.search(r"user: (\w+)   password: (\S+)", output)
-    assert login
-    assert token(lake.port, login[1], login[2])
-    assert not token(lake.port, login[1], "guessed")
+    second, api = start_again(lake, day)
+    assert lake.status(day) == status
     listed = airflow(lake, "dags", "list", "--output", "json")
     assert {dag["dag_id"] for dag in json.loads(listed.stdout[listed.stdout.index("[{") :])} >= set(DAGS)
     for secret in ("passwords.json", "secrets.json"):
@@ -134,19 +133,121 @@ def test_from_nothing_to_green_runs(lake: Lake) -> None:
     assert other.returncode == 1
     assert re.fullmatch(r"make run: another `make run` is at work in .*Ctrl-C there.*\n", output)
 
-    # Killed, it leaves processes behind. The next start ends them and goes on.
+    # Cut half-way: the scheduler dies with its tasks, the run leaves the rest behind, the next start ends it.
+    before = built_days()
+    asked = day_range(days_before(day, BACKFILL_DAYS), days_before(day, 1))
+    run_id = a_backfill(api, asked)
+    until(lambda: built_days()[TABLES[0]] > before[TABLES[0]], "the first half")
     second.kill()
     second.wait()
+    processes.end([lake.process("scheduler")], patience=0)
     assert lake.left()
-    output, third = lake.run(until="Ctrl-C stops everything")
-    assert "an earlier run was killed" in output
-    assert lake.status(day[1]) == status
+    half = built_days()
+    assert (half[TABLES[0]] - before[TABLES[0]]).total() == DAYS_PER_BATCH and half[TABLES[2]] == before[TABLES[2]]
+    third, api = start_again(lake, day, "an earlier run was killed")
+    assert ended(api, run_id) == "success"
+    assert set(states(api, run_id).values()) == {"success"}
+    assert built_days() == {table: Counter([*asked, day]) for table in TABLES}, "each day once"
+    value = api("GET", f"/dags/backfill/dagRuns/{run_id}/taskInstances/summary/xcomEntries/return_value")["value"]
+    assert "bad_days" in str(value)
+    assert lake.status(day) == status
+
     third.send_signal(signal.SIGINT)
     third.wait(60)
     assert third.returncode == 0
     assert lake.left() == []
     assert not lake.answers()
     assert airflow(lake, "version").stderr.startswith("scripts/airflow: no Airflow runs in ")
+
+
+def first_run(lake: Lake) -> str:
+    """From nothing to green runs, and everything stopped; gives their day."""
+    output, run = lake.run(ONCE="1", DAYS=str(BACKFILL_DAYS + 1))
+    assert run.returncode == 0
+    day = re.search(r"following .* for (\d{4}-\d\d-\d\d)", output)
+    assert day
+    assert len(DAGS) > 1
+    for dag_id in DAGS:
+        assert f"{dag_id} for {day[1]}: success" in output
+    return day[1]
+
+
+def start_again(lake: Lake, day: str, told: str = "") -> tuple["subprocess.Popen[str]", Api]:
+    """A start over what is there, up to its last line, which has `told` in what it says, and its API."""
+    output, run = lake.run(until="Ctrl-C stops everything")
+    assert told in output
+    for dag_id in DAGS:
+        assert f"{dag_id} for {day}: green from before" in output
+    assert lake.answers()
+    login = re.search(r"user: (\w+)   password: (\S+)", output)
+    assert login
+    assert token(lake.port, login[1], login[2])
+    assert not token(lake.port, login[1], "guessed")
+    api = Api(f"http://127.0.0.1:{lake.port}", login[1], login[2])
+    until(lambda: api("GET", "/dags/backfill"), "the backfill DAG")
+    return run, api
+
+
+def a_backfill(api: Api, days: list[str]) -> str:
+    """Start one, after some that make no sense."""
+    conf = {
+        "first_day": days[0],
+        "last_day": days[-1],
+        "tables": ["logs", "members", "sessions"],
+        "days_per_batch": DAYS_PER_BATCH,
+    }
+    # What makes no sense by itself is refused there and then, what does not fit together by the plan.
+    for wrong in (
+        {"tables": ["we_mart.nothing"]},
+        {"first_day": "soon"},
+        {"mode": "some"},
+        {"days_per_batch": 0},
+        {"tables": []},
+    ):
+        with pytest.raises(Exception, match="400"):
+            trigger(api, conf | wrong)
+    before = built_days()
+    upside_down = trigger(api, conf | {"first_day": days[5], "last_day": days[2]})
+    dry = trigger(api, conf | {"dry_run": True})
+    assert ended(api, upside_down) == "failed"
+    assert states(api, upside_down) == {"plan": "failed", "summary": "failed"} | dict.fromkeys(TABLES, "skipped")
+    assert ended(api, dry) == "success"
+    assert set(states(api, dry).values()) == {"success", "skipped"}
+    assert built_days() == before
+    return trigger(api, conf)
+
+
+def trigger(api: Api, conf: dict[str, Any]) -> str:
+    return str(api("POST", "/dags/backfill/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+
+
+def states(api: Api, run_id: str) -> dict[str, str]:
+    path = f"/dags/backfill/dagRuns/{run_id}/taskInstances"
+    return {task["task_id"]: task["state"] for task in api("GET", path)["task_instances"]}
+
+
+def ended(api: Api, run_id: str) -> str:
+    def state() -> str:
+        found = api("GET", f"/dags/backfill/dagRuns/{run_id}")["state"]
+        return found if found in ("success", "failed") else ""
+
+    return str(until(state, f"the end of {run_id}"))
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {SECONDS} s for {what}"
+        time.sleep(0.3)
+    return found
+
+
+def built_days() -> dict[str, Counter]:
+    """Table -> day -> how often it was built."""
+    found = {table: Counter[str]() for table in TABLES}
+    for row in ledger.read():
+        found[row["table"]][row["day"]] += 1
+    return found
 
 
 def airflow(lake: Lake, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -95,6 +95,8 @@ def spark_conf() -> dict[str, str]:
         "spark.sql.shuffle.partitions": "4",
         # The same for the reading of a Delta log: 50 by default.
         "spark.databricks.delta.snapshotPartitions": "2",
+        # Made for object stores: on a disk it starts three threads for each small file.
+        "spark.hadoop.parquet.hadoop.vectored.io.enabled": "false",
         # Nothing of it listens beyond this machine, and the Spark UI, which asks nobody who they are, not at all.
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",

@@ -59,7 +59,7 @@ def _growing(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def _communities(rng: np.random.Generator, scale: float) -> Columns:
     # A folder per community and day is what costs at small scale, so their number shrinks slower than all else.
-    count = max(12, round(60 * scale**0.5))
+    count = max(6, round(60 * scale**0.5))
     rank = rng.permutation(count) + 1
     weight = np.append(rank**-1.1, [0.02, 0.02])
     opened = HISTORY + np.where(rank <= 4, 0, ms(rng, 700 * DAY, count).clip(max=12 * YEAR))

@@ -1,16 +1,17 @@
 """The six laws on every table that we build, found by discovery: whatever the history, the same rows in the end.
 
-A history goes over some weeks of a made-up world: files arrive in any order and again, tables are built in any order, a
-day or a range at a time, again without need, before their inputs are all there. In the end whatever is due is built,
-and each table has to equal, row for row, one that was built at once from what is there. So a history is an example for
-each table and day, and the days of a range share the cost of a Spark job: `make test` tries some hundred of these
-examples, `make laws N=…` at least N, of other worlds.
+A history goes over some weeks of a made-up world: files arrive late, in any order and again, tables are built a day or
+a range at a time, again without need, before their inputs are all there. When all has arrived, whatever is due is
+built, and each table has to equal, row for row, one that was built at once from what is there. So a history is an
+example for each table and day, and the days of a range share the cost of a Spark job: `make test` tries some hundred
+of these examples, `make laws N=…` at least N, of other worlds.
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ SCALE = 0.002  # some dozens of users, some hundred calls a day
 TABLES = [name for name in lineage.in_order() if not contracts.get(name).is_source]
 SOURCES = [name for name in lineage.in_order() if contracts.get(name).is_source]
 EXAMPLES = builders.how_many(200)
+PATHS = 2  # histories that end in the same state of the world, and are compared with one build from scratch
+WORLDS = -(-EXAMPLES // (len(DAYS) * len(TABLES) * PATHS))
 STEPS = 7
-HISTORIES = -(-EXAMPLES // (len(DAYS) * len(TABLES)))
+LATE, ABSENT = 8, 4  # days of each source that arrive (again) in the course of a history; days not there before that
 
 # table -> day -> rows; the day of a source without days is ''.
 World = dict[str, dict[str, pa.Table]]
@@ -84,19 +87,11 @@ def build_all(spark: Any) -> dict[str, Counter]:
     return {table: rows_of(table) for table in TABLES}
 
 
-def a_history(chance: random.Random) -> Iterator[tuple[list[str], list[str], bool]]:
-    """Steps in a random order: (sources, days, False) for files that arrive, (tables, days, force) for builds.
-
-    A build of a table mostly comes with those that it reads, and now and then without.
-    """
-    for _ in range(STEPS):
-        first = chance.randrange(len(DAYS))
-        if chance.random() < 0.3:
-            yield chance.sample(sorted(generate.DAILY), 2), chance.sample(DAYS, chance.randint(1, 9)), False
-        else:
-            until = chance.randint(1, len(TABLES))
-            tables = TABLES[:until] if chance.random() < 0.8 else [TABLES[until - 1]]
-            yield tables, DAYS[first : first + chance.randint(1, 10)], chance.random() < 0.3
+def a_build(chance: random.Random) -> tuple[list[str], list[str], bool]:
+    """(tables, days, force). A table mostly comes with those that it reads, and now and then without."""
+    until, first = chance.randint(1, len(TABLES)), chance.randrange(len(DAYS))
+    tables = TABLES[:until] if chance.random() < 0.8 else [TABLES[until - 1]]
+    return tables, DAYS[first : first + chance.randint(1, 10)], chance.random() < 0.3
 
 
 @pytest.fixture
@@ -114,35 +109,46 @@ def test_there_is_something_to_test() -> None:
 
 @seed(EXAMPLES)
 @settings(
-    max_examples=HISTORIES, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+    max_examples=WORLDS, deadline=None, database=None, suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],  # to shrink a history would take an hour
 )  # fmt: skip
 # A seed is drawn, and not step by step: the first examples of hypothesis are the simplest, and here are few.
 @given(chance=st.randoms(use_true_random=True))
 def test_whatever_the_history(chance: random.Random, empty_lake: Callable[[], None], spark: Any) -> None:
     number = chance.randrange(10_000)
-    delivered = {table: dict.fromkeys(days, number) for table, days in world(number).items()}
-    missing = {table: dict.fromkeys(chance.sample(DAYS, 3), number) for table in sorted(generate.DAILY)}
+    early = {table: dict.fromkeys(days, number) for table, days in world(number).items()}
+    late = [
+        (table, day, number + chance.randint(0, 1))  # the same rows again, or those of a later state of the world
+        for table in sorted(generate.DAILY)
+        for day in chance.sample(DAYS, LATE)
+    ]
     empty_lake()
-    load({table: {day: of for day, of in days.items() if day not in missing.get(table, ())}
-          for table, days in delivered.items()})  # fmt: skip
-    built = 0
-    for tables, days, force in a_history(chance):
-        if tables[0] in SOURCES:  # files of a later state of the world
-            late = {table: dict.fromkeys(sorted(days), number + 1) for table in tables}
-            load(late)
-            for table in tables:
-                delivered[table] |= late[table]
-                missing[table] = {day: of for day, of in missing[table].items() if day not in late[table]}
-        else:
-            built += sum(build(spark, table, days, force) for table in tables)
-    load({table: days for table, days in missing.items() if days})
-    found = build_all(spark)
-    assert built, "a history without a build proves nothing"
-
-    empty_lake()
-    load(delivered)
+    load(early)
+    load(of_tables(late))
     expected = build_all(spark)
-    for table in TABLES:
-        assert expected[table], "a table without a row proves nothing"
-        assert found[table] == expected[table], f"{table}: {list((found[table] - expected[table]).items())[:3]}"
+    assert all(expected.values()), "a table without a row proves nothing"
+
+    for _ in range(PATHS):
+        chance.shuffle(late)
+        absent = {(table, day) for table, day, _ in late[:ABSENT]}
+        arriving, built = iter(chance.sample(late, len(late))), 0
+        empty_lake()
+        load({table: {day: of for day, of in days.items() if (table, day) not in absent}
+              for table, days in early.items()})  # fmt: skip
+        for _ in range(STEPS):
+            load(of_tables(islice(arriving, chance.randint(0, LATE))))
+            tables, days, force = a_build(chance)
+            built += sum(build(spark, table, days, force) for table in tables)
+        assert built, "a history without a build proves nothing"
+        load(of_tables(arriving))
+        found = build_all(spark)
+        for table in TABLES:
+            assert found[table] == expected[table], f"{table}: {list((found[table] - expected[table]).items())[:3]}"
+
+
+def of_tables(late: Iterable[tuple[str, str, int]]) -> dict[str, dict[str, int]]:
+    """(source, day, number) as `load` wants them."""
+    found: dict[str, dict[str, int]] = {}
+    for table, day, number in late:
+        found.setdefault(table, {})[day] = number
+    return found

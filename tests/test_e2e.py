@@ -21,6 +21,7 @@ from include.lake import contracts, ledger, lineage, processes, settings
 from include.lake.days import day_range, days_before
 from include.lake.processes import Process
 from scripts.run import Api
+from tests.conftest import JAVA_OPTIONS, QUICK
 
 DAGS = sorted(path.stem for path in (settings.ROOT / "dags").glob("utils/dynamic_dag/*/task_list/*.py"))
 # With caches it takes a minute or two; this is for a machine that does other things as well.
@@ -42,7 +43,9 @@ class Lake:
         self.started: set[Process] = set()
         own = ("LAKE_", "DAYS", "SCALE", "ONCE")
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-        self.env |= {"LAKE_HOME": str(home), "LAKE_UI_PORT": str(self.port), "SCALE": "0.02"}
+        self.env |= {"LAKE_HOME": str(home), "LAKE_UI_PORT": str(self.port), "SCALE": "0.005"}
+        # A Spark for a handful of rows, without anything between it and the tables that a user's has not.
+        self.env["JDK_JAVA_OPTIONS"] = " ".join([JAVA_OPTIONS, *(f"-D{name}={value}" for name, value in QUICK.items())])
         if "LAKE_JARS" in os.environ:
             self.env["LAKE_JARS"] = os.environ["LAKE_JARS"]
         self.runs: list[subprocess.Popen[str]] = []

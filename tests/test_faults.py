@@ -6,15 +6,17 @@
 import os
 import random
 import time
+from collections import deque
 from datetime import timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
 from include.lake import settings, spark_server, storage
 from tests import builders
-from tests.builders import DAYS, TABLE, Reader, build, deliver, end_well, some_days, start
+from tests.builders import DAYS, TABLE, Reader, build, deliver, some_days, start
 
 KILLS = builders.how_many(10)
 SERVERS = 4  # one kill in so many is that of the server, which takes seconds to come back
@@ -28,18 +30,12 @@ def shop(lake_home: Path, project: Any) -> Any:
         yield
 
 
-def seconds_of_a_build() -> float:
-    began = time.monotonic()
-    end_well(start(build, DAYS[0], DAYS[-1], True))
-    return time.monotonic() - began
-
-
 def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
     chance = random.Random(KILLS)
     delivered = dict.fromkeys(DAYS, 0)
-    deliver(0, DAYS)
-    seconds_of_a_build()
-    usual = seconds_of_a_build()
+    for _ in range(2):  # the first build on a new server takes longer than those after it
+        deliver(0, DAYS)
+        seconds = deque([builders.settle(delivered)], maxlen=5)
     landed, killed = 0, {"builder": 0, "server": 0}
     with Reader(builders.broken_days) as reader:
         for number in range(1, KILLS + 1):
@@ -47,7 +43,7 @@ def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]
             deliver(number, late)
             delivered |= dict.fromkeys(late, number)
             builder = start(build, DAYS[0], DAYS[-1], chance.random() < 0.3)
-            time.sleep(chance.uniform(0, 1.2 * usual))
+            time.sleep(chance.uniform(0, 1.2 * median(seconds)))
             if number % SERVERS:
                 builder.kill()
                 killed["builder"] += 1
@@ -60,13 +56,13 @@ def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]
             if spark_server.address() is None:
                 spark_server.start(lambda line: None)
             # The second try, as Airflow makes it.
-            builders.settle(delivered)
+            seconds.append(builders.settle(delivered))
     assert reader.wrong == []
     assert reader.versions > KILLS
     assert landed < KILLS, "every kill came too late to prove anything"
     with capsys.disabled():
         print(f"\n{killed} kills, {landed} builds ended before; {reader.versions} versions read, "
-              f"{len(reader.wrong)} bad reads; a build takes {usual:.1f} s")  # fmt: skip
+              f"{len(reader.wrong)} bad reads; a build takes {median(seconds):.1f} s")  # fmt: skip
     nothing_stays(delivered)
 
 

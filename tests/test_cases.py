@@ -217,9 +217,8 @@ def test_case(path: Path, spark: Any) -> None:
     assert not wrong, "columns differ from the contract:\n" + "\n".join(wrong)
 
     columns = [name for name in types if any(name in row for row in case["expect"])]
-    reason = DROP_REASON if DROP_REASON in frame.columns else "CAST(NULL AS string)"
     exact = [f"unix_micros({name})" if types[name] == "timestamp" else name for name in columns]
-    collected = [tuple(row) for row in frame.selectExpr(reason, *exact).collect()]
+    collected = [tuple(row) for row in frame.selectExpr(DROP_REASON, *exact).collect()]
     actual = [tuple(map(_comparable, row[1:])) for row in collected if row[0] is None]
     expected = [tuple(_comparable(row.get(name)) for name in columns) for row in case["expect"]]
     problems = differences(expected, actual, columns, types)

@@ -125,7 +125,7 @@ def test_the_stale_days_are_exactly_those_of_brute_force(seed: int, project, lak
     for source in sources:
         load(source, *days)
         truth.source |= {(source, day): "0" for day in days}
-    for step in range(1, 13):
+    for step in range(1, 9):
         what = chance.random()
         if what < 0.3:  # a late file
             source, day = chance.choice(sources), chance.choice(days)

@@ -56,11 +56,11 @@ def require_types(contract: Contract, frame: DataFrame) -> None:
 def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: list[str]) -> Audit:
     """Count what `computed` would publish for `days`, and check it.
 
-    `computed` has the contract's columns and may have DROP_REASON; it should be persisted, it is read several times. A
+    `computed` has the contract's columns and DROP_REASON; it should be persisted, it is read several times. A
     SELECT of a check finds its inputs and the published table under `lineage.view_name`. Raises CheckFailed.
     """
     day = F.col(str(contract.day_column))
-    reason = F.col(DROP_REASON) if DROP_REASON in computed.columns else F.lit(None).cast("string")
+    reason = F.col(DROP_REASON)
     kept = computed.where(reason.isNull()).drop(DROP_REASON)
     checks = _checks(contract, days)
     by_row = [check for check in checks if check.kind == "row"]

@@ -67,7 +67,6 @@ def append(rows: list[dict[str, Any]]) -> None:
     create()
     path = str(settings.table_path(TABLE))
     data = pa.Table.from_pylist(_plain(rows), schema=SCHEMA)
-    create()
     storage.retry_conflicts(lambda: write_deltalake(path, data, mode="append"), TABLE)
     delta = DeltaTable(path)
     if delta.version() % _COMPACT_EVERY == 0:

@@ -148,13 +148,13 @@ def _cure(absent: dict[str, list[str]]) -> str:
 def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
     """What the SELECT gives for start..end over the session's views `lineage.view_name(input)`; nothing is run yet.
 
-    The contract's columns in its order, without RUN_TIMESTAMP, and DROP_REASON if the SELECT gives it.
+    The contract's columns in its order, without RUN_TIMESTAMP, and DROP_REASON, null where a row is to be kept.
     """
     contract = contracts.get(table)
     frame = spark.sql(lineage.select(table).over_views(start, end))
     checks.require_types(contract, frame)
-    names = [name for name in contract.column_names if name != RUN_TIMESTAMP]
-    return frame.select(*names, *(name for name in [DROP_REASON] if name in frame.columns))
+    reason = F.col(DROP_REASON) if DROP_REASON in frame.columns else F.lit(None).cast("string").alias(DROP_REASON)
+    return frame.select(*(name for name in contract.column_names if name != RUN_TIMESTAMP), reason)
 
 
 def _publish(
@@ -179,9 +179,7 @@ def _publish(
         progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
         for name, count in audit.warnings.items():
             progress(f"WARNING: check `{name}` fails {count:,} times; the rows are published all the same")
-        kept = computed
-        if DROP_REASON in computed.columns:
-            kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
+        kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
         if RUN_TIMESTAMP in contract.column_names:
             kept = kept.withColumn(RUN_TIMESTAMP, F.lit(started_at).cast("timestamp"))
         record = {

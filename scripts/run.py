@@ -281,7 +281,7 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
             ]
             say(f"not done within {PATIENCE_SECONDS / 60:.0f} minutes: {', '.join(left)}; the UI tells why")
             return False
-        time.sleep(0.5)
+        time.sleep(1)
 
 
 def _why_again(run: dict[str, Any], day: str) -> str | None:

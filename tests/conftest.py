@@ -27,6 +27,9 @@ QUICK = {
 # without it, twelve builds need a third less CPU. It pays in the Spark of the tests, which lives as long as they do.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 
+# They take long: begun last, one of them would be waited for while the other worker has nothing left to do.
+LONG = ["test_e2e", "test_laws", "test_faults", "test_races", "test_real_log", "test_wap"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """No test sees the lake of whoever runs it, not even one that forgets `lake_home`."""
@@ -37,10 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick ones first, so that a plain mistake is told in seconds."""
-    items.sort(
-        key=lambda item: (item.get_closest_marker("e2e") is not None, item.get_closest_marker("spark") is not None)
-    )
+    """The quick ones first, so that a plain mistake is told in seconds; then those of LONG, then other slow ones."""
+
+    def place(item: pytest.Item) -> int:
+        if not any(item.get_closest_marker(name) for name in ("spark", "e2e")):
+            return -1
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

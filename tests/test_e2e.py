@@ -241,7 +241,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {SECONDS} s for {what}"
-        time.sleep(0.3)
+        time.sleep(0.5)
     return found
 
 

@@ -18,8 +18,8 @@ run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONC
 	@$(PY) -m scripts.run
 
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
-	@# Two at a time: the Spark of each has one thread. Who is done first takes over what the other has not begun.
-	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+	@# Two at a time: the Spark of each has one thread. One test after the other is given to whoever is free.
+	@$(PY) -m pytest -n 2 --dist load --maxschedchunk 1 $(ARGS)
 
 laws faults races wap: setup  ## a proof of `make test` with more examples, kills, seeds or failures [N=1000]
 	@N=$(N) $(PY) -m pytest -s tests/test_$@.py

@@ -27,9 +27,8 @@ QUICK = {
 # without it, twelve builds need a third less CPU. It pays in the Spark of the tests, which lives as long as they do.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 
-# They take long: begun last, one of them would be waited for while the other worker has nothing left to do. A worker
-# takes over from the end of the other's list, and not what that begins next: so half of the time is before the laws.
-LONG = ["test_e2e", "test_faults", "test_races", "test_laws", "test_real_log", "test_wap"]
+# They take long, and so they begin first: one that begins last would run alone at the end.
+LONG = ["test_e2e", "test_laws", "test_faults", "test_races", "test_real_log", "test_wap"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -146,14 +146,13 @@ print(json.dumps({"seconds": seconds, "heavy": heavy, "parsed": json.dumps(parse
 """
 
 
-@pytest.fixture(scope="module")
-def parses(tmp_path_factory) -> list[dict]:
-    """The DAG files parsed in ten new processes, each with other hashes of the same strings."""
+def test_ten_parses_are_quick_import_nothing_heavy_and_give_the_same_dags(tmp_path):
+    """In new processes, each with other hashes of the same strings."""
     # Compiled modules are kept between the processes, as on any installed Airflow.
     environment = {
         **os.environ,
         **airflow_home.SETTINGS,
-        "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode")),
+        "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"),
     }
     environment["PYTHONPATH"] = os.pathsep.join(str(airflow_home.ROOT / folder) for folder in ("", "dags", "plugins"))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -166,19 +165,10 @@ def parses(tmp_path_factory) -> list[dict]:
         return json.loads(done.stdout.splitlines()[-1])
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(parse, range(10)))
-
-
-def test_ten_parses_give_the_same_dags(parses):
+        parses = list(pool.map(parse, range(10)))
     assert len({found["parsed"] for found in parses}) == 1
     assert "we_mart.wv_sess_daily" in parses[0]["parsed"] and "first_day" in parses[0]["parsed"]
-
-
-def test_a_parse_imports_nothing_heavy(parses):
     assert [found["heavy"] for found in parses] == [[]] * 10
-
-
-def test_a_parse_is_quick(parses):
     # CPU seconds beyond the import of airflow.sdk: 0.3 on an idle machine, more where others work too.
     assert min(found["seconds"] for found in parses) < 0.6
 

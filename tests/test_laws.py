@@ -37,7 +37,7 @@ SOURCES = [name for name in lineage.in_order() if contracts.get(name).is_source]
 EXAMPLES = builders.how_many(200)
 PATHS = 2  # histories that end in the same state of the world, and are compared with one build from scratch
 WORLDS = -(-EXAMPLES // (len(DAYS) * len(TABLES) * PATHS))
-STEPS = 4
+STEPS = 3
 LATE, ABSENT = 8, 4  # days of each source that arrive (again) in the course of a history; days not there before that
 
 # table -> day -> rows; the day of a source without days is ''.

@@ -40,6 +40,21 @@ def how_many(default: int) -> int:
     return int(os.environ.get("N") or default)
 
 
+class Progress:
+    """Says every ten seconds how far a proof is; to be seen with `make faults N=…` and the like."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self._done, self._total, self._what = 0, total, what
+        self._began = self._told = time.monotonic()
+
+    def add(self, done: int = 1) -> None:
+        self._done += done
+        now = time.monotonic()
+        if now - self._told > 10:
+            self._told = now
+            print(f"{now - self._began:6.0f} s  {self._done:,} of {self._total:,} {self._what}", flush=True)
+
+
 @contextmanager
 def a_shop(home: Path, project: Any) -> Iterator[None]:
     """A lake with the two tables in it, and a Spark Connect server that all builders share."""

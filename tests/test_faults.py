@@ -36,7 +36,7 @@ def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]
     for _ in range(2):  # the first build on a new server takes longer than those after it
         deliver(0, DAYS)
         seconds = deque([builders.settle(delivered)], maxlen=5)
-    landed, killed = 0, {"builder": 0, "server": 0}
+    landed, killed, progress = 0, {"builder": 0, "server": 0}, builders.Progress(KILLS, "kills")
     with Reader(builders.broken_days) as reader:
         for number in range(1, KILLS + 1):
             late = some_days(chance)
@@ -57,6 +57,7 @@ def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]
                 spark_server.start(lambda line: None)
             # The second try, as Airflow makes it.
             seconds.append(builders.settle(delivered))
+            progress.add()
     assert reader.wrong == []
     assert reader.versions > KILLS
     assert landed < KILLS, "every kill came too late to prove anything"

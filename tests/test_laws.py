@@ -36,9 +36,12 @@ TABLES = [name for name in lineage.in_order() if not contracts.get(name).is_sour
 SOURCES = [name for name in lineage.in_order() if contracts.get(name).is_source]
 EXAMPLES = builders.how_many(200)
 PATHS = 2  # histories that end in the same state of the world, and are compared with one build from scratch
-WORLDS = -(-EXAMPLES // (len(DAYS) * len(TABLES) * PATHS))
+EXAMPLES_OF_A_PATH = len(DAYS) * len(TABLES)
+WORLDS = -(-EXAMPLES // (EXAMPLES_OF_A_PATH * PATHS))
 STEPS = 3
 LATE, ABSENT = 8, 4  # days of each source that arrive (again) in the course of a history; days not there before that
+
+progress = builders.Progress(WORLDS * PATHS * EXAMPLES_OF_A_PATH, "examples")
 
 # table -> day -> rows; the day of a source without days is ''.
 World = dict[str, dict[str, pa.Table]]
@@ -144,6 +147,7 @@ def test_whatever_the_history(chance: random.Random, empty_lake: Callable[[], No
         found = build_all(spark)
         for table in TABLES:
             assert found[table] == expected[table], f"{table}: {list((found[table] - expected[table]).items())[:3]}"
+        progress.add(EXAMPLES_OF_A_PATH)
 
 
 def of_tables(late: Iterable[tuple[str, str, int]]) -> dict[str, dict[str, int]]:

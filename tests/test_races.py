@@ -58,7 +58,7 @@ def maintenance(seed: int) -> None:
 
 
 def test_two_builders_a_backfill_and_maintenance(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
-    delivered = dict.fromkeys(DAYS, 0)
+    delivered, progress = dict.fromkeys(DAYS, 0), builders.Progress(SEEDS, "seeds")
     deliver(0, DAYS)
     with Reader(builders.broken_days) as reader:
         builders.settle(delivered)
@@ -72,6 +72,7 @@ def test_two_builders_a_backfill_and_maintenance(shop: None, capsys: pytest.Capt
             for process in running:
                 end_well(process)
             builders.settle(delivered)
+            progress.add()
     assert reader.wrong == []
     with capsys.disabled():
         print(f"\n{SEEDS} seeds, {reader.versions} versions read, {len(reader.wrong)} bad reads")

@@ -51,6 +51,7 @@ def is_bad(row: dict[str, Any]) -> bool:
 def test_failures_in_between_good_builds(shop: Any, spark: Any, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     shop({"shop/total.yaml": STRICT, "shop/total.sql": TWICE})
     chance, good, caught = random.Random(FAILURES), 0, dict.fromkeys(FAULTS, 0)
+    progress = builders.Progress(FAILURES, "failures")
     with builders.Reader(bad_rows) as reader:
         while sum(caught.values()) < FAILURES:
             what = chance.choice(list(FAULTS)) if (good + sum(caught.values())) % 4 else None
@@ -68,6 +69,7 @@ def test_failures_in_between_good_builds(shop: Any, spark: Any, capsys: pytest.C
                 assert what, "good rows were refused"
                 caught[what] += 1
                 assert ledger.read()[-1]["status"] == "failed"
+                progress.add()
     with capsys.disabled():
         print(f"\n{sum(caught.values())} failures in between {good} good builds: {caught}; "
               f"{reader.versions} versions read, {len(reader.wrong)} bad rows seen")  # fmt: skip

@@ -69,8 +69,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
         "spark.sql.session.timeZone": "UTC",
         "spark.hadoop.parquet.hadoop.vectored.io.enabled": "false",
-        # As of our server: else the plans of the last thousand queries stay, and fill the heap.
-        **{name: value for name, value in spark_server.spark_conf().items() if "retained" in name},
+        # As of our server: else old plans and sessions stay, and fill the heap.
+        **{name: kept for name, kept in spark_server.spark_conf().items() if "retained" in name or "Threshold" in name},
         **QUICK,
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",

@@ -109,6 +109,11 @@ def spark_conf() -> dict[str, str]:
         "spark.ui.retainedTasks": "1000",
         "spark.connect.ui.retainedSessions": "10",
         "spark.connect.ui.retainedStatements": "10",
+        # Each of these pools makes up to 1024 threads before one does a second task, and a thread keeps the session in
+        # which it was made, with the snapshots that its views read: 4 MB a build.
+        "spark.sql.shuffleExchange.maxThreadThreshold": "16",
+        "spark.sql.broadcastExchange.maxThreadThreshold": "16",
+        "spark.sql.resultQueryStage.maxThreadThreshold": "16",
         "spark.log.level": "WARN",
         "spark.ui.showConsoleProgress": "false",
     }

@@ -7,6 +7,7 @@ knows what a day must look like: each of the names once, and the same number eve
 import multiprocessing
 import os
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -41,7 +42,7 @@ def how_many(default: int) -> int:
 
 
 class Progress:
-    """Says every ten seconds how far a proof is; to be seen with `make faults N=…` and the like."""
+    """Says every ten seconds how far `make faults N=…` and the like are, past pytest, which would keep it."""
 
     def __init__(self, total: int, what: str) -> None:
         self._done, self._total, self._what = 0, total, what
@@ -50,9 +51,10 @@ class Progress:
     def add(self, done: int = 1) -> None:
         self._done += done
         now = time.monotonic()
-        if now - self._told > 10:
+        if now - self._told > 10 and os.environ.get("N"):
             self._told = now
-            print(f"{now - self._began:6.0f} s  {self._done:,} of {self._total:,} {self._what}", flush=True)
+            line = f"{now - self._began:6.0f} s  {self._done:,} of {self._total:,} {self._what}"
+            print(line, file=sys.__stdout__, flush=True)
 
 
 @contextmanager

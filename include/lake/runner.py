@@ -206,3 +206,6 @@ def _publish(
         )
     finally:
         computed.unpersist()
+        # A session that goes on (one inside a process) would hold the versions that they read, and those their session.
+        for name in (*versions, lineage.THIS):
+            spark.catalog.dropTempView(lineage.view_name(name))

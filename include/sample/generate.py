@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.lake import contracts
+from include.lake import contracts, storage
 from include.lake import days as calendar
 from include.lake.contracts import Contract
 from include.lake.errors import ContractError, UsageError
@@ -36,16 +36,6 @@ CURRENT = {
     "weverse2.community_log_v_member_migration": undated.v_migrations,
     "weverse2.community_member_special_member": undated.special_members,
     "weverse2.notification_push_config": undated.push_settings,
-}
-_TYPES = {
-    "string": pa.string(),
-    "tinyint": pa.int8(),
-    "int": pa.int32(),
-    "bigint": pa.int64(),
-    "double": pa.float64(),
-    "boolean": pa.bool_(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", "UTC"),
 }
 
 
@@ -88,20 +78,19 @@ def _table(contract: Contract, rows: dict[str, Any], day: str | None = None) -> 
             f"lacks {sorted(missing) or 'nothing'} that must not be null: change its generator"
         )
     count = max(len(column) for column in rows.values() if not isinstance(column, (str, int)))
-    arrays = {column.name: _column(rows.get(column.name), column.type, count) for column in contract.columns}
-    return pa.table(arrays)
+    schema = storage.arrow_schema(contract)
+    return pa.table([_column(rows.get(field.name), field.type, count) for field in schema], schema)
 
 
-def _column(values: Any, kind: str, count: int) -> pa.Array:
-    """Values as the contract's type; times come as ms since epoch, and a date is the day in Korea at that time."""
-    wanted = pa.list_(_TYPES[kind[6:-1]]) if kind.startswith("array<") else _TYPES[kind]
+def _column(values: Any, wanted: pa.DataType, count: int) -> pa.Array:
+    """Values as that type; times come as ms since epoch, and a date is the day in Korea at that time."""
     if values is None:
         return pa.nulls(count, wanted)
     if isinstance(values, (str, int)):
         values = pa.repeat(values, count)
-    if kind in ("date", "timestamp"):
+    if pa.types.is_temporal(wanted):
         times = values if isinstance(values, pa.Array) else pa.array(values, mask=values >= NEVER)
-        if kind == "date":
+        if pa.types.is_date(wanted):
             return pc.divide(pc.add(times, KST), DAY).cast(pa.int32()).cast(wanted)
         return pc.multiply(times, 1000).cast(wanted)
     return (values if isinstance(values, pa.Array) else pa.array(values)).cast(wanted)

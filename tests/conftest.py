@@ -75,6 +75,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
+        # Delta keeps each table's newest snapshot for an hour, some MB each: here are many lakes, one at a time.
+        "spark.databricks.delta.delta.log.cacheSize": "100",
     }
     builder = SparkSession.builder.master("local[1]").appName("tests")
     for name, value in config.items():

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from include.lake import checks, contracts, failures, ledger, lineage, session, settings, storage
 from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.days import consecutive, day_range
-from include.lake.errors import ContractError, InputsMissing, UsageError, WriteConflict
+from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
 from include.lake.freshness import FRESH, Lake, describe_absent
 
 Log = Callable[[str], None]
@@ -104,7 +104,7 @@ def _build_range(
             with session.opened(spark) as own:
                 _publish(own, contract, lake, days, build_id, started_at, run, log)
         except Exception as error:
-            if failures.is_conflict(error):
+            if failures.kind(error) == CONFLICT:
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue
@@ -163,6 +163,7 @@ def _publish(
 ) -> None:  # fmt: skip
     """Compute once, audit, and replace `days` in one commit that carries the build record."""
     table, clock = contract.table, time.monotonic()
+    seen = lake.day_ids(table)
 
     def progress(what: str) -> None:
         log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
@@ -176,6 +177,11 @@ def _publish(
     try:
         progress("computing and checking")
         audit = checks.audit(spark, contract, computed, days)
+        # Delta tells of those who commit while we write, and not of those who did while we computed: we may have looked
+        # at older inputs than they.
+        now = Lake().day_ids(table)
+        if any(now.get(day) != seen.get(day) for day in days):
+            raise WriteConflict(f"{table} {days[0]}..{days[-1]} was built by another meanwhile")
         progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
         for name, count in audit.warnings.items():
             progress(f"WARNING: check `{name}` fails {count:,} times; the rows are published all the same")

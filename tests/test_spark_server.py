@@ -112,10 +112,20 @@ def test_one_server_for_all_that_listens_on_this_machine_alone(server_home: Path
     if sys.platform == "linux":
         loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
         assert listeners(pid) and set(listeners(pid)) <= loopback
+    # Else what is compiled for one session is of no use to another, and each build has its own.
+    ask = "from include.lake import session; print(session.connect().conf.get('spark.sql.artifact.isolation.enabled'))"
+    told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=settings.ROOT)
+    assert told.stdout == "false\n"
 
+    server = processes.of(pid)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert spark_server.address() is None
+    for _ in range(100):
+        if not (left := processes.members(server)):
+            break
+        time.sleep(0.1)
+    assert left == [], "something outlives its server"
 
 
 @pytest.mark.spark

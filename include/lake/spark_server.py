@@ -101,6 +101,8 @@ def spark_conf() -> dict[str, str]:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
+        # What is compiled for a build is there for the next one: some hundred classes a table, and 100 kept by default.
+        "spark.sql.codegen.cache.maxEntries": "2000",
         # Spark keeps the plans of a thousand queries for its UI, 2 MB each for a wide SELECT: a server of 2 GB was full
         # after some hundred builds.
         "spark.sql.ui.retainedExecutions": "10",
@@ -240,6 +242,7 @@ def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[li
     temp = temporary_folder("server")
     conf = spark_conf()
     conf |= {
+        "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
         "spark.local.dir": str(temp),
         "spark.driver.extraJavaOptions": f'{conf["spark.driver.extraJavaOptions"]} "-Djava.io.tmpdir={temp}"',
         "spark.connect.grpc.binding.address": listen,
@@ -247,7 +250,7 @@ def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[li
         "spark.ui.enabled": str(ui).lower(),
     }
     command = [str(spark_home / "bin" / "spark-submit"), "--master", f"local[{settings.spark_cores()}]"]
-    command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "--name", "lake"]
+    command += ["--name", "lake"]
     for name, value in conf.items():
         command += ["--conf", f"{name}={value}"]
     # Another Spark of this machine, told about in SPARK_*, must not take this one's place.
@@ -257,7 +260,7 @@ def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[li
     environment |= {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(settings.ROOT)}
     if token := settings.spark_token():  # not as a setting, which everybody who may look at processes would see
         environment["SPARK_CONNECT_AUTHENTICATE_TOKEN"] = token
-    return [*command, "spark-internal"], environment
+    return [*command, str(settings.ROOT / "include" / "lake" / "spark_main.py")], environment
 
 
 def _spawn() -> dict[str, Any]:

@@ -35,17 +35,12 @@ class Failure:
         return self.kind in (CONFLICT, INFRASTRUCTURE)
 
 
-def is_conflict(error: BaseException) -> bool:
-    """Did another writer of the same table commit in between?"""
-    # delta-rs has one error for every commit that lost, whatever it was about.
-    return type(error).__name__ == "CommitFailedError" or any(name in str(error) for name in _CONFLICTS)
-
-
 def kind(error: BaseException) -> str:
     """The class of an error: what has to change before trying again makes sense."""
     if isinstance(error, LakeError):
         return error.kind
-    if is_conflict(error):
+    # delta-rs has one error for every commit that lost, whatever it was about.
+    if type(error).__name__ == "CommitFailedError" or any(name in str(error) for name in _CONFLICTS):
         return CONFLICT
     if _is_spark(error):
         state = getattr(error, "getSqlState", lambda: None)() or ""

@@ -93,6 +93,7 @@ def _build_range(
     table, days = contract.table, day_range(first, last)
     for attempt in range(_ATTEMPTS):
         lake = Lake()
+        lake.day_ids(table)  # before the inputs, so that whoever commits from here on is told by _overtaken
         # Who forces a build wants it done by this run, also when another run has come first.
         if attempt and not force and all(lake.own_state(table, day).state == FRESH for day in days):
             outcome.note = f"{table} {first}..{last} is fresh: {lake.own_state(table, last).why}"
@@ -132,6 +133,19 @@ def _entered(table: str, build_id: str) -> list[dict[str, Any]]:
     return [row for row in found if row["build_id"] == build_id and row["status"] == "built"]
 
 
+def _overtaken(lake: Lake, table: str, days: list[str]) -> bool:
+    """Has another built one of `days` since `lake` looked at the table?
+
+    Delta tells of those who commit while we write, and not of those who did while we computed: they may have looked at
+    newer inputs than we.
+    """
+    newest = storage.open_table(table)
+    if newest and newest.version() == lake.version(table):
+        return False  # as nearly always, and without reading the ledger
+    seen, now = lake.day_ids(table), Lake().day_ids(table)
+    return any(now.get(day) != seen.get(day) for day in days)
+
+
 def _add(total: dict[str, int], more: dict[str, int]) -> None:
     for name, count in more.items():
         total[name] = total.get(name, 0) + count
@@ -163,7 +177,6 @@ def _publish(
 ) -> None:  # fmt: skip
     """Compute once, audit, and replace `days` in one commit that carries the build record."""
     table, clock = contract.table, time.monotonic()
-    seen = lake.day_ids(table)
 
     def progress(what: str) -> None:
         log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
@@ -177,10 +190,7 @@ def _publish(
     try:
         progress("computing and checking")
         audit = checks.audit(spark, contract, computed, days)
-        # Delta tells of those who commit while we write, and not of those who did while we computed: we may have looked
-        # at older inputs than they.
-        now = Lake().day_ids(table)
-        if any(now.get(day) != seen.get(day) for day in days):
+        if _overtaken(lake, table, days):
             raise WriteConflict(f"{table} {days[0]}..{days[-1]} was built by another meanwhile")
         progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
         for name, count in audit.warnings.items():

@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from include.lake import contracts, ledger, lineage, storage
+from include.lake import contracts, ledger, lineage, settings, storage
 from include.lake.days import day_range, days_before
 from include.lake.freshness import Lake
 
@@ -174,6 +176,15 @@ def test_fifty_tables_by_730_days_take_less_than_three_seconds(project, lake_hom
     states = [lake.state(table, day).state for table in tables for day in days]
     assert time.process_time() - began < 3
     assert states.count("stale") == 50 and states.count("fresh") == 50 * 729
+
+
+def test_a_process_that_ends_right_after_reading_the_ledger_ends_well(lake_home: Path) -> None:
+    for day in day_range("2026-01-01", "2026-01-10"):
+        ledger.failed("a.b", [day], "an id", "test", "code", 1.0, ValueError("a reason"))
+    read = "from include.lake import ledger; print(len(ledger.read()))"
+    for _ in range(3):
+        ended = subprocess.run([sys.executable, "-c", read], cwd=settings.ROOT, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "10\n", "")
 
 
 def test_what_killed_writers_left_goes_after_a_week_and_nothing_else(

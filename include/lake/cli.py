@@ -315,7 +315,7 @@ def _show(options: Any) -> None:
     if contract.day_column and not options.day:
         raise UsageError(f"{contract.table} has days: name one with --day D")
     filters = [(contract.day_column, "=", parse_day(options.day))] if contract.day_column else None
-    found = delta.to_pyarrow_table(filters=filters)
+    found = storage.rows(delta, filters)
     # The newest layout of the table first: what a reader wants to see is its contract's order.
     shown = found.select(contract.column_names).slice(0, max(0, options.rows))
     print(shown.to_pandas().to_string(index=False, max_colwidth=40))

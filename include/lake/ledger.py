@@ -51,7 +51,7 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     if delta is None:
         return []
     filters = None if tables is None else [("table", "in", sorted(tables))]
-    found = delta.to_pyarrow_table(filters=filters)
+    found = storage.rows(delta, filters)
     unique = {}
     for row in found.to_pylist():
         for name in _MAPS:

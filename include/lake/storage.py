@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, Schema, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from pyarrow.fs import FileSystem, SubTreeFileSystem
 
 from include.lake import settings
 from include.lake.contracts import Column, Contract
@@ -46,6 +47,14 @@ def open_table(table: str, version: int | None = None) -> DeltaTable | None:
         return DeltaTable(str(settings.table_path(table)), version=version)
     except TableNotFoundError:
         return None
+
+
+def rows(delta: DeltaTable, filters: list[tuple[str, str, Any]] | None = None) -> pa.Table:
+    """The rows of the version that `delta` stands at; `filters` such as [("day", "=", "2026-01-05")]."""
+    # By the path: delta-rs's own file system is Python, of which pyarrow's threads may still have need when the
+    # interpreter ends, and then the process aborts.
+    local, folder = FileSystem.from_uri(delta.table_uri)
+    return delta.to_pyarrow_table(filters=filters, filesystem=SubTreeFileSystem(folder, local))
 
 
 def commits(delta: DeltaTable, after: int = -1) -> list[tuple[int, dict[str, Any]]]:

@@ -1,22 +1,18 @@
 """What a backfill is going to do: on ledgers made by hand, without Spark."""
 
 import time
-import uuid
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.lake import contracts, ledger, lineage, plan, request
+from include.lake import contracts, lineage, plan, request
 from include.lake.days import day_range, days_before, last_finished_day
 from include.lake.errors import UsageError
-from include.lake.freshness import Lake
-from tests.test_freshness import BUILT, SOURCE, load, select
+from tests.pretend import BUILT, SOURCE, build, load, select
 
 DAYS = day_range("2026-01-01", "2026-01-10")
 BASE, TOP, WIDE = "shop.base", "shop.top", "shop.wide"
-MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def files_of(reads: dict[str, list[str]], extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -34,27 +30,6 @@ def shop(project: Any, lake_home: Path) -> Any:
     project(files_of({BASE: ["shop.event"], TOP: [BASE], WIDE: [BASE]}, {WIDE: "reads: {shop.base: 2}\n"}))
     load("shop.event", *DAYS)
     return project
-
-
-_at = 0
-
-
-def enter(table: str, days: list[str], status: str = "built", **values: Any) -> None:
-    """What the ledger has after a build of these days, without the build."""
-    global _at
-    _at += 1
-    lake, build_id = Lake(), uuid.uuid4().hex
-    ledger.append(
-        [
-            {
-                "table": table, "day": day, "build_id": build_id, "status": status, "run": "test", "rows": 1,
-                "built_at": MOMENT + timedelta(seconds=_at), "code_id": lineage.code_id(table), "bytes": 1000,
-                "inputs": lake.input_ids(table, day), "seconds": 4.0, "build_days": len(days), "checks": {},
-                "dropped": {}, "version": _at, "error": "rows are bad" if status == "failed" else None, **values,
-            }
-            for day in days
-        ]
-    )  # fmt: skip
 
 
 def planned(*names: str, first: str = DAYS[0], last: str = DAYS[-1], run: str = "", **options: Any) -> dict[str, Any]:
@@ -90,9 +65,9 @@ def test_earlier_days_that_the_plan_itself_builds_are_waited_for(shop) -> None:
 
 
 def test_what_is_fresh_is_skipped_and_what_reads_a_rebuilt_day_is_due(shop) -> None:
-    enter(BASE, DAYS)
-    enter(TOP, DAYS)
-    enter(WIDE, DAYS)
+    build(BASE, DAYS)
+    build(TOP, DAYS)
+    build(WIDE, DAYS)
     assert planned(BASE, TOP) == {BASE: ([], {"fresh": DAYS}), TOP: ([], {"fresh": DAYS})}
     load("shop.event", DAYS[4])
     found = planned(BASE, downstream=True)
@@ -103,9 +78,9 @@ def test_what_is_fresh_is_skipped_and_what_reads_a_rebuilt_day_is_due(shop) -> N
 
 
 def test_modes(shop) -> None:
-    enter(BASE, DAYS[:6])
-    enter(BASE, DAYS[5:6], "failed")  # was built once: stale, too
-    enter(BASE, DAYS[6:7], "failed")  # never built: missing, too
+    build(BASE, DAYS[:6])
+    build(BASE, DAYS[5:6], "failed")  # was built once: stale, too
+    build(BASE, DAYS[6:7], "failed")  # never built: missing, too
     load("shop.event", DAYS[1])
 
     def days(mode: str, run: str = "") -> list[tuple[str, str]]:
@@ -124,15 +99,15 @@ def test_modes(shop) -> None:
 
 
 def test_a_mode_holds_for_the_readers_of_what_is_rebuilt(shop) -> None:
-    enter(BASE, DAYS[:9])
-    enter(TOP, DAYS[:9])
+    build(BASE, DAYS[:9])
+    build(TOP, DAYS[:9])
     load("shop.event", DAYS[2])
     assert planned(BASE, TOP, mode="missing")[TOP][0] == [("10", "10")]
     assert planned(BASE, TOP, mode="stale")[TOP][0] == [("03", "03")]
 
 
 def test_batches_are_consecutive_days_of_the_size_asked_for(shop) -> None:
-    enter(BASE, DAYS[3:4])
+    build(BASE, DAYS[3:4])
     assert planned(BASE, days_per_batch=2)[BASE][0] == [
         ("01", "02"),
         ("03", "03"),
@@ -144,7 +119,7 @@ def test_batches_are_consecutive_days_of_the_size_asked_for(shop) -> None:
 
 
 def test_automatic_batches_fit_the_memory(shop, monkeypatch) -> None:
-    enter(BASE, DAYS[:2], bytes=30_000_000)
+    build(BASE, DAYS[:2], bytes=30_000_000)
     assert planned(TOP, BASE)[TOP][0] == [("01", "04"), ("05", "08"), ("09", "10")], "60 MB a day, 256 MB a batch"
     monkeypatch.setenv("LAKE_SPARK_MEMORY", "512m")
     assert planned(TOP, BASE)[TOP][0] == [(day[-2:], day[-2:]) for day in DAYS]
@@ -156,7 +131,7 @@ def test_automatic_batches_fit_the_memory(shop, monkeypatch) -> None:
 def test_the_estimate_follows_earlier_builds(shop) -> None:
     asked = request.check([BASE, TOP], DAYS[0], DAYS[-1])
     assert plan.plan(asked).seconds is None
-    enter(BASE, DAYS[:2], seconds=13.0)  # 3 s of any job, and 5 s a day
+    build(BASE, DAYS[:2], seconds=13.0)  # 3 s of any job, and 5 s a day
     base, top = plan.plan(asked).tables
     assert (base.seconds, top.seconds) == (3 + 8 * 5, 3 + 10 * 5), "a table without builds takes as long as the others"
     lines = plan.plan(asked).lines()
@@ -220,17 +195,9 @@ def test_365_days_of_50_tables_are_planned_in_two_seconds(project, lake_home: Pa
     }
     project(files_of(reads, extra))
     load("shop.event", *days)
-    rows: list[dict] = []
-    for at, table in enumerate(tables[:30], 1):  # the rest was never built
-        lake = Lake()
-        lake._ledger = {}
-        row = {
-            "table": table, "build_id": table, "status": "built", "built_at": MOMENT, "run": "test", "rows": 1,
-            "bytes": 1000, "seconds": 9.0, "build_days": 365, "checks": {}, "dropped": {}, "version": at, "error": None,
-            "code_id": "old" if at % 3 else lineage.code_id(table), "inputs": {},
-        }  # fmt: skip
-        rows += [row | {"day": day} for day in days]
-    ledger.append(rows)
+    for number, table in enumerate(tables[:30], 1):  # the rest was never built
+        code = "old" if number % 3 else lineage.code_id(table)
+        build(table, days, seconds=9.0, code_id=code, inputs={})
     asked = request.check(tables, days[0], days[-1])
     began = time.process_time()
     found = plan.plan(asked)

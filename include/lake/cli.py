@@ -270,11 +270,7 @@ def _status(options: Any) -> None:
 
     lake = Lake()
     with_days = [name for name in tables if contracts.get(name).day_column]
-    end = (
-        parse_day(options.end)
-        if options.end
-        else max((max(lake.day_ids(name), default="") for name in with_days), default="")
-    )
+    end = parse_day(options.end) if options.end else max((lake.newest_day(name) for name in with_days), default="")
     if not end and not options.start:
         raise LakeError("the lake is empty: ./lake sample --from D --to D makes sample data, ./lake load takes yours")
     options.start, options.end = options.start or days_before(end, 6), end or options.start

@@ -72,6 +72,8 @@ class Contract:
     checks: tuple[Check, ...] = ()
     reads: tuple[tuple[str, int | str], ...] = ()
     patience_hours: float = DEFAULT_PATIENCE_HOURS
+    ready_when: str | None = None
+    empty_after: float | None = None
 
     @property
     def select_path(self) -> Path:
@@ -93,7 +95,17 @@ class Contract:
 # The safe loader of C where PyYAML has it: a tenth of the time, at every parse of the DAGs.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _COLUMN_FIELDS = {"name", "type", "comment", "nullable", "sensitive"}
-_FIELDS = {"about", "key", "partitioned_by", "columns", "checks", "reads", "patience_hours"}
+_FIELDS = {
+    "about",
+    "key",
+    "partitioned_by",
+    "columns",
+    "checks",
+    "reads",
+    "patience_hours",
+    "ready_when",
+    "empty_after",
+}
 
 
 def parse(text: str, path: Path) -> Contract:
@@ -158,6 +170,8 @@ def parse(text: str, path: Path) -> Contract:
         checks=tuple(checks),
         reads=tuple(sorted((raw.get("reads") or {}).items())),
         patience_hours=raw.get("patience_hours", DEFAULT_PATIENCE_HOURS),
+        ready_when=raw.get("ready_when"),
+        empty_after=raw.get("empty_after"),
     )
     day_type = next((c.type for c in columns if c.name == contract.day_column), "string")
     if day_type != "string":

@@ -19,6 +19,14 @@ def parse_day(text: str) -> str:
     raise UsageError(f"{text!r} is not a day: write it as yyyy-MM-dd, such as 2026-01-31")
 
 
+def is_day(text: str) -> bool:
+    """Is `text` a day that exists, written yyyy-MM-dd?"""
+    try:
+        return parse_day(text) == text
+    except UsageError:
+        return False
+
+
 def day_range(start: str, end: str) -> list[str]:
     """The days from `start` to `end`, both inclusive; UsageError if they are not days or upside down."""
     first, last = date.fromisoformat(parse_day(start)), date.fromisoformat(parse_day(end))

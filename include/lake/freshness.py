@@ -1,16 +1,28 @@
-"""Which days are there, which are missing, stale or failed, and why: from the ledger and the sources' files alone."""
+"""Which days are there, which are missing, stale or failed, and why: from the ledger and the Delta logs alone.
 
-import hashlib
-from bisect import bisect_right
+A day of a table changes with each commit that changes its rows, whoever wrote it. A build records which version of each
+input it read. So a day is stale if a day that it reads has changed after that version.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from include.lake import contracts, ledger, lineage, storage
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from include.lake import completeness, contracts, ledger, lineage, storage, task_lists
 from include.lake.days import day_range, days_before
+from include.lake.errors import LakeError
+from include.lake.ledger import BUILT, CHANGED, EMPTY
+from include.lake.storage import ANY_DAY
 
 MISSING, FRESH, STALE, FAILED = "missing", "fresh", "stale", "failed"
+# The version of a day that a plan is going to build: newer than any that was read.
+_PLANNED = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -27,84 +39,206 @@ class DayState:
     run: str | None = None
 
 
+class _History:
+    """What the ledger and the commits after its last row say of one table with days."""
+
+    def __init__(self, table: str, delta: DeltaTable | None, entered: DeltaTable | None) -> None:
+        contract = contracts.get(table)
+        self.version = None if delta is None else delta.version()
+        self.table_id = "" if delta is None else str(delta.metadata().id)
+        data = ledger.history(table, entered)
+        # What the commits say and the ledger does not know yet.
+        self.unrecorded: list[dict[str, Any]] = []
+        if delta is not None:
+            storage.require_days(delta, contract)
+            known = ledger.known_version(data, self.table_id)
+            self.unrecorded = ledger.rows_of_commits(contract, self.table_id, storage.commits(delta, contract, known))
+            if self.unrecorded:
+                data = pa.concat_tables([data.select(ledger.SCHEMA.names), ledger.encoded(self.unrecorded)])
+        self._data = data
+        # Positions in `_data` by day, of the rows that speak of this very table.
+        self.positions: dict[str, list[int]] = {}
+        self.built: dict[str, int] = {}
+        self.failed: dict[str, int] = {}
+        self.empty: set[str] = set()
+        self.changes: dict[str, int] = {}  # day -> the newest version that changed its rows
+        self._foreign: dict[str, int] = {}  # the same of other writers
+        newest: dict[tuple[str, str], Any] = {}
+        newest_version = -1 if self.version is None else self.version
+        seen = set()
+        columns = (self._data[name].to_pylist() for name in ("day", "status", "table_id", "version", "build_id"))
+        for position, (day, status, table_id, version, build_id) in enumerate(zip(*columns, strict=True)):
+            identity = day, status, version, build_id
+            # A version that is gone was of a torn commit, or the table was moved away: its rows are not there.
+            if table_id != self.table_id or version > newest_version or identity in seen:
+                continue
+            seen.add(identity)
+            self.positions.setdefault(day, []).append(position)
+            if status == EMPTY:
+                self.empty.add(day)
+            elif version >= newest.get((day, status), -1):  # the rows of one version are in the order of their time
+                newest[day, status] = version
+                if status == BUILT:
+                    self.built[day] = position
+                elif status == ledger.FAILED:
+                    self.failed[day] = position
+                elif status == CHANGED:
+                    self._foreign[day] = version
+                if status in (BUILT, CHANGED):
+                    self.changes[day] = max(version, self.changes.get(day, -1))
+        self._rows: dict[int, dict[str, Any]] = {}
+
+    def rows(self, positions: Iterable[int]) -> list[dict[str, Any]]:
+        """The ledger rows at some positions."""
+        wanted = list(positions)
+        if new := [position for position in wanted if position not in self._rows]:
+            self._rows.update(zip(new, ledger.decoded(self._data.take(new)), strict=True))
+        return [self._rows[position] for position in wanted]
+
+    def changed_by_others(self, day: str, version: int) -> bool:
+        """Has another writer changed rows of the day after a version?"""
+        return max(self._foreign.get(day, -1), self._foreign.get(ANY_DAY, -1)) > version
+
+
 class Lake:
-    """One look at the lake: what it reads it keeps, so its answers fit together. Make a new one to look again."""
+    """One look at the lake: what it reads it keeps, so its answers fit together. Make a new one to look again.
+
+    It reads, and never writes. It reads the ledger rows of those tables alone that it is asked for.
+    """
 
     def __init__(self) -> None:
-        self._versions: dict[str, int | None] = {}
-        self._rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        self._ledger: list[DeltaTable | None] = []
+        self._deltas: dict[str, DeltaTable | None] = {}
+        self._histories: dict[str, _History] = {}
         self._built: dict[str, dict[str, dict[str, Any]]] = {}
         self._files: dict[str, dict[str, storage.DayFiles]] = {}
-        self._day_ids: dict[str, dict[str, str]] = {}
+        self._not_ready: dict[str, dict[str, str]] = {}
+        self._planned: dict[str, set[str]] = {}
         self._states: dict[tuple[str, str], DayState] = {}
-        self._oldest: dict[str, str | None] = {}
-        self._cumulative: dict[str, tuple[list[str], list[str]]] = {}
         self._own_states: dict[tuple[str, str], DayState] = {}
+        self._oldest: dict[str, str | None] = {}
+        self._table_ids: dict[str, str] = {}
+        self._first_days: dict[str, str | None] = {}
+        self._cumulative: dict[str, tuple[list[str], list[int]]] = {}
 
-    @cached_property
-    def _ledger(self) -> dict[str, list[dict[str, Any]]]:
-        by_table: dict[str, list[dict[str, Any]]] = {}
-        for row in ledger.read():
-            by_table.setdefault(row["table"], []).append(row)
-        return by_table
+    def _delta(self, table: str) -> DeltaTable | None:
+        if table not in self._deltas:
+            self._deltas[table] = storage.open_table(table)
+        return self._deltas[table]
+
+    def _history(self, table: str) -> _History:
+        if table not in self._histories:
+            if not self._ledger:
+                self._ledger = [ledger.open_ledger()]
+            self._histories[table] = _History(table, self._delta(table), self._ledger[0])
+        return self._histories[table]
+
+    def unrecorded(self, tables: Iterable[str]) -> list[dict[str, Any]]:
+        """The rows that are missing in the ledger, for those of `tables` that have days."""
+        return [row for name in tables if contracts.get(name).day_column for row in self._history(name).unrecorded]
 
     def builds(self, table: str) -> dict[str, list[dict[str, Any]]]:
-        """Day -> ledger rows of a table that we build, oldest first. What is committed and not entered is entered."""
-        if table not in self._rows:
-            rows = self._ledger.get(table, [])
-            added, self._versions[table] = ledger.heal(table, rows)
-            self._rows[table] = {}
-            for row in rows + added:
-                self._rows[table].setdefault(row["day"], []).append(row)
-        return self._rows[table]
+        """Day -> its builds, good and failed, oldest first."""
+        history = self._history(table)
+        found = {}
+        for day in history.positions:
+            rows = [row for row in self.rows(table, day) if row["status"] in (BUILT, ledger.FAILED)]
+            if rows:
+                found[day] = rows
+        return found
+
+    def rows(self, table: str, day: str) -> list[dict[str, Any]]:
+        """The ledger rows of a day, oldest first."""
+        history = self._history(table)
+        rows = history.rows(history.positions.get(day, ()))
+        # A failed build has the version that it started from, so it comes after the build of that version.
+        return sorted(rows, key=lambda row: (row["version"], row["status"] == ledger.FAILED, row["built_at"]))
 
     def built(self, table: str) -> dict[str, dict[str, Any]]:
         """Day -> ledger row of its newest good build."""
         if table not in self._built:
-            self._built[table] = {}
-            for day, rows in sorted(self.builds(table).items()):
-                if good := [row for row in rows if row["status"] == "built"]:
-                    self._built[table][day] = max(good, key=lambda row: row["version"])
+            history = self._history(table)
+            rows = history.rows(history.built.values())
+            self._built[table] = dict(sorted(zip(history.built, rows, strict=True)))
         return self._built[table]
 
     def files(self, table: str) -> dict[str, storage.DayFiles]:
         """Day -> files of a source."""
         if table not in self._files:
-            delta = storage.open_table(table)
-            self._versions[table] = None if delta is None else delta.version()
+            delta = self._delta(table)
             self._files[table] = {} if delta is None else storage.days(delta, contracts.get(table))
         return self._files[table]
 
     def version(self, table: str) -> int | None:
         """The version of the Delta table that this look speaks of, so that what is read is what is recorded."""
-        if contracts.get(table).is_source:
-            self.files(table)
-        else:
-            self.builds(table)
-        return self._versions[table]
+        delta = self._delta(table)
+        return None if delta is None else delta.version()
 
-    def day_ids(self, table: str) -> dict[str, str]:
-        """Day -> an id that changes when its rows may have: of a source's files, of the build of our tables."""
-        if table not in self._day_ids:
-            if contracts.get(table).is_source:
-                self._day_ids[table] = {day: files.id for day, files in self.files(table).items()}
-            else:
-                self._day_ids[table] = {day: row["build_id"] for day, row in sorted(self.built(table).items())}
-        return self._day_ids[table]
+    def table_id(self, table: str) -> str:
+        """Delta's id of the table; empty if there is no table."""
+        if table not in self._table_ids:
+            delta = self._delta(table)
+            self._table_ids[table] = "" if delta is None else str(delta.metadata().id)
+        return self._table_ids[table]
+
+    def day_versions(self, table: str) -> dict[str, int]:
+        """Day -> the newest version that changed its rows, for days that have any or were built."""
+        history = self._history(table)
+        any_day = history.changes.get(ANY_DAY, -1)
+        known = self.files(table) if contracts.get(table).is_source else history.built
+        versions = {day: max(history.changes.get(day, -1), any_day) for day in known}
+        return versions | dict.fromkeys(self._planned.get(table, ()), _PLANNED)
 
     def assume_built(self, table: str, days: list[str]) -> None:
         """Answer from here on as if `days` were built anew: what reads them is stale then, or can be built at last.
 
-        For plans, which go from inputs to readers: what was said of the readers before is not taken back.
+        Call it in dependency order, inputs first. Answers that were given for readers before are not computed again.
         """
-        self._day_ids[table] = self.day_ids(table) | {day: f"to be built of {table} {day}" for day in days}
+        self._planned.setdefault(table, set()).update(days)
+        self._cumulative.pop(table, None)
+        self._first_days.pop(table, None)
+
+    # -- what is there
 
     def absent(self, table: str, days: list[str]) -> list[str]:
         """Those of `days` that the table does not have; [''] for a table without days that does not exist."""
-        if not contracts.get(table).day_column:
-            return [""] if self.version(table) is None else []
-        there = self.day_ids(table)
-        return [day for day in days if day not in there]
+        return list(self.absent_reasons(table, days))
+
+    def absent_reasons(self, table: str, days: list[str]) -> dict[str, str]:
+        """Those of `days` that the table does not have, each with the reason; '' for a table without days."""
+        contract = contracts.get(table)
+        if not contract.day_column:
+            return {"": "is not loaded"} if self.version(table) is None else {}
+        if not contract.is_source:
+            there = self._history(table).built.keys() | self._planned.get(table, set())
+            return {day: "is missing" for day in days if day not in there}
+        with_rows = [day for day in days if day in self.files(table)]
+        reasons = {day: "is missing" for day in days if day not in self.files(table) and not self.is_empty(table, day)}
+        return dict(sorted((reasons | self._unready(table, with_rows)).items()))
+
+    def is_empty(self, table: str, day: str) -> bool:
+        """Is it known that a day of a source has no rows: a load said so, or its `empty_after` has passed?"""
+        if day in self.files(table) or self.version(table) is None:
+            return False
+        if day in self._history(table).empty:
+            return True
+        hours = contracts.get(table).empty_after
+        if hours is None:
+            return False
+        ends = (datetime.fromisoformat(day) + timedelta(days=1)).replace
+        last = max(ends(tzinfo=ZoneInfo(zone)) for zone in task_lists.zones_of_source(table))
+        return datetime.now(last.tzinfo) >= last + timedelta(hours=hours)
+
+    def _unready(self, table: str, days: list[str]) -> dict[str, str]:
+        """Those of `days`, which have rows, that do not yet fulfil `ready_when`, each with how far it is."""
+        if not contracts.get(table).ready_when:
+            return {}
+        known = self._not_ready.setdefault(table, {})
+        if new := [day for day in days if day not in known]:
+            delta = self._delta(table)
+            assert delta is not None, "there are days with rows"
+            known.update(completeness.reasons(delta, contracts.get(table), new, self.day_versions(table)))
+        return {day: known[day] for day in days if known[day]}
 
     def input_days(self, table: str, start: str, end: str) -> dict[str, list[str]]:
         """Input -> the days that a build of start..end needs to be there; [''] for an input without days.
@@ -119,78 +253,143 @@ class Lake:
             earlier = dict(contracts.get(table).reads).get(name, 0)
             first = start
             if isinstance(earlier, int) and earlier:
-                history = min(self.day_ids(name), default=start)
-                first = min(start, max(days_before(start, earlier), history))
+                first = min(start, max(days_before(start, earlier), self._first_day(name) or start))
             needed[name] = day_range(first, end)
         return needed
 
-    def absent_inputs(self, table: str, start: str, end: str) -> dict[str, list[str]]:
-        """Input -> days that keep start..end from being built; empty when nothing does."""
+    def newest_day(self, table: str) -> str:
+        """The newest day that a table has; empty if it has none, or cannot be looked at."""
+        try:
+            return max(self.day_versions(table), default="")
+        except LakeError:
+            return ""
+
+    def _first_day(self, table: str) -> str | None:
+        if table not in self._first_days:
+            self._first_days[table] = min(self.day_versions(table), default=None)
+        return self._first_days[table]
+
+    def absent_inputs(self, table: str, start: str, end: str) -> dict[str, dict[str, str]]:
+        """Input -> days that keep start..end from being built, each with the reason; empty when nothing does."""
         needed = self.input_days(table, start, end)
-        found = {name: self.absent(name, days) for name, days in needed.items()}
-        return {name: days for name, days in found.items() if days}
+        reasons = {name: self.absent_reasons(name, days) for name, days in needed.items()}
+        return {name: days for name, days in reasons.items() if days}
 
-    def input_ids(self, table: str, day: str) -> dict[str, str]:
-        """Input -> id of all that a build of `day` reads of it. Inputs without days do not count."""
-        ids = {}
+    # -- what has changed
+
+    def input_versions(self, table: str) -> dict[str, str]:
+        """Input -> what a build records of it: the version that it reads, with the id of the Delta table."""
+        return {
+            name: f"{self.table_id(name)}@{self.version(name)}"
+            for name in lineage.inputs(table)
+            if self.version(name) is not None
+        }
+
+    def changed_inputs(self, table: str, day: str, inputs: dict[str, str]) -> list[str]:
+        """The inputs of which a day that `day` reads has changed since the versions that a build recorded.
+
+        Inputs without days do not count: they have no part that belongs to the day.
+        """
+        changed = []
         for name in lineage.inputs(table):
-            if not contracts.get(name).day_column:
-                continue
-            there = self.day_ids(name)
-            earlier = dict(contracts.get(table).reads).get(name, 0)
-            if not earlier:
-                ids[name] = there.get(day, "")
-                continue
-            if earlier == "all":
-                ids[name] = self._ids_up_to(name, day)
-                continue
-            window = [known for known in day_range(days_before(day, int(earlier)), day) if known in there]
-            text = "".join(f"{known} {there[known]}\n" for known in window)
-            ids[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return ids
+            if contracts.get(name).day_column:
+                table_id, _, version = inputs.get(name, "").partition("@")
+                if table_id != self.table_id(name) or self._newest_change(table, name, day) > int(version):
+                    changed.append(name)
+        return changed
 
-    def _ids_up_to(self, table: str, day: str) -> str:
-        """An id of all days of a table up to `day`; those of all days are made in one go over its history."""
+    def _newest_change(self, table: str, name: str, day: str) -> int:
+        """The newest version of an input that changed a day which the build of `day` reads.
+
+        A source may drop its oldest days, which changes nothing: days before the first one that is left do not count.
+        """
+        earlier = dict(contracts.get(table).reads).get(name, 0)
+        changes, planned = self._history(name).changes, self._planned.get(name, ())
+        first_kept = self._first_day(name) if contracts.get(name).is_source else ""
+        if earlier == "all":
+            days, newest = self._newest_changes(name)
+            return max(newest[bisect_right(days, day)], -1)
+        first = days_before(day, int(earlier)) if earlier else day
+        window = [day] if not earlier else day_range(first, day)
+        if first_kept:
+            window = window[bisect_left(window, first_kept) :]
+        if any(planned_day in planned for planned_day in window):
+            return _PLANNED
+        return max((changes.get(known, -1) for known in (*window, ANY_DAY)), default=-1)
+
+    def _newest_changes(self, table: str) -> tuple[list[str], list[int]]:
+        """Sorted days with, at n, the newest change of the first n of them; made in one go over the history."""
         if table not in self._cumulative:
-            running = hashlib.sha256()
-            known: list[str] = []
-            ids: list[str] = [running.hexdigest()[:16]]
-            for known_day, known_id in sorted(self.day_ids(table).items()):
-                running.update(f"{known_day} {known_id}\n".encode())
-                known.append(known_day)
-                ids.append(running.hexdigest()[:16])
-            self._cumulative[table] = known, ids
-        known, ids = self._cumulative[table]
-        return ids[bisect_right(known, day)]
+            history = self._history(table)
+            versions = {day: version for day, version in history.changes.items() if day != ANY_DAY}
+            versions |= dict.fromkeys(self._planned.get(table, ()), _PLANNED)
+            if contracts.get(table).is_source and (first := self._first_day(table)):
+                versions = {day: version for day, version in versions.items() if day >= first}
+            days, newest = [], [history.changes.get(ANY_DAY, -1)]
+            for day, version in sorted(versions.items()):
+                days.append(day)
+                newest.append(max(newest[-1], version))
+            self._cumulative[table] = days, newest
+        return self._cumulative[table]
+
+    # -- states
 
     def own_state(self, table: str, day: str) -> DayState:
-        """The state of a day judged by what its build would read right now: a build is due unless it is fresh."""
+        """The state of a day judged by what its build would read right now: a build is due unless it is fresh.
+
+        A table that cannot be looked at is failed, with the reason: it hides no other table.
+        """
         if (table, day) not in self._own_states:
-            self._own_states[table, day] = self._look(table, day)
+            try:
+                self._own_states[table, day] = self._look(table, day)
+            except LakeError as error:
+                self._own_states[table, day] = DayState(table, day, FAILED, str(error))
         return self._own_states[table, day]
 
     def _look(self, table: str, day: str) -> DayState:
         if contracts.get(table).is_source:
-            files = self.files(table).get(day)
-            if files:
-                return DayState(table, day, FRESH, f"loaded, {files.rows:,} rows", files.rows)
-            return DayState(table, day, MISSING, f"not loaded: ./lake load {table} FILE")
+            return self._look_at_source(table, day)
+        history = self._history(table)
         row = self.built(table).get(day)
         facts = (row["rows"], row["built_at"], row["seconds"], row["run"]) if row else ()
-        last = max(self.builds(table).get(day, []), key=lambda row: row["built_at"], default=None)
-        if last and last["status"] == "failed":
-            return DayState(
-                table, day, FAILED, f"the build of {last['built_at']:%F %T} failed: {last['error']}", *facts
-            )
+        failed = history.rows([history.failed[day]])[0] if day in history.failed else None
+        if failed and self._still_fails(table, day, failed, row):
+            why = f"the build of {failed['built_at']:%F %T} failed: {failed['error']}"
+            return DayState(table, day, FAILED, why, *facts)
         if row is None:
             absent = self.absent_inputs(table, day, day)
             return DayState(table, day, MISSING, f"never built; {describe_absent(absent) or 'its inputs are there'}")
         if row["code_id"] != lineage.code_id(table):
             return DayState(table, day, STALE, "the SELECT or the contract has changed since the build", *facts)
-        now = self.input_ids(table, day)
-        if changed := sorted(name for name in now if row["inputs"].get(name) != now[name]):
+        if history.changed_by_others(day, row["version"]):
+            return DayState(table, day, STALE, "changed by another writer since the build", *facts)
+        if changed := self.changed_inputs(table, day, row["inputs"]):
             return DayState(table, day, STALE, f"{', '.join(changed)} changed since the build", *facts)
         return DayState(table, day, FRESH, f"built {row['built_at']:%F %T} by {row['run']}", *facts)
+
+    def _still_fails(self, table: str, day: str, failed: dict[str, Any], built: dict[str, Any] | None) -> bool:
+        """Would the build that failed fail again: has nothing changed since, and has no later build been good?
+
+        Versions and not clocks say what came later: the clocks of two workers may differ by minutes.
+        """
+        if built and built["version"] > failed["version"]:
+            return False
+        now = self.input_versions(table)
+        without_days = [name for name in lineage.inputs(table) if not contracts.get(name).day_column]
+        return (
+            failed["code_id"] == lineage.code_id(table)
+            and all(failed["inputs"].get(name) == now.get(name) for name in without_days)
+            and not self.changed_inputs(table, day, failed["inputs"])
+        )
+
+    def _look_at_source(self, table: str, day: str) -> DayState:
+        if files := self.files(table).get(day):
+            if reason := self._unready(table, [day]).get(day):
+                return DayState(table, day, MISSING, f"{files.rows:,} rows, but it {reason}", files.rows)
+            return DayState(table, day, FRESH, f"loaded, {files.rows:,} rows", files.rows)
+        if self.is_empty(table, day):
+            return DayState(table, day, FRESH, "empty, and complete", 0)
+        return DayState(table, day, MISSING, f"not loaded: ./lake load {table} FILE")
 
     def state(self, table: str, day: str) -> DayState:
         """The state of a day, where an input that is itself not fresh makes it stale too, through every level."""
@@ -223,13 +422,11 @@ class Lake:
         return self._oldest[table]
 
 
-def describe_absent(absent: dict[str, list[str]]) -> str:
-    """What is missing, in words: `a.b of 2026-01-05 (and 2 more days) is missing; c.d is not loaded`."""
+def describe_absent(absent: dict[str, dict[str, str]]) -> str:
+    """What is missing, in words: `a.b of 2026-01-05 and 2 more days up to 2026-01-08 is missing; …`."""
     parts = []
-    for name, days in sorted(absent.items()):
-        if days == [""]:
-            parts.append(f"{name} is not loaded")
-        else:
-            more = f" and {len(days) - 1} more days up to {days[-1]}" if len(days) > 1 else ""
-            parts.append(f"{name} of {days[0]}{more} is missing")
+    for name, reasons in sorted(absent.items()):
+        day, *more = sorted(reasons)
+        others = f" and {len(more)} more days up to {more[-1]}" if more else ""
+        parts.append(f"{name}{f' of {day}{others}' if day else ''} {reasons[day]}")
     return "; ".join(parts)

@@ -1,44 +1,51 @@
-"""The ledger `ops.partition_build`: one row per table, day and build, append-only.
+"""The ledger `ops.partition_build`: what happened to the days of all tables, append-only, partitioned by table.
 
-What it says of builds follows from the build records in the tables' commits, so it can be made again from them, and a
-build that was killed between its commit and its ledger row is entered by whoever looks next (`heal`).
+All but the failed builds follows from the Delta logs of the tables. So the ledger can be made again from them, and a
+build that was killed between its commit and its ledger row is entered later (`record`).
 """
 
-import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from include.lake import contracts, failures, settings, storage
+from include.lake.contracts import Contract
+from include.lake.errors import LakeError
 
 TABLE = "ops.partition_build"
+# What a row tells of its day. `changed`: another writer than the runner changed rows of the day, or a source got rows.
+# `empty`: a load said that the source has no rows of this day.
+BUILT, FAILED, CHANGED, EMPTY = "built", "failed", "changed", "empty"
 _COUNTS = pa.map_(pa.string(), pa.int64())
 SCHEMA = pa.schema(
     [
         ("table", pa.string()),
         ("day", pa.string()),
+        ("status", pa.string()),  # one of the four above; of a failed build nothing was published, and `error` says why
+        ("table_id", pa.string()),  # Delta's id of the table: another one after the table was moved away
+        ("version", pa.int64()),  # the commit in the table's Delta log; for a failed build the newest one at its start
         ("build_id", pa.string()),
-        ("status", pa.string()),  # built, or failed: then `error` says why, and nothing was published
         ("built_at", pa.timestamp("us", "UTC")),  # when it was committed (or failed)
         ("run", pa.string()),
         ("code_id", pa.string()),
-        ("inputs", pa.map_(pa.string(), pa.string())),  # input -> id of the days that were read of it
+        ("inputs", pa.map_(pa.string(), pa.string())),  # input -> the version that was read, as `table_id@version`
         ("rows", pa.int64()),
         ("bytes", pa.int64()),
         ("seconds", pa.float64()),  # of the whole build; a build of several days has the same in each of its rows
         ("build_days", pa.int64()),
         ("checks", _COUNTS),  # check -> rows that broke it
         ("dropped", _COUNTS),  # reason -> rows counted and not published
-        ("version", pa.int64()),  # of the table's Delta log; null for a failed build
         ("error", pa.string()),
     ]
 )
 _MAPS = ("inputs", "checks", "dropped")
+_EMPTY_ROW: dict[str, Any] = dict.fromkeys(SCHEMA.names) | {name: {} for name in _MAPS}
 # One small file per build: beyond this many commits they are made one, so that reading stays a matter of milliseconds.
 _COMPACT_EVERY = 50
 # Spark's errors may quote a whole plan.
@@ -46,18 +53,42 @@ _ERROR_LENGTH = 2000
 
 
 def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of `tables` (all by default), oldest first, each build and day once."""
-    delta = storage.open_table(TABLE)
+    """The rows of `tables` (all by default), oldest first, each of them once."""
+    delta = open_ledger()
     if delta is None:
         return []
-    filters = None if tables is None else [("table", "in", sorted(tables))]
-    found = storage.rows(delta, filters)
-    unique = {}
-    for row in found.to_pylist():
+    data = storage.rows(delta, None if tables is None else [("table", "in", sorted(tables))])
+    unique = {_identity(row): row for row in decoded(data)}
+    return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["day"]))
+
+
+def history(table: str, delta: DeltaTable | None) -> pa.Table:
+    """The rows of one table in an opened ledger: in any order, some perhaps twice. `decoded` makes rows of them."""
+    return SCHEMA.empty_table() if delta is None else storage.rows(delta, [("table", "=", table)])
+
+
+def decoded(data: pa.Table) -> list[dict[str, Any]]:
+    """Arrow's rows as dicts with the fields of SCHEMA."""
+    rows = data.select(SCHEMA.names).to_pylist()
+    for row in rows:
         for name in _MAPS:
             row[name] = dict(row[name] or ())
-        unique[row["build_id"], row["day"]] = row
-    return sorted(unique.values(), key=lambda row: (row["built_at"], row["version"] or -1, row["table"], row["day"]))
+    return rows
+
+
+def open_ledger() -> DeltaTable | None:
+    """The ledger's Delta table; None if nothing was built yet. LakeError if it must be made again."""
+    try:
+        delta = storage.open_table(TABLE)
+    except LakeError as error:
+        raise LakeError(f"{error}; the ledger can be made again from the tables: ./lake ledger rebuild") from None
+    if delta and not {field.name for field in delta.schema().fields} >= set(SCHEMA.names):
+        raise LakeError(f"{TABLE} was written by an older version of the lake: ./lake ledger rebuild makes it again")
+    return delta
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["table"], row["day"], row["status"], row["table_id"], row["version"], row["build_id"]
 
 
 def append(rows: list[dict[str, Any]]) -> None:
@@ -66,8 +97,7 @@ def append(rows: list[dict[str, Any]]) -> None:
         return
     create()
     path = str(settings.table_path(TABLE))
-    data = pa.Table.from_pylist(_plain(rows), schema=SCHEMA)
-    storage.retry_conflicts(lambda: write_deltalake(path, data, mode="append"), TABLE)
+    storage.retry_conflicts(lambda: write_deltalake(path, encoded(rows), mode="append"), TABLE)
     delta = DeltaTable(path)
     if delta.version() % _COMPACT_EVERY == 0:
         with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
@@ -77,97 +107,128 @@ def append(rows: list[dict[str, Any]]) -> None:
 
 def create() -> None:
     """Make the ledger's table unless it is there."""
+    if open_ledger() is not None:
+        return
     path = str(settings.table_path(TABLE))
-    about = "One row per table, day and build."
+    about = "What happened to the days of all tables."
     storage.retry_conflicts(
-        lambda: DeltaTable.create(path, SCHEMA, mode="ignore", name=TABLE, description=about), TABLE
-    )
-
-
-def failed(
-    table: str, days: list[str], build_id: str, run: str, code_id: str, seconds: float, error: Exception
-) -> None:
-    """Enter a build that published nothing, with the reason."""
-    now = datetime.now(UTC)
-    append(
-        [
-            {
-                "table": table, "day": day, "build_id": build_id, "status": "failed", "built_at": now, "run": run,
-                "code_id": code_id, "inputs": {}, "rows": None, "bytes": None, "seconds": seconds,
-                "build_days": len(days), "dropped": {}, "version": None,
-                "checks": getattr(error, "broken", {}), "error": "\n".join(failures.root_cause(error))[:_ERROR_LENGTH],
-            }
-            for day in days
-        ]
+        lambda: DeltaTable.create(
+            path, SCHEMA, mode="ignore", partition_by=["table"], name=TABLE, description=about,
+            configuration={"delta.checkpointInterval": "20"},
+        ),
+        TABLE,
     )  # fmt: skip
 
 
-def heal(table: str, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
-    """Enter the builds of `table` that are committed and not in `rows`, its ledger rows.
+def failed(
+    table: str, table_id: str, version: int, days: list[str], build_id: str, run: str, code_id: str,
+    inputs: dict[str, str], seconds: float, error: Exception,
+) -> None:  # fmt: skip
+    """Enter a build that published nothing: the reason, the inputs it read, the table's version at its start."""
+    row = {
+        **_EMPTY_ROW, "table": table, "status": FAILED, "table_id": table_id, "version": version, "build_id": build_id,
+        "built_at": datetime.now(UTC), "run": run, "code_id": code_id, "inputs": inputs, "seconds": seconds,
+        "build_days": len(days), "checks": getattr(error, "broken", {}),
+        "error": "\n".join(failures.root_cause(error))[:_ERROR_LENGTH],
+    }  # fmt: skip
+    append([{**row, "day": day} for day in days])
 
-    Gives the rows added and the version of the table up to which the ledger now speaks (None: there is no table).
+
+def record(table: str, more: Iterable[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Enter what the commits of a table say and the ledger does not know yet, and `more` rows; gives the former.
+
+    The runner calls it after each commit of its own. So a killed build is entered by the next one of its table.
     """
+    contract = contracts.get(table)
     delta = storage.open_table(table)
-    if delta is None:
-        return [], None
-    known = max((row["version"] for row in rows if row["version"] is not None), default=-1)
-    entered = {row["build_id"] for row in rows if row["status"] == "built"}
-    added = []
-    for version, commit in storage.commits(delta, known):
-        record = _record(commit)
-        if record and record["build_id"] not in entered and record["table"] == table:
-            added += _rows(record, commit, version)
-    append(added)
-    return added, delta.version()
+    if delta is None or not contract.day_column:
+        append(list(more))
+        return []
+    table_id = delta.metadata().id
+    data = history(table, open_ledger())
+    known = known_version(data, str(table_id))
+    rows = rows_of_commits(contract, str(table_id), storage.commits(delta, contract, known))
+    append([*rows, *more])
+    return rows
+
+
+def known_version(data: pa.Table, table_id: str) -> int:
+    """The version of a table up to which its ledger rows speak; -1 if there are none."""
+    columns = (data[name].to_pylist() for name in ("table_id", "status", "version"))
+    return max((version for id, status, version in zip(*columns, strict=True) if id == table_id and status != FAILED),
+               default=-1)  # fmt: skip
+
+
+def rows_of_commits(contract: Contract, table_id: str, commits: list[storage.Commit]) -> list[dict[str, Any]]:
+    """The ledger rows of commits of one table."""
+    return [row for commit in commits for row in _rows(contract, table_id, commit)]
+
+
+def _rows(contract: Contract, table_id: str, commit: storage.Commit) -> Iterator[dict[str, Any]]:
+    row = {
+        **_EMPTY_ROW, "table": contract.table, "table_id": table_id, "version": commit.version, "built_at": commit.at,
+    }  # fmt: skip
+    metadata = commit.metadata
+    if "build_id" in metadata and metadata.get("table") == contract.table:
+        seconds = (commit.at - datetime.fromisoformat(metadata["started_at"])).total_seconds()
+        row |= {
+            "status": BUILT, "build_id": metadata["build_id"], "run": metadata["run"], "code_id": metadata["code_id"],
+            "inputs": metadata.get("inputs") or {}, "build_days": len(metadata["days"]), "checks": metadata["checks"],
+            "seconds": max(0.0, seconds),  # the clock of the committer may be behind
+        }  # fmt: skip
+        for day, facts in metadata["days"].items():
+            yield {**row, "day": day, "rows": facts["rows"], "dropped": facts["dropped"],
+                   "bytes": commit.day_bytes.get(day, 0)}  # fmt: skip
+        return
+    for day, size in commit.day_bytes.items():
+        yield {**row, "status": CHANGED, "day": day, "bytes": size, "build_id": metadata.get("load_id")}
+    if metadata.get("table") == contract.table:
+        for day in metadata.get("empty_days", ()):
+            yield {**row, "status": EMPTY, "day": day, "build_id": metadata.get("load_id")}
+
+
+def loaded(table: str, load_id: str, version: int, empty_days: list[str]) -> None:
+    """Enter a load: the days that it changed, and those that it said are empty."""
+    record(table)
 
 
 def rebuild() -> tuple[int, int]:
-    """Make the ledger again from the commits of all tables that we build, in one commit; gives rows before and after.
+    """Make the ledger again from the commits of all tables; gives the number of rows before and after.
 
-    Failed builds have no commit: those that the old ledger still knows stay.
+    Failed builds have no commit: those that the old ledger still knows stay. An old ledger that cannot be read, or of
+    an older version, is moved aside first.
     """
-    before = read()
-    rows = [row for row in before if row["status"] == "failed"]
-    for contract in contracts.load_all().values():
-        delta = None if contract.is_source else storage.open_table(contract.table)
-        for version, commit in storage.commits(delta) if delta else ():
-            if record := _record(commit):
-                rows += _rows(record, commit, version)
-    data = pa.Table.from_pylist(_plain(rows), schema=SCHEMA)
-    path = str(settings.table_path(TABLE))
-    storage.retry_conflicts(lambda: write_deltalake(path, data, mode="overwrite"), TABLE)
-    return len(before), len(rows)
-
-
-def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as Arrow takes them: a map is a list of pairs."""
-    return [{**row, **{name: sorted(row[name].items()) for name in _MAPS}} for row in rows]
-
-
-def _record(commit: dict[str, Any]) -> dict[str, Any] | None:
-    """The build record of a commit; None for a commit of something else."""
+    path = settings.table_path(TABLE)
     try:
-        record = json.loads(commit.get("userMetadata") or "null")
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and "build_id" in record else None
+        create()
+    except LakeError:
+        path.rename(path.with_name(f"{path.name}.unreadable.{time.time_ns()}"))
+        create()
+    counts = 0, 0
+
+    def write() -> None:
+        nonlocal counts
+        delta = DeltaTable(str(path))
+        before = decoded(storage.rows(delta))
+        rows = [row for row in before if row["status"] == FAILED] + list(_rows_of_all_commits())
+        counts = len(before), len(rows)
+        # Without a retry of delta-rs: a row that another process has added since we read would be lost.
+        once = CommitProperties(max_commit_retries=0)
+        write_deltalake(delta, encoded(rows), mode="overwrite", commit_properties=once)
+
+    storage.retry_conflicts(write, TABLE)
+    return counts
 
 
-def _rows(record: dict[str, Any], commit: dict[str, Any], version: int) -> list[dict[str, Any]]:
-    """The ledger rows of one committed build."""
-    table = record["table"]
-    delta = storage.open_table(table, version)
-    assert delta is not None
-    files = storage.days(delta, contracts.get(table))
-    built_at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
-    started_at = datetime.fromisoformat(record["started_at"])
-    return [
-        {
-            "table": table, "day": day, "build_id": record["build_id"], "status": "built", "built_at": built_at,
-            "run": record["run"], "code_id": record["code_id"], "inputs": told["inputs"], "rows": told["rows"],
-            "bytes": files[day].bytes if day in files else 0, "seconds": (built_at - started_at).total_seconds(),
-            "build_days": len(record["days"]), "checks": record["checks"], "dropped": told["dropped"],
-            "version": version, "error": None,
-        }
-        for day, told in record["days"].items()
-    ]  # fmt: skip
+def _rows_of_all_commits() -> Iterator[dict[str, Any]]:
+    for contract in contracts.load_all().values():
+        with suppress(LakeError):  # a table that cannot be opened says so wherever it is looked at
+            delta = storage.open_table(contract.table) if contract.day_column else None
+            if delta:
+                yield from rows_of_commits(contract, str(delta.metadata().id), storage.commits(delta, contract))
+
+
+def encoded(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as Arrow takes them: a map is a list of pairs."""
+    pairs = [{**row, **{name: sorted(row[name].items()) for name in _MAPS}} for row in rows]
+    return pa.Table.from_pylist(pairs, schema=SCHEMA)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from include.lake import contracts, lineage, settings
 from include.lake.days import consecutive, day_range
+from include.lake.errors import LakeError
 from include.lake.freshness import FAILED, FRESH, MISSING, STALE, Lake
 from include.lake.request import MODES, Request
 
@@ -131,9 +132,12 @@ def _why_not(lake: Lake, table: str, day: str, mode: str, run: str) -> str:
         return f"fresh, but {', '.join(late)} is not" if late else FRESH
     elif mode != "due" and mode not in kinds:
         return f"{own.state}, and the mode is {mode}"
-    if absent := lake.absent_inputs(table, day, day):
-        return f"{', '.join(sorted(absent))} is missing"
-    return ""
+    try:
+        absent = lake.absent_inputs(table, day, day)
+    except LakeError as error:  # an input that cannot be looked at
+        return str(error)
+    # In words that are the same for days of the same reason: the day itself is left out.
+    return "; ".join(f"{name} {min(reasons.values())}" for name, reasons in sorted(absent.items()))
 
 
 def _is_late(lake: Lake, name: str, days: list[str]) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow.compute as pc
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,8 +23,11 @@ from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.days import consecutive, day_range
 from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
 from include.lake.freshness import FRESH, Lake, describe_absent
+from include.lake.storage import ANY_DAY
 
 Log = Callable[[str], None]
+# Input -> its days that are not there, each with the reason.
+Absent = dict[str, dict[str, str]]
 # Looking for files that nobody needs any more lists a whole table: not with every commit.
 _TIDY_EVERY = 10
 # Another writer of the same days wins at most this often before we give up; each time takes a whole build.
@@ -60,7 +64,8 @@ def build(
 ) -> Outcome:
     """Build those days of start..end that are not fresh (all of them with `force`); `run` names who asks.
 
-    Raises UsageError, InputsMissing, ContractError, CheckFailed (nothing was published by the failing build; runs of
+    Days whose inputs are not there are left out; InputsMissing names them after the others are built.
+    Raises UsageError, ContractError, CheckFailed (nothing was published by the failing build; runs of
     consecutive days before it stay built) or WriteConflict.
     """
     contract = contracts.get(table)
@@ -70,19 +75,35 @@ def build(
     started = time.monotonic()
     outcome = Outcome(table, start, end)
     lake = Lake()
+    ledger.append(lake.unrecorded([table]))  # what a killed build has left out
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
-    for first, last in consecutive(due):
+    absent = {day: missing for day in due if (missing := lake.absent_inputs(table, day, day))}
+    for first, last in consecutive([day for day in due if day not in absent]):
         _build_range(spark, contract, first, last, run, force, log, outcome)
     outcome.seconds = round(time.monotonic() - started, 2)
     span = start if start == end else f"{start}..{end}"
-    if not outcome.days:
-        outcome.note = f"{table} {span} is fresh: {lake.own_state(table, days[-1]).why}" if not due else outcome.note
-    else:
+    if outcome.days:
         outcome.state = "built"
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(outcome.dropped.items()))
         outcome.note = f"{table} {span} built: {outcome.rows:,} rows{lost} in {outcome.seconds:.1f} s"
-    log(outcome.note)
+    elif not due:
+        outcome.note = f"{table} {span} is fresh: {lake.own_state(table, days[-1]).why}"
+    if outcome.note:
+        log(outcome.note)
+    if absent:
+        raise _inputs_missing(table, absent, outcome)
     return outcome
+
+
+def _inputs_missing(table: str, absent: dict[str, Absent], outcome: Outcome) -> InputsMissing:
+    """The error that names the days which could not be built, and why."""
+    together: Absent = {}
+    for missing in absent.values():
+        for name, reasons in missing.items():
+            together.setdefault(name, {}).update(reasons)
+    built = f" ({len(outcome.days):,} other days are built)" if outcome.days else ""
+    spans = ", ".join(first if first == last else f"{first}..{last}" for first, last in consecutive(list(absent)))
+    return InputsMissing(f"{table} {spans} has to wait{built}: {describe_absent(together)}; {_cure(together)}")
 
 
 def _build_range(
@@ -92,14 +113,15 @@ def _build_range(
     """Build first..last in one commit; ends well, too, when another builder has done it meanwhile."""
     table, days = contract.table, day_range(first, last)
     for attempt in range(_ATTEMPTS):
+        # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
         lake = Lake()
-        lake.day_ids(table)  # before the inputs, so that whoever commits from here on is told by _overtaken
+        lake.version(table)
         # Who forces a build wants it done by this run, also when another run has come first.
         if attempt and not force and all(lake.own_state(table, day).state == FRESH for day in days):
             outcome.note = f"{table} {first}..{last} is fresh: {lake.own_state(table, last).why}"
             return
         if absent := lake.absent_inputs(table, first, last):
-            raise InputsMissing(f"{table} {first}..{last} has to wait: {describe_absent(absent)}; {_cure(absent)}")
+            raise _inputs_missing(table, dict.fromkeys(days, absent), outcome)
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
             with session.opened(spark) as own:
@@ -109,41 +131,50 @@ def _build_range(
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue
-            if not _entered(table, build_id):  # else the connection was lost, and not the commit
+            if not _recorded(lake, table, build_id):  # else the connection was lost, and not the commit
                 seconds = (datetime.now(UTC) - started_at).total_seconds()
-                ledger.failed(table, days, build_id, run, lineage.code_id(table), seconds, error)
+                seen = lake.version(table)
+                ledger.failed(
+                    table, Lake().table_id(table), -1 if seen is None else seen, days, build_id, run,
+                    lineage.code_id(table), lake.input_versions(table), seconds, error,
+                )  # fmt: skip
                 if isinstance(error, AnalysisException):
                     raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
                 raise
-        entered = _entered(table, build_id)
+        rows = _recorded(lake, table, build_id)
         outcome.days += days
-        for row in entered:
+        for row in rows:
             outcome.rows += row["rows"]
             _add(outcome.dropped, row["dropped"])
-        _add(outcome.warnings, {name: count for name, count in entered[0]["checks"].items() if count})
-        if entered[0]["version"] % _TIDY_EVERY == 0:
+        _add(outcome.warnings, {name: count for name, count in rows[0]["checks"].items() if count})
+        if rows[0]["version"] % _TIDY_EVERY == 0:
             storage.tidy(table)
         return
     raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
 
 
-def _entered(table: str, build_id: str) -> list[dict[str, Any]]:
-    """The ledger rows of a build that was committed. This look enters them, as it heals what a killed build left."""
-    found = [row for rows in Lake().builds(table).values() for row in rows]
-    return [row for row in found if row["build_id"] == build_id and row["status"] == "built"]
+def _recorded(lake: Lake, table: str, build_id: str) -> list[dict[str, Any]]:
+    """Enter the newest commits of the table in the ledger; gives the rows of a build, none if it has no commit.
+
+    Delta may clean its logs up after some weeks. So what they say of the inputs is entered, too.
+    """
+    ledger.record(table, lake.unrecorded(name for name in lineage.inputs(table) if contracts.get(name).is_source))
+    rows = ledger.decoded(ledger.history(table, ledger.open_ledger()).filter(pc.field("build_id") == build_id))
+    return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["day"])
 
 
 def _overtaken(lake: Lake, table: str, days: list[str]) -> bool:
-    """Has another built one of `days` since `lake` looked at the table?
+    """Has another commit changed one of `days` since `lake` looked at the table?
 
-    Delta tells of those who commit while we write, and not of those who did while we computed: they may have looked at
-    newer inputs than we.
+    Delta reports a conflict only for commits that happen during our write. A build that was committed while we were
+    still computing is not reported, although it may have read newer inputs.
     """
     newest = storage.open_table(table)
-    if newest and newest.version() == lake.version(table):
-        return False  # as nearly always, and without reading the ledger
-    seen, now = lake.day_ids(table), Lake().day_ids(table)
-    return any(now.get(day) != seen.get(day) for day in days)
+    if newest is None or newest.version() == (seen := lake.version(table)):
+        return False  # as nearly always, and without reading the log
+    commits = storage.commits(newest, contracts.get(table), -1 if seen is None else seen)
+    return any({*days, ANY_DAY} & commit.day_bytes.keys() | commit.metadata.get("days", {}).keys() & set(days)
+               for commit in commits)  # fmt: skip
 
 
 def _add(total: dict[str, int], more: dict[str, int]) -> None:
@@ -151,9 +182,10 @@ def _add(total: dict[str, int], more: dict[str, int]) -> None:
         total[name] = total.get(name, 0) + count
 
 
-def _cure(absent: dict[str, list[str]]) -> str:
+def _cure(absent: Absent) -> str:
     """The command that makes the first missing input."""
-    name, days = sorted(absent.items())[0]
+    name, reasons = sorted(absent.items())[0]
+    days = sorted(reasons)
     if contracts.get(name).is_source:
         return f"./lake load {name} FILE"
     return f"./lake build {name} --from {days[0]} --to {days[-1]}"
@@ -204,11 +236,9 @@ def _publish(
             "run": run,
             "started_at": started_at.isoformat(),
             "code_id": lineage.code_id(table),
+            "inputs": lake.input_versions(table),
             "checks": audit.broken,
-            "days": {
-                day: {"rows": audited.rows, "dropped": audited.dropped, "inputs": lake.input_ids(table, day)}
-                for day, audited in audit.days.items()
-            },
+            "days": {day: {"rows": rows.rows, "dropped": rows.dropped} for day, rows in audit.days.items()},
         }
         (
             # rebalance: few files of a sensible size per partition, however many tasks computed the rows

@@ -1,22 +1,23 @@
 """What the Delta log of a table says, read and (for sources) written by delta-rs: milliseconds, and no JVM."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, Schema, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from pyarrow.fs import FileSystem, SubTreeFileSystem
 
 from include.lake import settings
 from include.lake.contracts import Column, Contract
-from include.lake.errors import ContractError, WriteConflict
+from include.lake.days import is_day
+from include.lake.errors import ContractError, LakeError, WriteConflict
 
 _DELTA_TYPES = {
     "string": "string", "tinyint": "byte", "int": "integer", "bigint": "long",
@@ -34,60 +35,161 @@ _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 
 @dataclass(frozen=True)
 class DayFiles:
-    """The files of one day: an id of the set of them, and what they hold."""
+    """What the files of one day hold."""
 
-    id: str
     rows: int
     bytes: int
 
 
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a Delta log. `day_bytes`: the days whose rows it changed, with the bytes that it added to each.
+
+    Compaction, comments and the like change no rows: they have no days. ANY_DAY stands for days that the log does not
+    name. `metadata`: the JSON object of its userMetadata, empty where it has none.
+    """
+
+    version: int
+    at: datetime
+    metadata: dict[str, Any]
+    day_bytes: dict[str, int]
+
+
+# The day of a change that cannot be assigned to days.
+ANY_DAY = "*"
+
+
 def open_table(table: str, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at a version (the newest by default); None if it does not exist yet."""
+    """The Delta table at a version (the newest by default); None if it does not exist. LakeError if it is damaged."""
+    path = settings.table_path(table)
     try:
-        return DeltaTable(str(settings.table_path(table)), version=version)
+        return DeltaTable(str(path), version=version)
     except TableNotFoundError:
         return None
+    except DeltaError as error:
+        raise LakeError(f"{table}: {_damage(path, error)}") from None
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """Why a Delta table cannot be opened, with the cure."""
+    newest = max((path / "_delta_log").glob("*.json"), default=None)
+    reason = str(error).splitlines()[0]
+    if newest:
+        try:
+            for line in newest.read_bytes().splitlines():
+                json.loads(line)
+        except ValueError:
+            # A commit is written at once or not at all: only a disk or a copy that broke off leaves half a one.
+            return (
+                f"its newest commit is torn: delete {newest}, which nobody could read, and build or load its days again"
+            )
+    return f"its Delta log cannot be read ({reason}): restore {path} from a copy, or move it away and make it again"
+
+
+def require_days(delta: DeltaTable, contract: Contract) -> None:
+    """ContractError unless the table is partitioned by the day column of its contract."""
+    partitioned_by = delta.metadata().partition_columns
+    if contract.day_column and contract.day_column not in partitioned_by:
+        layout = f"partitioned by {', '.join(partitioned_by)}" if partitioned_by else "not partitioned"
+        raise ContractError(
+            f"{settings.shown(contract.path)}: the day is {contract.day_column}, but the table is {layout}: "
+            f"correct partitioned_by, or move {settings.table_path(contract.table)} away and make the table again"
+        )
 
 
 def rows(delta: DeltaTable, filters: list[tuple[str, str, Any]] | None = None) -> pa.Table:
     """The rows of the version that `delta` stands at; `filters` such as [("day", "=", "2026-01-05")]."""
-    # By the path: delta-rs's own file system is Python, of which pyarrow's threads may still have need when the
-    # interpreter ends, and then the process aborts.
+    if _deleted(delta):
+        # The pyarrow reader does not know deletion vectors; the query engine of delta-rs does.
+        where = " and ".join(f'"{name}" = {_quoted(value)}' for name, _, value in filters or ())
+        return query(delta, f"select * from source_rows{' where ' + where if where else ''}")
+    # Read by path with the file system of pyarrow. delta-rs passes one implemented in Python; threads of pyarrow may
+    # still call it while the interpreter shuts down, and the process aborts.
     local, folder = FileSystem.from_uri(delta.table_uri)
     return delta.to_pyarrow_table(filters=filters, filesystem=SubTreeFileSystem(folder, local))
 
 
-def commits(delta: DeltaTable, after: int = -1) -> list[tuple[int, dict[str, Any]]]:
-    """(version, commit) of every commit after version `after`, up to the version that `delta` stands at; oldest first.
+def query(delta: DeltaTable, sql: str) -> pa.Table:
+    """The result of a query over the table `source_rows`, computed by delta-rs."""
+    return pa.table(QueryBuilder().register("source_rows", delta).execute(sql).read_all())
 
-    delta-rs lists from there up to the newest commit, and numbers what it finds from the version of `delta` downwards:
-    one number off for every commit that came since `delta` was opened. So they are numbered here, from the oldest.
+
+def _quoted(value: Any) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _deleted(delta: DeltaTable) -> dict[str, int]:
+    """File name -> rows that a deletion vector takes out of it; empty for tables without such vectors."""
+    if "deletionVectors" not in (delta.protocol().reader_features or ()):
+        return {}
+    vectors = pa.table(delta.deletion_vectors().read_all())
+    paths, selections = (column.to_pylist() for column in vectors.columns)
+    return {path.rpartition("/")[2]: selection.count(False) for path, selection in zip(paths, selections, strict=True)}
+
+
+def commits(delta: DeltaTable, contract: Contract, after: int = -1) -> list[Commit]:
+    """Every commit after version `after`, up to the version that `delta` stands at; oldest first.
+
+    Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
     """
-    if delta.version() <= after:
-        return []
-    found = reversed(delta.history(delta.version() - after))
-    return [(version, commit) for version, commit in enumerate(found, after + 1) if version <= delta.version()]
+    local, folder = FileSystem.from_uri(delta.table_uri)
+    found: list[Commit] = []
+    for version in range(after + 1, delta.version() + 1):
+        try:
+            with local.open_input_stream(f"{folder}/_delta_log/{version:020}.json") as stream:
+                lines = stream.read().splitlines()
+        except FileNotFoundError:
+            gap = {ANY_DAY: 0, **dict.fromkeys(days(delta, contract), 0)}
+            found = [Commit(version, datetime.fromtimestamp(0, UTC), {}, gap)]
+            continue
+        found.append(_commit(version, lines, contract.day_column))
+    return found
+
+
+def _commit(version: int, lines: list[bytes], day_column: str | None) -> Commit:
+    at, metadata, day_bytes = 0, {}, dict[str, int]()
+    for line in lines:
+        if line.startswith(b'{"commitInfo"'):
+            info = json.loads(line)["commitInfo"]
+            at = info.get("timestamp", 0)
+            with suppress(ValueError, TypeError):
+                metadata = json.loads(info.get("userMetadata") or "{}")
+        elif line.startswith((b'{"add"', b'{"remove"')) and day_column:
+            ((kind, action),) = json.loads(line).items()
+            if not action.get("dataChange", True):
+                continue
+            values = action.get("partitionValues")
+            # Writers may leave the values out of a removal; then it may be of any day.
+            day = ANY_DAY if values is None or day_column not in values else values[day_column]
+            if day is not None:
+                size = action.get("size") or 0 if kind == "add" else 0
+                day_bytes[day] = day_bytes.get(day, 0) + size
+    moment = datetime.fromtimestamp(at / 1000, UTC)
+    return Commit(version, moment, metadata if isinstance(metadata, dict) else {}, day_bytes)
 
 
 def days(delta: DeltaTable, contract: Contract) -> dict[str, DayFiles]:
-    """The days that have files, with their files; empty for a table without days."""
+    """The days that have rows, with what their files hold; empty for a table without days."""
     if not contract.day_column:
         return {}
-    actions = pa.table(delta.get_add_actions(flatten=True)).select(
-        ["path", "size_bytes", "num_records", f"partition.{contract.day_column}"]
-    )
-    by_day: dict[str, list[tuple[str, int, int]]] = {}
-    for path, size, records, day in zip(*(column.to_pylist() for column in actions.columns), strict=True):
-        if day is not None:
-            by_day.setdefault(day, []).append((path, size, records or 0))
-    return {
-        day: DayFiles(
-            hashlib.sha256("\n".join(sorted(path for path, _, _ in files)).encode()).hexdigest()[:16],
-            sum(records for _, _, records in files),
-            sum(size for _, size, _ in files),
-        )
-        for day, files in sorted(by_day.items())
-    }
+    require_days(delta, contract)
+    actions = pa.table(delta.get_add_actions(flatten=True))
+    if not actions.num_rows:
+        return {}
+    actions = actions.select(["path", "size_bytes", "num_records", f"partition.{contract.day_column}"])
+    deleted = _deleted(delta)
+    found: dict[str, DayFiles] = {}
+    for path, size, records, value in zip(*(column.to_pylist() for column in actions.columns), strict=True):
+        day = str(value)
+        # Others may write partitions that are no days (null, 9999-12-32): no build reads them.
+        if not is_day(day):
+            continue
+        # A file without statistics may have rows: it counts as one.
+        kept = (1 if records is None else records) - deleted.get(path.rpartition("/")[2], 0)
+        if kept > 0:
+            before = found.get(day, DayFiles(0, 0))
+            found[day] = DayFiles(before.rows + kept, before.bytes + size)
+    return dict(sorted(found.items()))
 
 
 def _field(column: Column) -> Field:
@@ -122,6 +224,12 @@ def ensure_table(contract: Contract) -> DeltaTable:
             name=contract.table, description=contract.about, configuration=_PROPERTIES,
         )  # fmt: skip
         return DeltaTable(str(path))
+    if delta.metadata().partition_columns != list(contract.partitioned_by):
+        layout = ", ".join(delta.metadata().partition_columns) or "nothing"
+        raise ContractError(
+            f"{contract.table} is partitioned by {layout} in the table and by {', '.join(contract.partitioned_by)} in "
+            f"its contract: correct the contract, or move {path} away and make the table again"
+        )
     there = {field.name: field for field in delta.schema().fields}
     cure = f"move {path} away and build its days again"
     for field in fields:

@@ -49,6 +49,12 @@ class TaskList:
         return dict(sorted(found.items()))
 
 
+def zones_of_source(table: str) -> set[str]:
+    """The timezones in which days of a source end: those of the task lists whose tables read it; else UTC."""
+    lists = read_all()
+    return {one.timezone for one in lists if any(table in lineage.inputs(name) for name in one.tables)} or {"UTC"}
+
+
 def read_all() -> list[TaskList]:
     """Every task list of the project, by DAG id; ContractError for the first that is wrong."""
     return [read(path) for path in sorted(settings.ROOT.glob("dags/utils/dynamic_dag/*/task_list/*.py"))]

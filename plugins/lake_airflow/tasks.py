@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
 from include.lake import contracts, lineage, settings
-from include.lake.days import consecutive, day_range, days_before, last_finished_day, parse_day
+from include.lake.days import consecutive, last_finished_day, parse_day
 from include.lake.errors import LakeError, UsageError
 
 # Seconds between two looks at the lake. Nobody minds ten seconds on data that is hours late.
@@ -52,24 +52,14 @@ class BuildTable(BaseOperator):
 
     ui_color = "#d9efe3"
 
-    def __init__(self, *, table: str, look_back_days: int, **kwargs: Any) -> None:
+    def __init__(self, *, table: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.table = table
-        self.look_back_days = look_back_days
 
     def execute(self, context: Any) -> dict[str, Any]:
-        run = context["dag_run"]
-        try:
-            day = usable_day(run.partition_key or (run.conf or {}).get("part_date"), context["dag"].timezone.name)
-        except UsageError as error:
-            raise AirflowFailException(str(error)) from None
+        day, run = day_and_run(context)
         self.log.info("building %s for %s", self.table, day)
-        name = f"{run.dag_id}/{run.run_id}"
-        outcome = self.build(day, day, name)
-        late = stale_before(self.table, day, self.look_back_days)
-        for first, last in consecutive(late):
-            self.log.info("late data made %s..%s stale", first, last)
-            self.build(first, last, name)
+        outcome = self.build(day, day, run)
         return {
             "table": self.table,
             "day": day,
@@ -78,7 +68,6 @@ class BuildTable(BaseOperator):
             "seconds": round(outcome.seconds, 1),
             "dropped": dict(outcome.dropped),
             "note": outcome.note,
-            "late_days": late,
         }
 
     def build(self, first: str, last: str, run: str) -> Any:
@@ -99,15 +88,41 @@ class BuildTable(BaseOperator):
         raise (AirflowException if failure.retry else AirflowFailException)(failure.text)
 
 
-def stale_before(table: str, day: str, count: int) -> list[str]:
-    """Those of the `count` days before `day` that were built and are not fresh any more."""
-    from include.lake.freshness import STALE, Lake
+class LateDays(BaseOperator):
+    """Build the days before the run's own that late data made stale, of all tables of a task list.
 
-    if not count:
-        return []
-    lake = Lake()
-    days = day_range(days_before(day, count), days_before(day, 1))
-    return [late for late in days if lake.own_state(table, late).state == STALE]
+    It is a task of its own: a late day that fails turns this task red, and nothing of today.
+    """
+
+    ui_color = "#f4ecd2"
+
+    def __init__(self, *, tables: list[str], look_back_days: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tables = tables
+        self.look_back_days = look_back_days
+
+    def execute(self, context: Any) -> dict[str, list[str]]:
+        from include.lake import late  # heavy, and no business of a DAG parse
+
+        day, run = day_and_run(context)
+        result = late.build_stale_days(self.tables, day, self.look_back_days, run, self.log.info)
+        if not result.built and not result.failed:
+            self.log.info("no day of the %d before %s is stale", self.look_back_days, day)
+        if result.failed:
+            retry = any(failure.retry for failure in result.failed)
+            text = "\n".join(failure.text for failure in result.failed)
+            raise (AirflowException if retry else AirflowFailException)(text)
+        return result.built
+
+
+def day_and_run(context: Any) -> tuple[str, str]:
+    """The day of a run, and the name of the run in the ledger; AirflowFailException if it has no usable day."""
+    run = context["dag_run"]
+    try:
+        day = usable_day(run.partition_key or (run.conf or {}).get("part_date"), context["dag"].timezone.name)
+    except UsageError as error:
+        raise AirflowFailException(str(error)) from None
+    return day, f"{run.dag_id}/{run.run_id}"
 
 
 class PartitionSensor(BaseOperator):
@@ -171,7 +186,8 @@ class PartitionTrigger(BaseTrigger):
             return
         patience = timedelta(hours=self.hours)
         deadline = self.timeout_after - GRACE if self.timeout_after else datetime.now(UTC) + patience
-        missing, said, said_at, failures = [self.day], None, 0.0, 0
+        missing: dict[str, str] = {self.day: "is missing"}
+        said, said_at, failures = None, 0.0, 0
         while True:
             try:
                 missing, failures = await asyncio.to_thread(look, self.table, self.readers, self.day), 0
@@ -205,8 +221,8 @@ _looking = threading.Lock()
 _newest_look: tuple[float, Any] = (0.0, None)
 
 
-def look(table: str, readers: list[str], day: str) -> list[str]:
-    """The days of `table` that keep `readers` from being built for `day`."""
+def look(table: str, readers: list[str], day: str) -> dict[str, str]:
+    """The days of `table` that keep `readers` from being built for `day`, each with the reason."""
     global _newest_look
     from include.lake.freshness import Lake
 
@@ -217,7 +233,7 @@ def look(table: str, readers: list[str], day: str) -> list[str]:
         lake = _newest_look[1]
         try:
             needed = {d for reader in readers for d in lake.input_days(reader, day, day).get(table, [])}
-            return lake.absent(table, sorted(needed)) if needed else []
+            return lake.absent_reasons(table, sorted(needed))
         except Exception:
             _newest_look = (0.0, None)  # what it has read may be half of it
             raise
@@ -237,9 +253,11 @@ def notice_edits() -> None:
         _files_seen = files
 
 
-def in_words(days: list[str]) -> str:
-    """Days as people write them: ranges for consecutive ones, and no more than five."""
-    if days == [""]:
+def in_words(missing: dict[str, str]) -> str:
+    """Days and why they are missing, as people write them: ranges of days, and no more than five."""
+    if "" in missing:
         return "the whole table"
-    ranges = [first if first == last else f"{first} to {last}" for first, last in consecutive(days)]
-    return ", ".join(ranges[:5]) + (f" and {len(ranges) - 5} more gaps" if len(ranges) > 5 else "")
+    ranges = [first if first == last else f"{first} to {last}" for first, last in consecutive(sorted(missing))]
+    more = f" and {len(ranges) - 5} more gaps" if len(ranges) > 5 else ""
+    reasons = dict.fromkeys(reason for reason in missing.values() if reason != "is missing")
+    return ", ".join(ranges[:5]) + more + "".join(f", which {reason}" for reason in list(reasons)[:1])

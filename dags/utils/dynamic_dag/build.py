@@ -10,7 +10,7 @@ from typing import Any
 
 import pendulum
 from airflow.sdk import DAG, TaskGroup
-from lake_airflow.tasks import BuildTable, PartitionSensor
+from lake_airflow.tasks import BuildTable, LateDays, PartitionSensor
 from lake_airflow.timetable import DailyPartitions
 
 from include.lake import contracts, lineage
@@ -32,6 +32,9 @@ RETRIES = {
 }
 # The largest day takes minutes. What runs for two hours hangs.
 BUILD_TIMEOUT = timedelta(hours=2)
+
+LATE_DAYS = "late_days"
+LATE_DAYS_DOCS = "Builds the days before that of the run again where late data made them stale (`look_back_days`)."
 
 
 def dags_of(family: str) -> dict[str, DAG]:
@@ -91,13 +94,21 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
                     tasks[table] = BuildTable(
                         task_id=table,
                         table=table,
-                        look_back_days=task_list.look_back_days,
                         doc_md=table_docs(contracts.get(table)),
                         execution_timeout=BUILD_TIMEOUT,
                     )
         for table in task_list.tables:
             for name in lineage.inputs(table):
                 tasks[name] >> tasks[table]
+        if task_list.look_back_days:
+            # It waits for nothing and nothing waits for it: yesterday's late data do not wait for today's.
+            LateDays(
+                task_id=LATE_DAYS,
+                tables=task_list.tables,
+                look_back_days=task_list.look_back_days,
+                doc_md=LATE_DAYS_DOCS,
+                execution_timeout=BUILD_TIMEOUT,
+            )
     return dag
 
 

@@ -61,6 +61,8 @@ def build(table: str, days: list[str], status: str = "built", **facts: Any) -> N
     nothing = storage.arrow_schema(contract).empty_table()
     write_deltalake(str(settings.table_path(table)), nothing, mode="append", commit_properties=metadata)
     delta = storage.ensure_table(contract)
-    commits = storage.commits(delta, contract, delta.version() - 1)
-    rows = ledger.rows_of_commits(contract, str(delta.metadata().id), commits)
-    ledger.append([row | {"bytes": 1000, "seconds": 4.0} | facts for row in rows])
+    table_id = str(delta.metadata().id)
+    known = ledger.known_version(ledger.history(table, ledger.open_ledger()), table_id)
+    rows = ledger.rows_of_commits(contract, table_id, storage.commits(delta, contract, known))
+    facts = {"bytes": 1000, "seconds": 4.0} | facts
+    ledger.append([row | facts if row["build_id"] == build_id else row for row in rows])

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +20,7 @@ from utils.dynamic_dag import build
 
 from include.lake import contracts, lineage, task_lists
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError, WriteConflict
+from tests.pretend import build as pretend_build
 
 DAGS = airflow_home.ROOT / "dags"
 TASK_LISTS = sorted((DAGS / "utils" / "dynamic_dag").glob("*/task_list/*.py"))
@@ -321,7 +321,6 @@ def test_the_build_task_builds_the_day_and_says_what_it_did(bag, builds):
         "seconds": 3.2,
         "dropped": {"no device": 2},
         "note": "as asked",
-        "late_days": [],
     }
     run = "analytics_we_mart_wv1_daily/manual__1"
     asked = {"table": "we_mart.wv_server_log_base", "start": "2026-01-05", "end": "2026-01-05", "run": run}
@@ -329,8 +328,6 @@ def test_the_build_task_builds_the_day_and_says_what_it_did(bag, builds):
 
 
 def test_days_that_late_data_made_stale_are_built_again(bag, builds, lake_home, tmp_path):
-    from include.lake import ledger
-    from include.lake.freshness import Lake
     from include.lake.load import load
 
     table, source = "we_mart.wv_server_log_base", "service_log.weverse_server_log"
@@ -342,14 +339,12 @@ def test_days_that_late_data_made_stale_are_built_again(bag, builds, lake_home, 
         load(source, [str(file)])
 
     arrive(*days)
-    row = dict.fromkeys(ledger.SCHEMA.names) | {"table": table, "build_id": "b", "status": "built", "version": 1}
-    row |= {"code_id": lineage.code_id(table), "built_at": datetime.now(UTC), "checks": {}, "dropped": {}}
-    ledger.append([row | {"day": day, "inputs": Lake().input_ids(table, day)} for day in days if day != "2026-01-03"])
+    pretend_build(table, [day for day in days if day != "2026-01-03"])
     arrive("2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04")
-    task = bag.dags["analytics_we_mart_wv1_daily"].get_task(table)
-    # The day itself, then those of the three before it that were built; not the one that never was, nor older ones.
-    assert task.execute(context(bag, "2026-01-05"))["late_days"] == ["2026-01-02", "2026-01-04"]
-    assert [asked["start"] for asked in builds.asked] == ["2026-01-05", "2026-01-02", "2026-01-04"]
+    task = bag.dags["analytics_we_mart_wv1_daily"].get_task("late_days")
+    # Those of the three days before its own that were built; not the one that never was, nor older ones.
+    assert task.execute(context(bag, "2026-01-05")) == {table: ["2026-01-02", "2026-01-04"]}
+    assert [asked["start"] for asked in builds.asked] == ["2026-01-02", "2026-01-04"]
 
 
 @pytest.mark.parametrize(

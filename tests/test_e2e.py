@@ -248,7 +248,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 def built_days() -> dict[str, Counter]:
     """Table -> day -> how often it was built."""
     found = {table: Counter[str]() for table in TABLES}
-    for row in ledger.read():
+    for row in ledger.read(TABLES):
         found[row["table"]][row["day"]] += 1
     return found
 

@@ -1,7 +1,6 @@
 """The pages: nobody without a login sees them, and everybody else sees what the lake has."""
 
 import shutil
-from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +13,9 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi.testclient import TestClient
 from lake_airflow import pages
 
-from include.lake import contracts, ledger, settings
+from include.lake import contracts, settings
 from include.lake.days import last_finished_day
+from tests.pretend import build
 
 YESTERDAY = last_finished_day("UTC")
 LOGS = "we_mart.wv_server_log_base"
@@ -28,16 +28,7 @@ def enter(tmp_path, monkeypatch):
     monkeypatch.setenv("LAKE_HOME", str(tmp_path))
 
     def enter_build(table: str, status: str = "built", **facts) -> None:
-        row = dict.fromkeys(ledger.SCHEMA.names) | {"table": table, "day": YESTERDAY, "build_id": "b", "status": status}
-        row |= {
-            "built_at": datetime.now(UTC),
-            "inputs": {},
-            "checks": {},
-            "dropped": {},
-            "code_id": "old",
-            "version": 0,
-        }
-        ledger.append([row | facts])
+        build(table, [YESTERDAY], status, **(facts if status == "failed" else {"code_id": "old"} | facts))
 
     return enter_build
 

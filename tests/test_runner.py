@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from include.lake import checks, contracts, ledger, runner, session, storage
+from include.lake import checks, contracts, ledger, runner, session, settings, storage
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
 from include.lake.freshness import Lake
 
@@ -66,6 +66,11 @@ def build(spark: Any, start: str = DAY, end: str | None = None, **options: Any) 
     return runner.build(TABLE, start, end or start, spark=spark, **{"log": lambda line: None, **options})
 
 
+def newest() -> dict[str, Any]:
+    """The ledger row of the newest try."""
+    return max(ledger.read([TABLE]), key=lambda row: row["built_at"])
+
+
 def published() -> list[tuple]:
     delta = storage.open_table(TABLE)
     if delta is None:
@@ -84,7 +89,7 @@ def test_a_range_is_one_commit_with_its_build_record(shop, spark) -> None:
     record = json.loads(delta.history(1)[0]["userMetadata"])
     assert record["table"] == TABLE and record["run"] == "dag/run"
     assert record["days"][DAY]["rows"] == 1 and record["days"][DAY]["dropped"] == {"nameless": 1}
-    first, second = ledger.read()
+    first, second = ledger.read([TABLE])
     assert (first["day"], first["rows"], first["dropped"], first["version"]) == (DAY, 1, {"nameless": 1}, 1)
     assert (second["day"], second["rows"], second["dropped"], second["build_days"]) == (NEXT, 1, {}, 2)
     assert first["build_id"] == second["build_id"] == record["build_id"]
@@ -145,7 +150,7 @@ def test_who_was_overtaken_while_computing_recognises_finished_work(shop, spark,
     assert build(spark, log=told.append).state == "fresh"
     assert any("another build of these days came first" in line for line in told)
     assert published() == [("a", 5 if late else 1, DAY)]
-    assert [row["status"] for row in ledger.read()] == ["built"]
+    assert [row["status"] for row in ledger.read([TABLE])] == ["built"]
     assert Lake().state(TABLE, DAY).state == "fresh"
 
 
@@ -210,7 +215,7 @@ def test_what_fails_a_check_is_never_visible(shop, spark, bad, contract, check, 
     assert published() == before
     state = Lake().state(TABLE, DAY)
     assert state.state == "failed" and check in state.why
-    assert ledger.read()[-1]["status"] == "failed"
+    assert newest()["status"] == "failed"
     shop({"shop/total.yaml": CONTRACT})
     load(("a", 2, DAY))
     assert build(spark).state == "built"
@@ -245,14 +250,14 @@ def test_checks_of_days_and_selects_are_counted(shop, spark) -> None:
     for check, count in CHECKS.items():
         assert f"`{check}` fails {count} times" in str(error.value)
     assert published() == before
-    assert CHECKS.items() <= ledger.read()[-1]["checks"].items()
+    assert CHECKS.items() <= newest()["checks"].items()
     shop(with_checks(*(json.dumps({"warn": check}) for check in CHECKS)))
     told: list[str] = []
     outcome = build(spark, DAY, LAST, log=told.append)
     assert outcome.warnings == CHECKS
     assert all(any(f"WARNING: check `{check}`" in line for line in told) for check in CHECKS)
     assert published() == [("a", 6, DAY), ("b", 2, DAY), ("c", 6, NEXT)]
-    assert CHECKS.items() <= ledger.read()[-1]["checks"].items()
+    assert CHECKS.items() <= newest()["checks"].items()
 
 
 def test_all_failed_checks_are_named_and_sensitive_values_masked(shop, spark) -> None:
@@ -319,6 +324,32 @@ def test_missing_inputs_and_sources_are_told(shop, spark) -> None:
         runner.build("shop.event", DAY, DAY)
 
 
+def test_a_range_builds_the_days_whose_inputs_are_there_and_names_the_others(shop, spark) -> None:
+    load(("a", 1, DAY), ("a", 1, LAST))
+    with pytest.raises(InputsMissing, match=rf"{NEXT} has to wait \(2 other days are built\): shop\.event of {NEXT}"):
+        build(spark, DAY, LAST)
+    assert published() == [("a", 1, DAY), ("a", 1, LAST)]
+
+
+def test_rows_that_a_deletion_vector_takes_out_of_a_source_make_its_day_stale(shop, spark) -> None:
+    load(("a", 1, DAY), ("b", 2, DAY), ("a", 1, NEXT))
+    path = settings.table_path("shop.event")
+    spark.sql(f"alter table delta.`{path}` set tblproperties (delta.enableDeletionVectors = true)")
+    build(spark, DAY, NEXT)
+    spark.sql(f"delete from delta.`{path}` where name = 'b'")
+    delta = storage.open_table("shop.event")
+    assert delta is not None and "deletionVectors" in delta.protocol().reader_features
+    assert storage.rows(delta, [("day", "=", DAY)]).num_rows == 1
+    lake = Lake()
+    assert [lake.own_state(TABLE, day).state for day in (DAY, NEXT)] == ["stale", "fresh"]
+    assert lake.own_state("shop.event", DAY).rows == 1
+    build(spark, DAY, NEXT)
+    assert published() == [("a", 1, DAY), ("a", 1, NEXT)]
+    spark.sql(f"optimize delta.`{path}`")
+    spark.sql(f"reorg table delta.`{path}` apply (purge)")
+    assert [Lake().own_state(TABLE, day).state for day in (DAY, NEXT)] == ["fresh", "fresh"]
+
+
 def test_run_timestamp_is_the_start_of_the_build_for_every_row(shop, spark) -> None:
     load(("a", 1, DAY), ("b", 1, NEXT))
     before = datetime.now(UTC)
@@ -332,15 +363,15 @@ def test_run_timestamp_is_the_start_of_the_build_for_every_row(shop, spark) -> N
 def test_a_build_killed_before_its_ledger_row_is_healed_by_the_next_look(shop, spark, monkeypatch) -> None:
     load(("a", 1, DAY))
     with monkeypatch.context() as killed:
-        killed.setattr(ledger, "heal", lambda table, rows: die() if published() else ([], None))
+        killed.setattr(ledger, "record", die)
         with pytest.raises(KeyboardInterrupt):
             build(spark)
-    assert published() == [("a", 1, DAY)] and ledger.read() == []
+    assert published() == [("a", 1, DAY)] and ledger.read([TABLE]) == []
     assert build(spark).state == "fresh"
-    assert [(row["day"], row["status"]) for row in ledger.read()] == [(DAY, "built")]
+    assert [(row["day"], row["status"]) for row in ledger.read([TABLE])] == [(DAY, "built")]
 
 
-def die() -> Any:
+def die(*_: Any) -> Any:
     raise KeyboardInterrupt
 
 
@@ -349,8 +380,7 @@ def test_the_ledger_made_again_from_the_commits_is_the_same(shop, spark) -> None
     build(spark, DAY)
     build(spark, DAY, NEXT)
     kept = ledger.read()
-    assert len(kept) == 2
-    assert ledger.heal(TABLE, [])[0] == kept
+    assert len([row for row in kept if row["table"] == TABLE]) == 2
     load(("a", -1, NEXT))
     with pytest.raises(CheckFailed):
         build(spark, NEXT)

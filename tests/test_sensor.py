@@ -5,7 +5,6 @@ import json
 import logging
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
 import pytest
 
 from tests import airflow_home  # noqa: F401
@@ -20,7 +19,8 @@ from lake_airflow.tasks import PartitionSensor, PartitionTrigger, in_words, look
 from lake_airflow.timetable import DailyPartitions
 from pendulum import datetime as at
 
-from include.lake import contracts, ledger, storage
+from include.lake import contracts
+from tests.pretend import build, load
 
 LOG = "service_log.weverse_server_log"
 PROFILES = "we_mart.ods_wv_member_profile"
@@ -39,26 +39,6 @@ def lake(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(tasks, "_newest_look", (0.0, None))
     monkeypatch.setattr(PartitionTrigger, "log", logging.getLogger("sensor"))
-
-
-def load(table: str, *days: str) -> None:
-    """One row for each day of a source; one row for a source without days."""
-    contract = contracts.get(table)
-    schema = storage.arrow_schema(contract)
-    rows = [dict.fromkeys(schema.names) | ({contract.day_column: day} if day else {}) for day in days or [""]]
-    storage.replace_source(contract, pa.Table.from_pylist(rows, schema=schema))
-
-
-def enter(table: str, day: str) -> None:
-    """A build of a day in the ledger, with no rows."""
-    row = dict.fromkeys(ledger.SCHEMA.names) | {
-        "table": table,
-        "day": day,
-        "build_id": "b",
-        "status": "built",
-        "version": 0,
-    }
-    ledger.append([row | {"built_at": datetime.now(UTC), "inputs": {}, "checks": {}, "dropped": {}, "rows": 0}])
 
 
 def sensor(table: str, *readers: str) -> PartitionSensor:
@@ -116,33 +96,33 @@ def test_the_good_end_is_one_where_airflow_tests_a_dag_too():
 
 def test_waits_for_the_day_of_the_run():
     load(LOG, "2026-01-04")
-    assert look(LOG, [LOGS], DAY) == [DAY]
+    assert list(look(LOG, [LOGS], DAY)) == [DAY]
 
 
 def test_waits_for_earlier_days_too_where_the_select_reads_them():
     assert dict(contracts.get(MEMBERS).reads)[PROFILES] == 2
     load(PROFILES, "2025-12-31")
-    assert look(PROFILES, [MEMBERS], DAY) == ["2026-01-03", "2026-01-04", DAY]
+    assert list(look(PROFILES, [MEMBERS], DAY)) == ["2026-01-03", "2026-01-04", DAY]
 
 
 def test_does_not_wait_for_days_before_the_first_one_of_the_input():
     load(PROFILES, "2026-01-04")
-    assert look(PROFILES, [MEMBERS], DAY) == [DAY]
+    assert list(look(PROFILES, [MEMBERS], DAY)) == [DAY]
 
 
 def test_waits_for_the_days_of_all_who_read_the_table():
-    assert look("we_mart.we_user", [MEMBERS, SESSIONS], DAY) == [DAY]
+    assert list(look("we_mart.we_user", [MEMBERS, SESSIONS], DAY)) == [DAY]
 
 
 def test_a_table_without_days_has_to_be_loaded():
-    assert look(ARTISTS, [MEMBERS], DAY) == [""]
+    assert list(look(ARTISTS, [MEMBERS], DAY)) == [""]
     load(ARTISTS)
     assert isinstance(event_of(waiting(ARTISTS, MEMBERS)), TaskSuccessEvent)
 
 
 def test_a_table_that_we_build_is_there_when_the_ledger_has_the_day_even_an_empty_one():
-    assert look(MEMBERS, [SESSIONS], DAY) == [DAY]
-    enter(MEMBERS, DAY)
+    assert list(look(MEMBERS, [SESSIONS], DAY)) == [DAY]
+    build(MEMBERS, [DAY])
     assert isinstance(event_of(waiting(MEMBERS, SESSIONS)), TaskSuccessEvent)
 
 
@@ -197,7 +177,7 @@ def messages(caplog) -> list[str]:
 
 def looks(monkeypatch, *answers) -> None:
     """Looks at the lake that give these days, or raise these errors, one after the other."""
-    left = list(answers)
+    left = [dict.fromkeys(answer, "is missing") if isinstance(answer, list) else answer for answer in answers]
 
     def next_look(table, readers, day):
         answer = left.pop(0) if len(left) > 1 else left[0]
@@ -249,7 +229,7 @@ def test_an_error_while_looking_leaves_no_half_look_behind(monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(OSError):
         patch.setattr(freshness, "Lake", Broken)
         look(LOG, [LOGS], DAY)
-    assert look(LOG, [LOGS], DAY) == [DAY]
+    assert list(look(LOG, [LOGS], DAY)) == [DAY]
 
 
 def test_many_sensors_wait_side_by_side_and_share_their_looks(monkeypatch):

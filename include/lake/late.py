@@ -1,11 +1,11 @@
 """Late data: days that were built and that data which came afterwards made stale."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from include.lake import failures, lineage, runner
+from include.lake import failures, lineage
 from include.lake.days import consecutive, day_range, days_before
 from include.lake.freshness import STALE, Lake
-from include.lake.runner import Log
 
 
 @dataclass
@@ -25,8 +25,10 @@ def stale_days(table: str, day: str, count: int) -> list[str]:
     return [late_day for late_day in days if lake.own_state(table, late_day).state == STALE]
 
 
-def build_stale_days(tables: list[str], day: str, count: int, run: str, log: Log) -> LateDays:
+def build_stale_days(tables: list[str], day: str, count: int, run: str, log: Callable[[str], None]) -> LateDays:
     """Build the stale ones of the `count` days before `day`, table by table, inputs first; a failure stops no other."""
+    from include.lake import runner  # heavy, and most nights there is no late day
+
     result = LateDays()
     for table in lineage.in_order(tables):
         for first, last in consecutive(stale_days(table, day, count)):

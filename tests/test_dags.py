@@ -19,11 +19,11 @@ from lake_airflow import tasks
 from lake_airflow.tasks import DAY, BuildTable, PartitionSensor, usable_day
 from utils.dynamic_dag import build
 
-from include.lake import contracts, lineage, task_lists
+from include.lake import contracts, lineage, settings, task_lists
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError, WriteConflict
 
 DAGS = airflow_home.ROOT / "dags"
-TASK_LISTS = sorted((DAGS / "utils" / "dynamic_dag").glob("*/task_list/*.py"))
+TASK_LISTS = task_lists.paths()
 GOOD = '''"""What it is for."""
 dag_id = "good"
 owner = "me"
@@ -176,9 +176,9 @@ def test_ten_parses_are_quick_import_nothing_heavy_and_give_the_same_dags(tmp_pa
 @pytest.fixture
 def family(tmp_path, monkeypatch):
     """A family of task lists of its own."""
-    folder = tmp_path / "fam" / "task_list"
+    folder = tmp_path / "dags" / "utils" / "dynamic_dag" / "fam" / "task_list"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
     return folder
 
 
@@ -214,7 +214,7 @@ def test_a_wrong_task_list_is_one_line_with_file_line_and_cure(family, old, new,
     path.write_text(GOOD.replace(old, new, 1))
     with pytest.raises(ContractError) as raised:
         task_lists.read(path)
-    assert str(raised.value).startswith(f"{path}{error}")
+    assert str(raised.value).startswith(f"{settings.shown(path)}{error}")
     assert "\n" not in str(raised.value)
 
 
@@ -223,7 +223,6 @@ def test_a_broken_task_list_is_an_import_error_and_hides_no_other(family, tmp_pa
     (family / "bad.py").write_text(GOOD.replace('"good"', '"bad"').replace("daily", "hourly"))
     (family / "worse.py").write_text("import os")
     file = tmp_path / "dags" / "fam.py"
-    file.parent.mkdir()
     file.write_text((DAGS / "wev.py").read_text().replace("wev", "fam"))
     bag = DagBag(file)
     assert list(bag.dags) == ["good"]

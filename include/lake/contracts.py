@@ -88,9 +88,9 @@ class Column(_Strict):
     type: Annotated[str, StringConstraints(pattern=f"^(({_TYPE})|array<({_TYPE})>)$")] = Field(
         description=f"one of {_TYPE.replace('|', ', ')}, or array<one of them>"
     )
-    comment: str = Field("", description="a text (in quotes where YAML reads something else)")
-    nullable: bool = Field(True, description="true or false (without quotes)")
-    sensitive: bool = Field(False, description="true or false (without quotes)")
+    comment: str = Field(default="", description="a text (in quotes where YAML reads something else)")
+    nullable: bool = Field(default=True, description="true or false (without quotes)")
+    sensitive: bool = Field(default=False, description="true or false (without quotes)")
 
 
 class Check(_Strict):
@@ -124,20 +124,22 @@ class Contract(_Strict):
         description="a list of {name, type, comment, nullable, sensitive}"
     )
     key: Annotated[tuple[_Name, ...], _List] = Field(
-        (), description="a list of the columns that together occur once a day, or [] where rows may repeat"
+        default=(), description="a list of the columns that together occur once a day, or [] where rows may repeat"
     )
     partitioned_by: Annotated[tuple[_Name, ...], _List] = Field(
-        (), description="a list of columns of which the last one is the day"
+        default=(), description="a list of columns of which the last one is the day"
     )
     checks: Annotated[tuple[Annotated[Check, BeforeValidator(_as_check)], ...], _List] = Field(
-        (), description="a list of checks, each of them SQL or {warn: SQL}"
+        default=(), description="a list of checks, each of them SQL or {warn: SQL}"
     )
     reads: Annotated[tuple[tuple[_TableName, _Earlier], ...], BeforeValidator(_as_pairs)] = Field(
-        (), description="a mapping of inputs to a number of earlier days or to all, such as {schema.table: 2}"
+        default=(), description="a mapping of inputs to a number of earlier days or to all, such as {schema.table: 2}"
     )
-    patience_hours: _Hours = Field(DEFAULT_PATIENCE_HOURS, description=_IN_HOURS)
-    ready_when: _Text | None = Field(None, description="SQL with aggregates over a day, such as max(hour) = '23'")
-    empty_after: _Hours | None = Field(None, description=_IN_HOURS)
+    patience_hours: _Hours = Field(default=DEFAULT_PATIENCE_HOURS, description=_IN_HOURS)
+    ready_when: _Text | None = Field(
+        default=None, description="SQL with aggregates over a day, such as max(hour) = '23'"
+    )
+    empty_after: _Hours | None = Field(default=None, description=_IN_HOURS)
 
     @property
     def select_path(self) -> Path:

@@ -127,7 +127,8 @@ def rebuild() -> tuple[int, int]:
     Failed builds have no commit: those that the old ledger still knows stay.
     """
     before = read()
-    rows = [row for row in before if row["status"] == "failed"]
+    # A table whose contract is broken just now cannot be read: its rows stay, too.
+    rows = [row for row in before if row["status"] == "failed" or row["table"] in contracts.load_all().broken]
     for contract in contracts.load_all().values():
         delta = None if contract.is_source else storage.open_table(contract.table)
         for version, commit in storage.commits(delta) if delta else ():

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
-from utils.dynamic_dag.build import RETRIES, table_docs
+from utils.dynamic_dag.build import RETRIES, BrokenFiles, table_docs
 
 from include.lake import contracts, lineage, request
 
@@ -45,3 +45,7 @@ with DAG(
         for above in lineage.inputs(name):
             if above in tasks:
                 tasks[above] >> task
+
+# What is broken is left out above, and named here.
+if problems := lineage.broken():
+    broken = BrokenFiles("broken_tables", list(problems.values()))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from include.lake import contracts, lineage, settings
+from include.lake import contracts, lineage, settings, task_lists
 from include.lake.days import days_before, last_finished_day
 from include.lake.errors import LakeError, UsageError
 from scripts import stack
@@ -220,7 +220,7 @@ def finish_sample() -> None:
 
 def dag_ids() -> list[str]:
     """A task list is a DAG of its file's name."""
-    return sorted(path.stem for path in (settings.ROOT / "dags").glob("utils/dynamic_dag/*/task_list/*.py"))
+    return sorted(path.stem for path in task_lists.paths())
 
 
 def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:

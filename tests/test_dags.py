@@ -18,12 +18,12 @@ from lake_airflow import tasks
 from lake_airflow.tasks import DAY, BuildTable, PartitionSensor, usable_day
 from utils.dynamic_dag import build
 
-from include.lake import contracts, lineage, task_lists
+from include.lake import contracts, lineage, settings, task_lists
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError, WriteConflict
 from tests.pretend import build as pretend_build
 
 DAGS = airflow_home.ROOT / "dags"
-TASK_LISTS = sorted((DAGS / "utils" / "dynamic_dag").glob("*/task_list/*.py"))
+TASK_LISTS = task_lists.paths()
 GOOD = '''"""What it is for."""
 dag_id = "good"
 owner = "me"
@@ -176,9 +176,9 @@ def test_ten_parses_are_quick_import_nothing_heavy_and_give_the_same_dags(tmp_pa
 @pytest.fixture
 def family(tmp_path, monkeypatch):
     """A family of task lists of its own."""
-    folder = tmp_path / "fam" / "task_list"
+    folder = tmp_path / "dags" / "utils" / "dynamic_dag" / "fam" / "task_list"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
     return folder
 
 
@@ -196,8 +196,22 @@ def family(tmp_path, monkeypatch):
         ('"good"', '"bad"', ":2: dag_id is 'bad' and the file good.py: name them alike"),
         ('"daily"', '"hourly"', ":4: schedule 'hourly' is unknown: write \"daily\""),
         ("look_back_days = 2", "look_back_days = -1", ":6: `look_back_days` is a number from 0 to 31"),
+        ("look_back_days = 2", "look_back_days = True", ":6: `look_back_days` is a number from 0 to 31"),
         ("look_back_days = 2", 'look_back_days = "2"', ":6: `look_back_days` is a number from 0 to 31"),
         ("Asia/Seoul", "Asia/Soul", ":5: timezone 'Asia/Soul' is unknown"),
+        ("Asia/Seoul", "../Asia/Seoul", ":5: timezone '../Asia/Seoul' is unknown"),
+        ("Asia/Seoul", "asia/seoul", ":5: timezone 'asia/seoul' is unknown"),
+        ("Asia/Seoul", "Asia", ":5: timezone 'Asia' is unknown"),
+        ("Asia/Seoul", "localtime", ":5: timezone 'localtime' is unknown"),
+        ('owner = "me"', 'owner = " "', ":3: `owner` is a text"),
+        ('owner = "me"', "owner = {[]: 1}", ":3: `owner` must be a plain literal"),
+        ('owner = "me"', "owner = " + "(" * 1000 + ")" * 1000, ""),
+        ('owner = "me"', 'owner = "\0"', ":1: is not Python"),
+        ('"step": "members"', '"step": "members", "step": "others"', ":8: a step is"),
+        ('"step": "members"', '"step": "members", "list": ["a.b", "c.d"]', ":8: a step is"),
+        ('"step": "members"', '"step": "members", "pool": "x"', ":8: a step is"),
+        ('"we_mart.wv_comm_user"', '["we_mart.wv_comm_user"]', ":8: a step is"),
+        ('{"step": "members", "list": ["we_mart.wv_comm_user"]}', '"we_mart.wv_comm_user"', ":8: a step is"),
         ('{"step": "members", "list"', '{"label": "members", "list"', ":8: a step is"),
         ('["we_mart.wv_comm_user"]', '"we_mart.wv_comm_user"', ":8: a step is"),
         ('"members"', '"sessions"', ":9: step 'sessions': a label"),
@@ -214,7 +228,7 @@ def test_a_wrong_task_list_is_one_line_with_file_line_and_cure(family, old, new,
     path.write_text(GOOD.replace(old, new, 1))
     with pytest.raises(ContractError) as raised:
         task_lists.read(path)
-    assert str(raised.value).startswith(f"{path}{error}")
+    assert str(raised.value).startswith(f"{settings.shown(path)}{error}")
     assert "\n" not in str(raised.value)
 
 
@@ -223,7 +237,6 @@ def test_a_broken_task_list_is_an_import_error_and_hides_no_other(family, tmp_pa
     (family / "bad.py").write_text(GOOD.replace('"good"', '"bad"').replace("daily", "hourly"))
     (family / "worse.py").write_text("import os")
     file = tmp_path / "dags" / "fam.py"
-    file.parent.mkdir()
     file.write_text((DAGS / "wev.py").read_text().replace("wev", "fam"))
     bag = DagBag(file)
     assert list(bag.dags) == ["good"]
@@ -231,6 +244,49 @@ def test_a_broken_task_list_is_an_import_error_and_hides_no_other(family, tmp_pa
     assert "bad.py:4: schedule 'hourly' is unknown" in message
     assert "worse.py:1: say in a docstring" in message
     assert "Traceback" not in message
+
+
+def test_what_is_no_task_list_is_none(family, tmp_path):
+    (family / "good.py").write_text(GOOD)
+    (family / "__init__.py").touch()
+    (family / "._good.py").write_bytes(b"\x00\x05\x16\x07")
+    (family / ".#good.py").symlink_to("me@laptop.4711:1784")
+    assert task_lists.paths("fam") == [family / "good.py"]
+    (family / "folder.py").mkdir()
+    (family / "no text.py").write_bytes(b"\xff")
+    (family / "Upper.py").write_text(GOOD.replace('"good"', '"Upper"'))
+    twin = tmp_path / "dags" / "utils" / "dynamic_dag" / "other" / "task_list" / "twin.py"
+    twin.parent.mkdir(parents=True)
+    for path in (twin, family / "twin.py"):
+        path.write_text(GOOD.replace('"good"', '"twin"'))
+    dags = build.dags_of("fam")
+    assert list(dags) == ["good", "broken"]
+    shown = settings.shown(family)
+    starts = ("Upper.py:2: dag_id 'Upper'", "folder.py: cannot be read", "no text.py:1: is not UTF-8", "twin.py:2: ")
+    problems = dags["broken"].problems
+    assert len(problems) == len(starts)
+    assert all(text.startswith(f"{shown}/{start}") for text, start in zip(problems, starts, strict=True))
+
+
+def test_a_wrong_contract_breaks_the_dags_that_need_it_and_no_other(project):
+    """Read by nobody: an error of the backfill DAG alone, which keeps all tables. Read by one list: that list goes."""
+    contract = (settings.SQL / "we_mart/wv1_join_info.yaml").read_text()
+    project({"we_mart/unread.yaml": "about: x", "we_mart/wv1_join_info.yaml": f"{contract}key: 5\n"})
+    bag = DagBag(DAGS)
+    assert set(bag.dags) == {"backfill"}  # both lists build what is made of wv1_join_info
+    assert {task.task_id for task in bag.dags["backfill"].tasks} == {"plan", "summary", "we_mart.wv_server_log_base"}
+    messages = {name.rpartition("/")[2]: text for name, text in bag.import_errors.items()}
+    broken = f"{settings.SQL}/we_mart/wv1_join_info.yaml:{len(contract.splitlines()) + 1}: `key`: 5 is wrong"
+    assert broken in messages["wev.py"] and "unread" not in messages["wev.py"]
+    assert (
+        broken in messages["backfill.py"] and "we_mart/unread.yaml:1: `columns` is missing" in messages["backfill.py"]
+    )
+    assert messages["wev.py"].count(broken) == 1 and "Traceback" not in str(messages)
+    (settings.SQL / "we_mart/wv1_join_info.yaml").write_text(contract)
+    project({})
+    bag = DagBag(DAGS)
+    assert set(bag.dags) == {"backfill", *PICTURE}
+    assert [name.rpartition("/")[2] for name in bag.import_errors] == ["backfill.py"]
 
 
 def test_a_dag_that_cannot_be_finished_leaves_no_half_behind(family, tmp_path, monkeypatch):

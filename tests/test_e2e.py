@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from include.lake import contracts, ledger, lineage, processes, settings
+from include.lake import contracts, ledger, lineage, processes, settings, task_lists
 from include.lake.days import day_range, days_before
 from include.lake.processes import Process
 from scripts.run import Api
 from tests.conftest import JAVA_OPTIONS, QUICK
 
-DAGS = sorted(path.stem for path in (settings.ROOT / "dags").glob("utils/dynamic_dag/*/task_list/*.py"))
+DAGS = sorted(path.stem for path in task_lists.paths())
 # With caches it takes a minute or two; this is for a machine that does other things as well.
 SECONDS = 900
 BACKFILL_DAYS, DAYS_PER_BATCH = 14, 7

@@ -193,6 +193,10 @@ def test_a_circle_is_named(project) -> None:
         select = SELECT.replace("service_log.weverse_server_log", reads).replace("date_id", "part_date")
         return {f"schema/{name}.sql": select, f"schema/{name}.yaml": CONTRACT}
 
-    project(table("a", "schema.b") | table("b", "schema.a"))
-    with pytest.raises(ContractError, match=r"schema\.a -> schema\.b|schema\.b -> schema\.a"):
-        lineage.in_order()
+    circle = table("a", "schema.b") | table("b", "schema.a")
+    project(circle | table("reader", "schema.b") | table("good", "we_mart.wv_server_log_base"))
+    for name in ("schema.a", "schema.b", "schema.reader"):
+        with pytest.raises(ContractError, match=r"a\.sql: the SELECTs .* circle: schema\.a -> schema\.b -> schema\.a$"):
+            lineage.in_order([name])
+    assert set(lineage.broken()) == {"schema.a", "schema.b", "schema.reader"}
+    assert "schema.good" in lineage.in_order()

@@ -215,6 +215,8 @@ def _backfill(options: Any) -> int:
     asked = request.check(
         options.names, options.start, options.end, options.mode, options.days_per_batch, options.downstream, options.yes
     )
+    if options.downstream:
+        _name_broken()
     run = options.run or f"backfill-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w.:/+-]{1,100}", run):
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
@@ -266,6 +268,8 @@ def _status(options: Any) -> None:
         _why(options.why, options.day)
         return
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
+    lineage.in_order(tables)  # what is named and broken is an error
+    _name_broken()
     from include.lake.freshness import Lake
 
     lake = Lake()
@@ -318,6 +322,12 @@ def _show(options: Any) -> None:
     print(f"{found.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < found.num_rows else ""))
 
 
+def _name_broken() -> None:
+    """What a command over all tables leaves out, and why."""
+    for message in dict.fromkeys(lineage.broken().values()):
+        print(f"left out: {message}", file=sys.stderr)
+
+
 def _maker(contract: contracts.Contract) -> str:
     verb = "load {} FILE" if contract.is_source else "build {} --from D --to D"
     return "./lake " + verb.format(contract.table)
@@ -329,6 +339,7 @@ def _where(options: Any) -> None:
 
 def _lineage(options: Any) -> None:
     order = lineage.in_order()
+    _name_broken()
     if options.table is None:
         for name in order:
             made_of = ", ".join(lineage.inputs(name))

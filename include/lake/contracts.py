@@ -1,22 +1,34 @@
 """Contracts: one YAML file per table, include/sql/<schema>/<table>.yaml, beside its SELECT <table>.sql.
 
 A contract without a SELECT is a source. The fields are those of `Contract`; what can be derived is not a field.
+A wrong file breaks its table and no other: it is kept among the broken ones, with file, line and cure.
 """
 
+import os
 import re
-from dataclasses import dataclass
+import reprlib
+from collections.abc import Hashable, Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from include.lake import settings
 from include.lake.errors import ContractError, UsageError
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_TABLE = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
-_TYPE = re.compile(r"(array<)?(string|tinyint|int|bigint|double|boolean|date|timestamp)(?(1)>)")
+# A name becomes a part of views, folders and task ids: twice this length and a prefix fit into 250 characters.
+_MAX_NAME = 100
+_NAME = rf"[a-z][a-z0-9_]{{0,{_MAX_NAME - 1}}}"
+_TABLE = re.compile(rf"{_NAME}\.{_NAME}")
+_TYPE = "string|tinyint|int|bigint|double|boolean|date|timestamp"
+# Spark reads these as values even where a column has the name, and does not say so.
+_VALUES_OF_SQL = {
+    "true", "false", "null", "current_date", "current_timestamp", "current_time", "current_user", "session_user",
+}  # fmt: skip
+# Who keeps count of the builds: no table of the project can have this name.
+_LEDGER = "ops.partition_build"
 
 # The one column that the runner fills: the UTC start of the build, the same for every row of it.
 RUN_TIMESTAMP = "run_timestamp"
@@ -24,32 +36,71 @@ RUN_TIMESTAMP = "run_timestamp"
 DROP_REASON = "drop_reason"
 # Hours that a sensor waits for a day of a table whose contract does not say: until the next day's run takes over.
 DEFAULT_PATIENCE_HOURS = 20
+# A year. More is a slip of the finger, and Airflow's dates end somewhere.
+_MAX_HOURS = 366 * 24
 
 
-@dataclass(frozen=True)
-class Column:
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if type(value) is list else value
+
+
+def _as_pairs(value: Any) -> Any:
+    return tuple(value.items()) if type(value) is dict else value
+
+
+def _as_check(value: Any) -> Any:
+    """A check as it is written: SQL, or {severity: SQL}."""
+    if isinstance(value, str):
+        return {"sql": value}
+    if type(value) is dict and len(value) == 1:
+        ((severity, sql),) = value.items()
+        return {"sql": sql, "severity": severity}
+    return None
+
+
+_List = BeforeValidator(_as_tuple)
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Name = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
+_TableName = Annotated[str, StringConstraints(pattern=f"^{_TABLE.pattern}$")]
+_Earlier = Annotated[int, Field(gt=0)] | Literal["all"]
+_Hours = Annotated[float, Field(gt=0, le=_MAX_HOURS, allow_inf_nan=False)]
+_IN_HOURS = f"a number of hours above 0 and up to {_MAX_HOURS:,} (a year)"
+
+
+class _Strict(BaseModel):
+    """What a file says and nothing else: no unknown field, and no text that stands for a number or a truth.
+
+    The description of a field completes the sentence "write …" of an error message.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Column(_Strict):
     """One column. `nullable`: may a row have no value here (by default: yes, but for key and day columns).
 
     `sensitive`: its values are masked where rows are shown that failed a check.
     """
 
-    name: str
-    type: str
-    comment: str = ""
-    nullable: bool = True
-    sensitive: bool = False
+    name: _Name = Field(
+        description=f"a name of a-z, 0-9 and _ that begins with a letter, at most {_MAX_NAME} characters"
+    )
+    type: Annotated[str, StringConstraints(pattern=f"^(({_TYPE})|array<({_TYPE})>)$")] = Field(
+        description=f"one of {_TYPE.replace('|', ', ')}, or array<one of them>"
+    )
+    comment: str = Field(default="", description="a text (in quotes where YAML reads something else)")
+    nullable: bool = Field(default=True, description="true or false (without quotes)")
+    sensitive: bool = Field(default=False, description="true or false (without quotes)")
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(_Strict):
     """A promise about the rows of a build. `severity`: `fail` publishes nothing, `warn` publishes and says so."""
 
-    sql: str
-    severity: str = "fail"
+    sql: _Text
+    severity: Literal["fail", "warn"] = "fail"
 
 
-@dataclass(frozen=True)
-class Contract:
+class Contract(_Strict):
     """What a table promises. `table` and `path` come from where the file is, the rest are the fields of the file.
 
     about: one or more sentences for people: what a row is, and every choice an analyst should know.
@@ -61,19 +112,34 @@ class Contract:
         published), the table's inputs, and the table itself (as it is published now). `{warn: …}` only reports.
     reads: earlier days that the SELECT reads of an input: a number of days, or `all`; the day alone where not listed.
     patience_hours: how long a sensor waits for a day of this table.
+    ready_when: of a source: SQL with aggregates over the rows of a day (`max(hour) = '23'`) that is true once the day
+        is complete; without it a day is there with its first row.
+    empty_after: of a source: hours after the end of a day from which on the day counts as empty if it has no rows.
     """
 
     table: str
     path: Path
-    about: str
-    columns: tuple[Column, ...]
-    key: tuple[str, ...] = ()
-    partitioned_by: tuple[str, ...] = ()
-    checks: tuple[Check, ...] = ()
-    reads: tuple[tuple[str, int | str], ...] = ()
-    patience_hours: float = DEFAULT_PATIENCE_HOURS
-    ready_when: str | None = None
-    empty_after: float | None = None
+    about: _Text = Field(description="a text that says what a row of the table is")
+    columns: Annotated[tuple[Column, ...], Field(min_length=1), _List] = Field(
+        description="a list of {name, type, comment, nullable, sensitive}"
+    )
+    key: Annotated[tuple[_Name, ...], _List] = Field(
+        default=(), description="a list of the columns that together occur once a day, or [] where rows may repeat"
+    )
+    partitioned_by: Annotated[tuple[_Name, ...], _List] = Field(
+        default=(), description="a list of columns of which the last one is the day"
+    )
+    checks: Annotated[tuple[Annotated[Check, BeforeValidator(_as_check)], ...], _List] = Field(
+        default=(), description="a list of checks, each of them SQL or {warn: SQL}"
+    )
+    reads: Annotated[tuple[tuple[_TableName, _Earlier], ...], BeforeValidator(_as_pairs)] = Field(
+        default=(), description="a mapping of inputs to a number of earlier days or to all, such as {schema.table: 2}"
+    )
+    patience_hours: _Hours = Field(default=DEFAULT_PATIENCE_HOURS, description=_IN_HOURS)
+    ready_when: _Text | None = Field(
+        default=None, description="SQL with aggregates over a day, such as max(hour) = '23'"
+    )
+    empty_after: _Hours | None = Field(default=None, description=_IN_HOURS)
 
     @property
     def select_path(self) -> Path:
@@ -93,104 +159,183 @@ class Contract:
 
 
 # The safe loader of C where PyYAML has it: a tenth of the time, at every parse of the DAGs.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_COLUMN_FIELDS = {"name", "type", "comment", "nullable", "sensitive"}
-_FIELDS = {
-    "about",
-    "key",
-    "partitioned_by",
-    "columns",
-    "checks",
-    "reads",
-    "patience_hours",
-    "ready_when",
-    "empty_after",
-}
+_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_STR = "tag:yaml.org,2002:str"
+_FIELDS = [name for name in Contract.model_fields if name not in ("table", "path")]
+# A place in a file: names of fields and positions in lists, from the outside in.
+_Place = tuple[int | str, ...]
 
 
 def parse(text: str, path: Path) -> Contract:
-    """The contract in `text`, the content of `path`. ContractError names file, thing and cure."""
-
-    def wrong(what: str, needle: str = "") -> ContractError:
-        lines = text.splitlines()
-        line = next((f":{n}" for n, content in enumerate(lines, 1) if needle and needle in content), "")
-        return ContractError(f"{settings.shown(path)}{line}: {what}")
-
-    try:
-        raw: Any = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise wrong(
-            f"is not YAML (line {mark.line + 1 if mark else '?'}): {getattr(error, 'problem', error)}"
-        ) from None
-    if not isinstance(raw, dict):
-        raise wrong("a contract is a mapping with the fields " + ", ".join(sorted(_FIELDS)))
-    for field in raw:
-        if field not in _FIELDS:
-            raise wrong(f"unknown field `{field}`; the fields are {', '.join(sorted(_FIELDS))}", f"{field}:")
-    if not str(raw.get("about") or "").strip():
-        raise wrong("`about` is missing: say in a sentence what a row of the table is")
-
-    names = {part: list(raw.get(part) or []) for part in ("key", "partitioned_by")}
-    columns = []
-    for item in raw.get("columns") or []:
-        if not isinstance(item, dict) or not {"name", "type"} <= set(item) <= _COLUMN_FIELDS:
-            raise wrong(f"a column is {{name, type, comment, nullable, sensitive}}, not {item!r}")
-        if not _NAME.fullmatch(str(item["name"])):
-            raise wrong(f"column name {item['name']!r}: use a-z, 0-9 and _", f"name: {item['name']}")
-        if not _TYPE.fullmatch(str(item["type"])):
-            raise wrong(f"column {item['name']}: unknown type {item['type']!r}", f"name: {item['name']},")
-        fixed = item["name"] in names["key"] + names["partitioned_by"] + [RUN_TIMESTAMP]
-        columns.append(Column(**{"nullable": not fixed, **item, "comment": str(item.get("comment", ""))}))
-    known = [column.name for column in columns]
-    if not columns:
-        raise wrong("`columns` is missing: list name and type of each column")
-    for repeated in {name for name in known if known.count(name) > 1}:
-        raise wrong(f"column {repeated} is listed twice", f"name: {repeated},")
-    for part, listed in names.items():
-        for name in listed:
-            if name not in known:
-                raise wrong(f"`{part}` names {name}, which is not a column", f"{part}:")
-    checks = []
-    for item in raw.get("checks") or []:
-        severity, sql = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else ("fail", item)
-        if severity not in ("fail", "warn") or not isinstance(sql, str):
-            raise wrong(f"a check is SQL, or {{warn: SQL}}, not {item!r}", "checks:")
-        checks.append(Check(sql.strip(), severity))
+    """The contract in `text`, the content of `path`. ContractError has a line for each mistake: file, line, cure."""
+    shown = settings.shown(path)
     table = f"{path.parent.name}.{path.stem}"
-    if not is_table_name(table):
-        raise wrong(f"{table} is not a table name: use a-z, 0-9 and _ for folder and file")
-    contract = Contract(
-        table=table,
-        path=path,
-        about=str(raw["about"]).strip(),
-        columns=tuple(columns),
-        key=tuple(names["key"]),
-        partitioned_by=tuple(names["partitioned_by"]),
-        checks=tuple(checks),
-        reads=tuple(sorted((raw.get("reads") or {}).items())),
-        patience_hours=raw.get("patience_hours", DEFAULT_PATIENCE_HOURS),
-        ready_when=raw.get("ready_when"),
-        empty_after=raw.get("empty_after"),
-    )
-    day_type = next((c.type for c in columns if c.name == contract.day_column), "string")
-    if day_type != "string":
-        raise wrong(
-            f"the day column {contract.day_column} must be a string yyyy-MM-dd", f"name: {contract.day_column},"
+    if not is_table_name(table) or table == _LEDGER:
+        cure = "is the ledger of the builds" if table == _LEDGER else "is not a table name"
+        raise ContractError(f"{shown}: {table} {cure}: name folder and file otherwise, in a-z, 0-9 and _")
+    node, values = _yaml(text, shown)
+    if not isinstance(values, dict):
+        raise ContractError(f"{shown}:1: is no contract: write a mapping with the fields {', '.join(_FIELDS)}")
+
+    unknown = [((str(name),), _unknown(name, _FIELDS)) for name in values if name not in _FIELDS]
+    known = {name: value for name, value in values.items() if name in _FIELDS}
+    problems: list[tuple[_Place, str]]
+    try:
+        contract, problems = Contract.model_validate({**known, "table": table, "path": path}), []
+    except ValidationError as error:
+        problems = [_problem(item, values) for item in error.errors(include_url=False, include_context=False)]
+    else:
+        filled = {RUN_TIMESTAMP, *contract.key, *contract.partitioned_by}
+        columns = tuple(
+            column.model_copy(update={"nullable": False})
+            if column.name in filled and "nullable" not in column.model_fields_set
+            else column
+            for column in contract.columns
         )
-    for table_read, earlier in contract.reads:
-        if earlier != "all" and not (isinstance(earlier, int) and earlier > 0):
-            raise wrong(
-                f"`reads` of {table_read}: a number of earlier days or `all`, not {earlier!r}", f"{table_read}:"
-            )
-    if not (isinstance(contract.patience_hours, (int, float)) and contract.patience_hours > 0):
-        raise wrong("`patience_hours` is a positive number of hours", "patience_hours:")
-    if not contract.is_source:
-        if "key" not in raw:
-            raise wrong("`key` is missing: the columns that occur once a day, or [] where rows may repeat")
-        if not contract.partitioned_by:
-            raise wrong("`partitioned_by` is missing: the last of its columns is the day")
+        contract = contract.model_copy(update={"columns": columns, "reads": tuple(sorted(contract.reads))})
+        problems += _contradictions(contract)
+    if problems := unknown + problems:
+        lines = (f"{shown}:{_line(node, place)}: {message}" for place, message in problems)
+        raise ContractError("\n".join(dict.fromkeys(lines)))
     return contract
+
+
+def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
+    """What is wrong in a contract whose fields are right one by one: place and cure."""
+    names, day = contract.column_names, contract.day_column
+    for position, column in enumerate(contract.columns):
+        place = ("columns", position, "name")
+        if column.name in names[:position]:
+            yield place, f"column {column.name} is listed twice"
+        if column.name in _VALUES_OF_SQL:
+            yield place, f"column {column.name}: Spark reads this word as a value; use another name"
+        if column.name == DROP_REASON:
+            yield place, f"column {DROP_REASON} is for rows that are not published; remove it here"
+        if column.name == RUN_TIMESTAMP and not contract.is_source and (column.type != "timestamp" or column.nullable):
+            yield place, f"column {RUN_TIMESTAMP} is filled by the runner: its type is timestamp, and never null"
+        if column.name in contract.partitioned_by and column.type.startswith("array"):
+            yield place, f"column {column.name}: Delta cannot partition by an {column.type}"
+        if column.name == day and column.type != "string":
+            yield place, f"the day column {day} must be a string yyyy-MM-dd"
+        if column.name == day and column.nullable:
+            yield place, f"the day column {day} cannot be null: remove `nullable: true`"
+    for field, listed in (("key", contract.key), ("partitioned_by", contract.partitioned_by)):
+        for position, name in enumerate(listed):
+            if name not in names:
+                yield (field, position), f"`{field}` names {name}, which is not a column"
+            if name in listed[:position]:
+                yield (field, position), f"`{field}` names {name} twice"
+            if name == RUN_TIMESTAMP:
+                yield (field, position), f"`{field}` names {name}, which is the same in all rows of a build; remove it"
+    if set(names) - {RUN_TIMESTAMP} <= set(contract.partitioned_by):
+        yield ("partitioned_by",), "`partitioned_by` names every column: Delta needs one that it leaves out"
+    checks = [check.sql for check in contract.checks]
+    for position, sql in enumerate(checks):
+        if sql in checks[:position]:
+            yield ("checks", position), f"check `{' '.join(sql.split())}` is listed twice"
+    if contract.table in dict(contract.reads):
+        yield ("reads",), f"`reads` names {contract.table} itself: a table cannot read its own days"
+    yield from (_contradictions_of_a_source if contract.is_source else _contradictions_of_a_build)(contract)
+
+
+def _contradictions_of_a_source(contract: Contract) -> Iterator[tuple[_Place, str]]:
+    for field in ("checks", "reads"):
+        if getattr(contract, field):
+            cure = f"remove it, or write {contract.select_path.name}"
+            yield (field,), f"`{field}` is for what we build, and this is a source: {cure}"
+    for field in ("ready_when", "empty_after"):
+        if getattr(contract, field) is not None and not contract.day_column:
+            yield (field,), f"`{field}` is for days, and this source has none: add `partitioned_by` or remove it"
+
+
+def _contradictions_of_a_build(contract: Contract) -> Iterator[tuple[_Place, str]]:
+    for field in ("ready_when", "empty_after"):
+        if getattr(contract, field) is not None:
+            yield (field,), f"`{field}` is for sources: a day that we build is there once it is built; remove it"
+    if "key" not in contract.model_fields_set:
+        yield (), f"`key` is missing: write {Contract.model_fields['key'].description}"
+    if not contract.partitioned_by:
+        yield (), f"`partitioned_by` is missing: write {Contract.model_fields['partitioned_by'].description}"
+
+
+def _problem(error: Any, values: dict[Any, Any]) -> tuple[_Place, str]:
+    """Place and cure of what pydantic refuses."""
+    place: _Place = error["loc"]
+    field, prefix, fields = place[0], "", Contract.model_fields
+    if field == "columns" and len(place) > 2:
+        field, fields = place[2], Column.model_fields
+        column = values["columns"][place[1]]
+        prefix = f"column {column.get('name', int(place[1]) + 1)}: "
+    if error["type"] == "extra_forbidden":  # of a column, whose fields alone are not looked at before
+        return place, prefix + _unknown(field, fields)
+    description = fields[str(field)].description
+    if error["type"] == "missing":
+        return place, f"{prefix}`{field}` is missing: write {description}"
+    value = error["input"]
+    if field == "checks" and len(place) > 1:  # as it is written, and not as it was prepared
+        value, place = values["checks"][place[1]], place[:2]
+    return place, f"{prefix}`{field}`: {reprlib.repr(value)} is wrong; write {description}"
+
+
+def _unknown(field: Any, fields: Iterable[str]) -> str:
+    return f"unknown field `{field}`; the fields are {', '.join(fields)}"
+
+
+def _yaml(text: str, shown: str) -> tuple[yaml.Node | None, Any]:
+    """A YAML document as nodes, which know their lines, and as values; ContractError if it is none."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return node, None if node is None else _values(node, loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
+        mark = getattr(error, "problem_mark", None)
+        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
+        raise ContractError(f"{shown}:{mark.line + 1 if mark else 1}: is wrong YAML: {reason}") from None
+
+
+def _values(node: yaml.Node, loader: yaml.SafeLoader) -> Any:
+    """What a node says. PyYAML's own way takes three times as long, and of a key given twice only the last value."""
+    if isinstance(node, yaml.ScalarNode):
+        return node.value if node.tag == _STR else loader.construct_object(node)
+    if isinstance(node, yaml.SequenceNode):
+        return [_values(item, loader) for item in node.value]
+    values: dict[Any, Any] = {}
+    for key, item in node.value:
+        name = key.value if key.tag == _STR else loader.construct_object(key, deep=True)
+        if not isinstance(name, Hashable):
+            raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key.start_mark)
+        if name in values:
+            raise yaml.MarkedYAMLError(problem=f"`{name}` is given twice; remove one", problem_mark=key.start_mark)
+        values[name] = _values(item, loader)
+    return values
+
+
+def _line(node: yaml.Node | None, place: _Place) -> int:
+    """The line of a place in a document; where there is nothing, that of what it would be in."""
+    line = 0
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [pair for pair in node.value if pair[0].value == part]
+            if not pairs and isinstance(part, int):  # of `reads`, whose pairs have a position
+                pairs = node.value[part : part + 1]
+            if not pairs:
+                break
+            line, node = pairs[0][0].start_mark.line, pairs[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return line + 1
+
+
+def place(path: Path, *parts: int | str) -> str:
+    """File and line of a part of a contract, such as ("checks", 2), as errors begin: `include/sql/a/b.yaml:12`."""
+    shown = settings.shown(path)
+    try:
+        return f"{shown}:{_line(_yaml(read_text(path), shown)[0], parts)}"
+    except ContractError:
+        return shown
 
 
 def is_table_name(text: str) -> bool:
@@ -198,27 +343,87 @@ def is_table_name(text: str) -> bool:
     return bool(_TABLE.fullmatch(text))
 
 
+def read_text(path: Path) -> str:
+    """The text of a file of the project; ContractError names the file if there is none in it."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ContractError(f"{settings.shown(path)}:{line}: is not UTF-8: save it in that encoding") from None
+    except OSError as error:
+        raise ContractError(f"{settings.shown(path)}: cannot be read: {error.strerror}") from None
+
+
+def is_leftover(name: str) -> bool:
+    """Did a system or an editor leave this file? macOS: `._x.yaml`; Emacs: `.#x.sql`, `#x.sql#`; vim: `.x.sql.swp`."""
+    return name.startswith((".", "#", "~")) or name.endswith("~")
+
+
+def files() -> list[Path]:
+    """Contracts and SELECTs, and what may be meant as one, sorted."""
+    paths = []
+    for folder, folders, names in os.walk(settings.SQL):
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        paths += [
+            Path(folder, name)
+            for name in names + folders
+            if name.lower().endswith((".yaml", ".yml", ".sql")) and not is_leftover(name)
+        ]
+    return sorted(paths)
+
+
+def stamp() -> frozenset[tuple[str, int]]:
+    """What changes when somebody edits contracts and SELECTs: their paths and times."""
+    stamps = []
+    for path in files():
+        try:
+            stamps.append((str(path), path.stat().st_mtime_ns))
+        except OSError:  # it went away just now, or it is a link to nowhere: whoever reads it says so
+            stamps.append((str(path), 0))
+    return frozenset(stamps)
+
+
+class Contracts(dict[str, Contract]):
+    """The good contracts by table name. `broken`: table -> what is wrong with its files, a line for each mistake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: dict[str, str] = {}
+
+
 @cache
-def load_all() -> dict[str, Contract]:
-    """All contracts by table name, in the order of their names. Read once per process."""
-    paths = sorted(settings.SQL.glob("*/*.yaml"))
-    found = {}
-    for path in paths:
-        contract = parse(path.read_text(encoding="utf-8"), path)
-        found[contract.table] = contract
-    for path in sorted(settings.SQL.glob("*/*.sql")):
-        if f"{path.parent.name}.{path.stem}" not in found:
-            raise ContractError(f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it")
-    return found
+def load_all() -> Contracts:
+    """All good contracts, in the order of their files, and what is wrong with the others. Read once per process."""
+    contracts = Contracts()
+    selects = []
+    for path in files():
+        table = f"{path.parent.name}.{path.stem}"
+        if path.parent.parent != settings.SQL or path.suffix not in (".yaml", ".sql"):
+            contracts.broken[settings.shown(path)] = (
+                f"{settings.shown(path)}: is no table: name it include/sql/<schema>/<table>.yaml or .sql"
+            )
+        elif path.suffix == ".sql":
+            selects.append((table, path))
+        else:
+            try:
+                contracts[table] = parse(read_text(path), path)
+            except ContractError as error:
+                contracts.broken[table] = str(error)
+    for table, path in selects:
+        if table not in contracts and table not in contracts.broken:
+            contracts.broken[table] = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
+    return contracts
 
 
 def get(table: str) -> Contract:
-    """The contract of `table`; UsageError with the nearest names if there is none."""
-    found = load_all()
-    if table in found:
-        return found[table]
+    """The contract of `table`; ContractError if it is wrong, UsageError with the nearest name if there is none."""
+    contracts = load_all()
+    if table in contracts:
+        return contracts[table]
+    if table in contracts.broken:
+        raise ContractError(contracts.broken[table])
     import difflib
 
-    near = difflib.get_close_matches(str(table), found, n=1)
+    near = difflib.get_close_matches(str(table), contracts, n=1)
     hint = f"did you mean {near[0]}?" if near else "./lake lineage lists the tables"
     raise UsageError(f"there is no table {table!r}: {hint}")

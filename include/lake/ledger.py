@@ -210,7 +210,10 @@ def rebuild() -> tuple[int, int]:
         nonlocal counts
         delta = DeltaTable(str(path))
         before = decoded(storage.rows(delta))
-        rows = [row for row in before if row["status"] == FAILED] + list(_rows_of_all_commits())
+        # The commits of a table whose contract is broken just now cannot be read: its rows stay, too.
+        broken = contracts.load_all().broken
+        kept = [row for row in before if row["status"] == FAILED or row["table"] in broken]
+        rows = kept + list(_rows_of_all_commits())
         counts = len(before), len(rows)
         # Without a retry of delta-rs: a row that another process has added since we read would be lost.
         once = CommitProperties(max_commit_retries=0)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -12,10 +13,10 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.tokens import TokenType
 
-from include.lake import contracts, settings
+from include.lake import contracts, readiness, settings
 from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.days import parse_day
-from include.lake.errors import ContractError
+from include.lake.errors import ContractError, LakeError
 
 PARAMETERS = {"start_date", "end_date"}
 # In a check: the rows that would be published.
@@ -177,9 +178,11 @@ def _spans(
 def select(table: str) -> Select:
     """The SELECT of a table that we build. Its inputs all have contracts, and its contract's `reads` are among them."""
     contract = contracts.get(table)
-    found = parse_select(contract.select_path.read_text(encoding="utf-8"), contract)
+    found = parse_select(contracts.read_text(contract.select_path), contract)
     shown = settings.shown(contract.select_path)
     for name in found.inputs:
+        if name in contracts.load_all().broken:
+            contracts.get(name)
         if name not in contracts.load_all():
             raise ContractError(
                 f"{shown}: reads {name}, which has no contract; write include/sql/{name.replace('.', '/')}.yaml"
@@ -225,15 +228,73 @@ def inputs(table: str) -> tuple[str, ...]:
 
 
 def in_order(tables: list[str] | None = None) -> list[str]:
-    """Tables (all by default) so that each comes after its inputs; always the same order. ContractError on a cycle."""
-    everything = sorted(contracts.load_all())
-    sorter = TopologicalSorter({name: inputs(name) for name in everything})
+    """Tables (all good ones by default) so that each comes after its inputs; always the same order.
+
+    ContractError if one of `tables` is broken or stands on one that is.
+    """
+    order, broken = _survey(tables)
+    for name in tables or ():
+        if name in broken:
+            raise ContractError(broken[name])
+    return [name for name in order if tables is None or name in tables]
+
+
+def broken() -> dict[str, str]:
+    """Table -> what is wrong, of those that `in_order()` leaves out: in their files, or in what they stand on."""
+    return _survey()[1]
+
+
+def _survey(tables: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """The good ones of `tables` and of all that they stand on, in order, and by table what is wrong with the others."""
+    broken = dict(contracts.load_all().broken)
+    reads: dict[str, tuple[str, ...]] = {}
+    todo = list(contracts.load_all() if tables is None else tables)
+    while todo:
+        name = todo.pop()
+        if name in reads or name in broken:
+            continue
+        try:
+            reads[name] = inputs(name)
+            todo += reads[name]
+            parsed_checks(name)
+            readiness.parsed_ready_when(name)
+        except LakeError as error:
+            broken[name] = str(error)
+        except Exception as error:  # a parser that gives up, on nesting of a thousand levels for example
+            shown = settings.shown(contracts.get(name).select_path)
+            broken[name] = f"{shown}: cannot be read: {type(error).__name__}: {error}"
+    sorter = TopologicalSorter(reads)
+    with suppress(CycleError):  # what is in a circle, or stands on one, is never ready
+        sorter.prepare()
+    order: list[str] = []
+    while ready := sorted(sorter.get_ready()):
+        order += ready
+        sorter.done(*ready)
+    for name in order:
+        if above := sorted(broken.keys() & set(reads.get(name, ()))):
+            broken.setdefault(name, broken[above[0]])
+    for name in sorted(reads.keys() - set(order)):
+        broken.setdefault(name, _circle(name, reads))
+    return [name for name in order if name not in broken], broken
+
+
+def _circle(table: str, reads: dict[str, tuple[str, ...]]) -> str:
+    """The circle of SELECTs that `table` is in or stands on."""
+    below: dict[str, tuple[str, ...]] = {}
+    todo = [table]
+    while todo:
+        if (name := todo.pop()) not in below:
+            below[name] = reads.get(name, ())
+            todo += below[name]
     try:
-        order = list(sorter.static_order())
+        TopologicalSorter(below).prepare()
     except CycleError as error:
-        raise ContractError(f"the SELECTs read each other in a circle: {' -> '.join(error.args[1])}") from None
-    wanted = set(everything if tables is None else tables)
-    return [name for name in order if name in wanted]
+        circle = error.args[1][1:]
+        first = circle.index(min(circle))  # the same words, whoever asks
+        circle = [*circle[first:], *circle[:first], circle[first]]
+        shown = settings.shown(contracts.get(circle[0]).select_path)
+        return f"{shown}: the SELECTs read each other in a circle: {' -> '.join(circle)}"
+    raise AssertionError(f"{table} is in no circle")
 
 
 def upstream(tables: list[str]) -> list[str]:

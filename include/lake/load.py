@@ -128,7 +128,7 @@ def _value(column: Column, value: Any) -> Any:
         found = json.loads(value) if isinstance(value, str) else value
         if not isinstance(found, list):
             raise ValueError
-        inner = Column(column.name, kind[6:-1])
+        inner = Column(name=column.name, type=kind[6:-1])
         return [None if item is None else _value(inner, item) for item in found]
     if kind == "string":
         if isinstance(value, (dict, list)):  # JSON kept as text, as the columns of the sources have it

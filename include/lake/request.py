@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from include.lake import contracts, lineage, task_lists
 from include.lake.days import day_range, last_finished_day
-from include.lake.errors import UsageError
+from include.lake.errors import ContractError, UsageError
 
 # Mode -> which days it builds. A day whose newest build failed counts as missing or stale, too: a backfill that was
 # stopped or met a bad day goes on in the mode that it was started in.
@@ -54,13 +54,12 @@ def check(
     if number != AUTOMATIC and not re.fullmatch(r"[1-9]\d{0,3}", number):
         raise UsageError(f"days per batch {number!r}: give a number from 1, or {AUTOMATIC}")
     tables = _tables(names, downstream)
-    zones = {table: listed.timezone for listed in task_lists.read_all() for table in listed.tables}
     for table in tables:
-        zone = zones.get(table, "UTC")  # what no DAG builds has no timezone of its own
-        if days[-1] > (newest := last_finished_day(zone)):
-            raise UsageError(
-                f"{days[-1]} is not over in {zone}: the newest day of {table} that can be built is {newest}"
-            )
+        for zone in task_lists.timezones(table):
+            if days[-1] > (newest := last_finished_day(zone)):
+                raise UsageError(
+                    f"{days[-1]} is not over in {zone}: the newest day of {table} that can be built is {newest}"
+                )
     if len(days) > MAX_DAYS_UNASKED and not yes:
         raise UsageError(
             f"{first}..{last} are {len(days):,} days: if you mean more than three years, say so with --yes"
@@ -69,8 +68,11 @@ def check(
 
 
 def names() -> list[str]:
-    """All that may be asked for: the tables that we build, the DAGs that build them, and the steps of these."""
-    lists = task_lists.read_all()
+    """All that may be asked for: the tables that we build, the DAGs that build them, and the steps of these.
+
+    What is broken cannot be asked for.
+    """
+    lists, _ = task_lists.read_all()
     built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
     return [
         *built,
@@ -83,21 +85,26 @@ def _tables(named: list[str], downstream: bool) -> list[str]:
     """The tables behind names of tables, steps and DAGs, in order; with `downstream` all made of them, too."""
     if not named:
         raise UsageError("name at least one table, step or DAG")
-    lists = task_lists.read_all()
+    lists, broken = task_lists.read_all()
     found: set[str] = set()
     for name in named:
         if of_dag := [table for listed in lists if listed.dag_id == name for table in listed.tables]:
             found |= set(of_dag)
+        elif name in broken:
+            raise ContractError(broken[name])
         elif of_step := [t for listed in lists for label, tables in listed.steps if label == name for t in tables]:
             found |= set(of_step)
-        elif name not in contracts.load_all():
+        elif name not in contracts.load_all() | contracts.load_all().broken:
             near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.6)
             cure = f"did you mean {near[0]}?" if near else "./lake lineage lists the tables"
-            raise UsageError(f"there is no table, step or DAG {name!r}: {cure}")
+            # A step of a list that cannot be read is not known.
+            unread = "".join(f"\n{message}" for message in broken.values())
+            raise UsageError(f"there is no table, step or DAG {name!r}: {cure}{unread}")
         elif contracts.get(name).is_source and not downstream:
             raise UsageError(f"{name} is a source, nothing builds it; what reads it is built with downstream")
         else:
             found.add(name)
+    lineage.in_order(sorted(found))  # what is named and broken is an error
     order = lineage.in_order()
     if downstream:
         for name in order:

@@ -3,7 +3,7 @@
 import ast
 import difflib
 
-from include.lake import contracts, settings
+from include.lake import contracts, settings, task_lists
 from include.lake.errors import UsageError
 
 _SELECT = """\
@@ -57,7 +57,7 @@ def new(table: str, dag: str) -> list[str]:
     for path in files:
         if path.exists():
             raise UsageError(f"{settings.shown(path)} is there already")
-    lists = {path.stem: path for path in settings.ROOT.glob("dags/utils/dynamic_dag/*/task_list/*.py")}
+    lists = {path.stem: path for path in task_lists.paths()}
     if dag not in lists:
         near = difflib.get_close_matches(dag, lists, n=1) or sorted(lists)
         raise UsageError(f"there is no task list {dag!r}; there is {', '.join(near)}")

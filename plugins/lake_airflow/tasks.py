@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
-from include.lake import contracts, lineage, settings
+from include.lake import contracts, lineage
 from include.lake.days import consecutive, last_finished_day, parse_day
 from include.lake.errors import LakeError, UsageError
 
@@ -245,7 +245,7 @@ _files_seen: frozenset[tuple[str, int]] = frozenset()
 def notice_edits() -> None:
     """Read contracts and SELECTs again if files have changed: triggerer and API server live longer than an edit."""
     global _files_seen
-    files = frozenset((str(path), path.stat().st_mtime_ns) for path in settings.SQL.glob("*/*.*"))
+    files = contracts.stamp()
     if files != _files_seen:
         for remembered in [*vars(contracts).values(), *vars(lineage).values()]:
             if hasattr(remembered, "cache_clear"):

@@ -5,7 +5,6 @@ A mistake in a task list is a line with a cure and no traceback.
 
 import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pendulum
@@ -13,10 +12,10 @@ from airflow.sdk import DAG, TaskGroup
 from lake_airflow.tasks import BuildTable, LateDays, PartitionSensor
 from lake_airflow.timetable import DailyPartitions
 
-from include.lake import contracts, lineage
+from include.lake import contracts, lineage, settings
 from include.lake.contracts import Contract
 from include.lake.errors import ContractError, LakeError
-from include.lake.task_lists import INPUTS, TaskList, read
+from include.lake.task_lists import INPUTS, TaskList, paths, read
 
 # Airflow wants a first day though catchup is off: any day before the first one that somebody may schedule will do.
 START = (2020, 1, 1)
@@ -41,18 +40,20 @@ def dags_of(family: str) -> dict[str, DAG]:
     """The DAGs of all task lists of a family by id. A broken list becomes an import error and hides no other list."""
     dags: dict[str, DAG] = {}
     problems: list[str] = []
-    for path in sorted((Path(__file__).parent / family / "task_list").glob("*.py")):
+    for path in paths(family):
         try:
             task_list = read(path)
             dags[task_list.dag_id] = make(task_list, tags=[family])
         except LakeError as error:
             problems.append(str(error))
+        except Exception as error:  # of Airflow or of ours: it costs this list alone all the same
+            problems.append(f"{settings.shown(path)}: cannot become a DAG: {type(error).__name__}: {error}")
     if problems:
-        dags["broken"] = BrokenTaskLists(f"broken_task_lists_of_{family}", problems)
+        dags["broken"] = BrokenFiles(f"broken_task_lists_of_{family}", problems)
     return dags
 
 
-class BrokenTaskLists(DAG):
+class BrokenFiles(DAG):
     """Never becomes a DAG: Airflow validates each DAG of a file by itself and shows what that raises as its error."""
 
     def __init__(self, dag_id: str, problems: list[str]) -> None:

@@ -113,6 +113,9 @@ _REASONS = {
 }
 REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 
+# Aggregates that sqlglot does not know as such.
+MORE_AGGREGATES = _names("bitmap_and_agg every mean some std try_avg try_sum")
+
 # Spark takes these for functions without a parenthesis, too.
 _BARE = _names("current_date current_time current_timestamp current_user localtimestamp session_user user")
 
@@ -152,7 +155,14 @@ def fault(tree: exp.Expr, text: str, tokens: list[Token]) -> tuple[str, int | No
             return why, token.line
     for node in tree.walk():
         if why := _wrong_place(node):
-            return why, next((part.meta["line"] for part in node.walk() if "line" in part.meta), None)
+            lines = [part.meta["line"] for part in node.walk() if "line" in part.meta]
+            # What is written without a parenthesis or arguments has no place in the tree.
+            lines += [
+                token.line
+                for token in tokens
+                if why.lower().startswith(token.text.lower()) and token.text.isidentifier()
+            ]
+            return why, lines[0] if lines else None
     return None
 
 

@@ -72,6 +72,10 @@ class ParsedCheck(Template):
     gives: columns.Relation
     doubles: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        return " ".join(self.text.split())
+
 
 def view_name(table: str) -> str:
     """The session view that stands for a table at one version while a build runs; no two tables share one."""

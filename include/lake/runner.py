@@ -109,12 +109,13 @@ def _build_range(
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue
+            error = checks.masked(error, contract)
             if not _entered(table, build_id):  # else the connection was lost, and not the commit
                 seconds = (datetime.now(UTC) - started_at).total_seconds()
                 ledger.failed(table, days, build_id, run, lineage.code_id(table), seconds, error)
                 if isinstance(error, AnalysisException):
                     raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
-                raise
+                raise error from None
         entered = _entered(table, build_id)
         outcome.days += days
         for row in entered:
@@ -216,7 +217,7 @@ def _publish(
             .hint("rebalance", *contract.partitioned_by)
             .write.format("delta")
             .mode("overwrite")
-            .option("replaceWhere", f"{contract.day_column} >= '{days[0]}' and {contract.day_column} <= '{days[-1]}'")
+            .option("replaceWhere", f"`{contract.day_column}` between '{days[0]}' and '{days[-1]}'")
             .option("userMetadata", json.dumps(record, separators=(",", ":")))
             .save(str(settings.table_path(table)))
         )

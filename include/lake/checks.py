@@ -16,6 +16,8 @@ from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
 _SHOWN_ROWS = 20
 _SHOWN_LENGTH = 200
 _HIDDEN = "***"
+# Spark's messages have the names of types in double quotes.
+_TYPE = re.compile(r"(ARRAY<)?(STRING|TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|BOOLEAN|DATE|TIMESTAMP(_NTZ)?|BINARY)>?")
 
 
 @dataclass
@@ -149,10 +151,12 @@ def without_values(message: str) -> str:
     head, state, rest = message.partition("SQLSTATE")
     if re.match(r"\[(USER_RAISED_EXCEPTION|ASSERT_TRUE)", head):
         head = re.sub(r"(?s)\] .*", f"] {_HIDDEN} ", head)
-    # Names of types are in double quotes, too.
-    types = r"STRING|TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|BOOLEAN|DATE|BINARY|TIMESTAMP(_NTZ)?|DECIMAL\([0-9, ]+\)"
-    quoted = rf"""'(?:[^'\\]|\\.)*'|"(?!(?:{types}|ARRAY<[A-Z]+>)")(?:[^"\\]|\\.)*\""""
-    head, rest = (re.sub(quoted, lambda text: text[0][0] + _HIDDEN + text[0][0], text) for text in (head, rest))
+
+    def hide(quoted: re.Match[str]) -> str:
+        mark = quoted[0][0]
+        return quoted[0] if mark == '"' and _TYPE.fullmatch(quoted[0][1:-1]) else mark + _HIDDEN + mark
+
+    head, rest = (re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", hide, text) for text in (head, rest))
     return re.sub(r"(?<!\w)-?\d[\w.:+-]*", _HIDDEN, head) + state + rest
 
 

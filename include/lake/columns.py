@@ -93,7 +93,11 @@ class Reader:
         """May the value of an expression derive from a sensitive column? All its columns are looked at."""
         hidden = False
         for node in _columns_and_queries(expression):
-            if isinstance(node, exp.Column):
+            if isinstance(node, exp.Star) or isinstance(node.this, exp.Star):
+                # struct(*), to_json(struct(t.*)); a number of rows tells of no column
+                sources = scopes[0].values() if not isinstance(node.parent, exp.Count) else ()
+                hidden |= any(source is None or any(secret for _, secret in source) for source in sources)
+            elif isinstance(node, exp.Column):
                 hidden |= self._column(node, scopes, aliases)
             else:
                 inner = self.gives(node, ctes, scopes)
@@ -102,8 +106,6 @@ class Reader:
 
     def _column(self, column: exp.Column, scopes: tuple[_Scope, ...], aliases: dict[str, bool]) -> bool:
         """Is a column sensitive (or cannot that be known)?"""
-        if isinstance(column.this, exp.Star):  # count(*), count(t.*)
-            return any(source is None or any(hidden for _, hidden in source) for source in scopes[0].values())
         parts = [part.name.lower() for part in column.parts]
         names: list[str] = []
         for scope in scopes:
@@ -127,8 +129,8 @@ class Reader:
 
 
 def _columns_and_queries(expression: exp.Expr) -> Iterator[exp.Expr]:
-    """The columns of an expression, and the queries in it, whose own columns are theirs."""
-    if isinstance(expression, (exp.Column, exp.Query)):
+    """The columns and stars of an expression, and the queries in it, whose own columns are theirs."""
+    if isinstance(expression, (exp.Column, exp.Star, exp.Query)):
         yield expression
     else:
         for child in expression.iter_expressions():

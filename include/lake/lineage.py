@@ -138,6 +138,9 @@ def _parse(text: str, wrong: Callable[..., ContractError]) -> tuple[exp.Expr, li
         raise wrong(f"does not parse: {what}", first.get("line")) from None
     if len(trees) != 1:
         raise wrong("must be exactly one SELECT")
+    for token in tokens:
+        if token.text.lower().startswith(OURS) and token.token_type in (TokenType.VAR, TokenType.IDENTIFIER):
+            raise wrong(f"{token.text}: names that begin with {OURS} are the runner's own; use another", token.line)
     return trees[0], tokens
 
 
@@ -162,9 +165,6 @@ def _spans(
     ctes = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}  # Spark does not tell A from a
     for name in ctes & set(extra):
         raise wrong(f"WITH {name}: {name} stands for the rows to be published; use another name")
-    for token in tokens:
-        if token.text.lower().startswith(OURS) and token.token_type in (TokenType.VAR, TokenType.IDENTIFIER):
-            raise wrong(f"{token.text}: names that begin with {OURS} are the runner's own; use another", token.line)
     spans = []
     for node in tree.find_all(exp.Table):
         line = node.this.meta.get("line")

@@ -1,0 +1,177 @@
+"""Nothing unchecked: no name, value or day of a table blinds its checks, and what they show is fit to be shown."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from include.lake import checks, contracts, lineage
+from include.lake.errors import ContractError
+from tests.test_runner import CONTRACT, DAY, NEXT, SELECT, TABLE, build, load, published, shop  # noqa: F401
+
+SECRET = "type: string, nullable: true, sensitive: true"
+
+
+def with_checks(*sql: Any, contract: str = CONTRACT) -> dict[str, str]:
+    lines = "".join(f"  - {json.dumps(check)}\n" for check in sql)
+    return {"shop/total.yaml": contract.replace("checks: [total >= 0]\n", f"checks:\n{lines}")}
+
+
+def a_shop(project: Any, files: dict[str, str]) -> None:
+    """Without Spark."""
+    from tests.test_runner import SOURCE
+
+    project({"shop/event.yaml": SOURCE, "shop/total.yaml": CONTRACT, "shop/total.sql": SELECT, **files})
+
+
+def test_no_two_tables_share_a_view_and_none_can_have_its_name() -> None:
+    tables = ["a.b__c", "a__b.c", "a_b.c", "a.b_c", "a__b__c.d", lineage.THIS, "this.this", "x1.a", "x.a1", "x.1_a"]
+    views = [lineage.view_name(table) for table in tables]
+    assert len({view.lower() for view in views}) == len(tables)
+    assert all(re.fullmatch(r"[A-Za-z0-9_]+", view) for view in views)
+    assert not any(contracts.is_table_name(f"{view}.x") or contracts.is_table_name(f"x.{view}") for view in views)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("event.day,", "event.day, 1 as __lake_x,", "names that begin with __lake_ are the runner's own"),
+        ("select\n", "with `__LAKE_4_shop_event` as (select 1) select\n", "names that begin with __lake_"),
+    ],
+)
+def test_names_of_the_runner_are_refused(project, old: str, new: str, message: str) -> None:
+    a_shop(project, {"shop/total.sql": SELECT.replace(old, new, 1)})
+    with pytest.raises(ContractError, match=r"shop/total\.sql:\d") as error:
+        lineage.select(TABLE)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("contract", "message"),
+    [
+        (CONTRACT.replace("name: total", "name: drop_reason"), "drop_reason says why"),
+        (CONTRACT.replace("key: [name]", "key: [run_timestamp]"), "run_timestamp differs in every build"),
+    ],
+)
+def test_columns_of_the_runner_are_refused(project, contract: str, message: str) -> None:
+    a_shop(project, {"shop/total.yaml": contract.replace("checks: [total >= 0]", "")})
+    with pytest.raises(ContractError, match=message):
+        lineage.select(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        ("totl >= 0", "there is no column totl; did you mean total?"),
+        ("this.total >= 0", "there is no column this.total"),
+        ("run_timestamp is not null", "there is no column run_timestamp"),
+        ("exists(array(1), x -> x > totl)", "did you mean total?"),
+        ("sum(Totall) > 0", "did you mean total?"),
+        ("row_number() over (order by total) > 0", "a check with a window is a SELECT"),
+        ("day > :first_day", "unknown parameter :first_day; there are :start_date and :end_date"),
+        ("day > ?", "unknown parameter"),
+        ("select nam from this", "did you mean name?"),
+        ("select name from this where totl > 0", "did you mean total?"),
+        ("select this.totl from this", "this has no column totl; did you mean total?"),
+        ("select e.amonut from shop.event as e", "e has no column amonut; did you mean amount?"),
+        ("select name from (select total as title from this) as t", "there is no column name; there are title"),
+        ("with t as (select name as title from this) select t.name from t", "t has no column name; there are title"),
+        ("select name from this where exists (select 1 from shop.event as e where e.nam = name)", "did you mean name?"),
+        ("select o.run_timestam from shop.total as o", "did you mean run_timestamp?"),
+        ("with this as (select 1 as name) select name from this", "stands for the rows to be published"),
+        ("select name from shop.event as This", "stands for the rows to be published"),
+        ("select name from this limit 3", "LIMIT without ORDER BY"),
+    ],
+)
+def test_a_wrong_check_is_found_when_contracts_are_read(project, check: str, message: str) -> None:
+    a_shop(project, with_checks(check))
+    with pytest.raises(ContractError, match=r"shop/total\.yaml: check `") as error:
+        lineage.parsed_checks(TABLE)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "TOTAL >= 0 and Day >= :start_date",
+        "exists(split(name, ','), x -> x > name)",
+        "select upper(name) as n, count(*) from this group by n having n > 'a' order by n",
+        "with T(a, b) as (select name, total from this) select A, sum(t.b) from t group by all",
+        "select x from this lateral view explode(split(name, ',')) words as x where x = ''",
+        "select name from this where exists (select 1 from shop.event as e where e.name = this.name and total > 1)",
+        "select s.a.total from (select struct(*) as a from this) as s",
+        "select * from this join shop.event as e using (name) where amount > total",
+        "select name from this union all select o.name from shop.total as o where o.run_timestamp is null",
+        "select t.total from this lateral view json_tuple(name, 'a') t as total",
+    ],
+)
+def test_a_right_check_passes(project, check: str) -> None:
+    a_shop(project, with_checks(check))
+    lineage.parsed_checks(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("check", "kind"),
+    [
+        ("every(total > 0)", "day"), ("any(total > 0)", "day"), ("try_sum(total) > 0", "day"),
+        ("mean(total) > 0", "day"), ("bool_and(total > 0)", "day"), ("name like any ('a%')", "row"), ("total > 0", "row"),
+    ],
+)  # fmt: skip
+def test_a_check_with_aggregates_is_one_of_days(project, check: str, kind: str) -> None:
+    a_shop(project, with_checks(check))
+    assert lineage.parsed_checks(TABLE)[0].kind == kind
+
+
+def test_days_are_filled_in_everywhere(project) -> None:
+    a_shop(
+        project, with_checks("day >= :start_date", "max(day) <= :end_date", "select 1 from this where day < :end_date")
+    )
+    texts = [check.over_views(DAY, NEXT) for check in lineage.parsed_checks(TABLE)]
+    assert texts[:2] == [f"day >= '{DAY}'", f"max(day) <= '{NEXT}'"] and f"day < '{NEXT}'" in texts[2]
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            '[CAST_INVALID_INPUT] The value \'it\\\'s me\' of the type "STRING" cannot be cast to "BIGINT" '
+            "because it is malformed. SQLSTATE: 22018\n== SQL (line 2, position 5) ==\ncast(name as bigint)",
+            '[CAST_INVALID_INPUT] The value \'***\' of the type "STRING" cannot be cast to "BIGINT" '
+            "because it is malformed. SQLSTATE: 22018\n== SQL (line 2, position 5) ==\ncast(name as bigint)",
+        ),
+        ('Caused by: java.lang.NumberFormatException: For input string: "ABC"', "***"),
+        ('[CAST_OVERFLOW] The value 4711L of the type "BIGINT" … SQLSTATE: 22003', "The value *** of"),
+        ("[USER_RAISED_EXCEPTION] Kim SQLSTATE: P0001", "[USER_RAISED_EXCEPTION] *** SQLSTATE: P0001"),
+    ],
+)
+def test_values_are_taken_out_of_messages(message: str, shown: str) -> None:
+    clean = checks.without_values(message)
+    assert shown in clean
+    assert not re.search(r"it\\|me'|4711|Kim|ABC", clean)
+
+
+def test_what_derives_from_a_sensitive_column_is_known(project) -> None:
+    def hidden(sql: str) -> list[bool] | None:
+        contract = CONTRACT.replace("type: string, nullable: true", SECRET)
+        a_shop(project, with_checks(sql, contract=contract))
+        gives = lineage.parsed_checks(TABLE)[0].gives
+        return None if gives is None else [secret for _, secret in gives]
+
+    assert hidden("select name as n, total from this") == [True, False]
+    assert hidden("select concat(upper(name), '') as n, total as name from this") == [True, False]
+    assert hidden("with t as (select name as x, total as y from this) select y, x from t") == [False, True]
+    assert hidden("select * from this") == [True, False, False]
+    assert hidden("select o.name as n from shop.total as o") == [True]
+    assert hidden("select e.name as n from shop.event as e") == [False]
+    assert hidden("select e.name as n, (select max(name) from this) as m from shop.event as e") == [False, True]
+    assert hidden("select day as d from this union all select name from this") == [True]
+    assert hidden("select w as d from this lateral view explode(split(name, '')) words as w") == [True]
+    assert hidden("select x.* from (select struct(*) as s from this) as x") == [True]
+    assert hidden("select to_json(struct(this.*)) as j, count(*) as n, count(this.*) as m from this") == [
+        True,
+        False,
+        False,
+    ]
+    assert hidden("select * except (total) from this") is None

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from include.lake import checks, contracts, lineage
-from include.lake.errors import ContractError
-from tests.test_runner import CONTRACT, DAY, NEXT, SELECT, TABLE, build, load, published, shop  # noqa: F401
+from include.lake import checks, contracts, ledger, lineage, storage
+from include.lake.errors import DATA, CheckFailed, ContractError
+from tests.test_runner import CONTRACT, DAY, NEXT, SELECT, SOURCE, TABLE, build, load, shop  # noqa: F401
 
 SECRET = "type: string, nullable: true, sensitive: true"
 
@@ -20,8 +20,6 @@ def with_checks(*sql: Any, contract: str = CONTRACT) -> dict[str, str]:
 
 def a_shop(project: Any, files: dict[str, str]) -> None:
     """Without Spark."""
-    from tests.test_runner import SOURCE
-
     project({"shop/event.yaml": SOURCE, "shop/total.yaml": CONTRACT, "shop/total.sql": SELECT, **files})
 
 
@@ -116,7 +114,8 @@ def test_a_right_check_passes(project, check: str) -> None:
     ("check", "kind"),
     [
         ("every(total > 0)", "day"), ("any(total > 0)", "day"), ("try_sum(total) > 0", "day"),
-        ("mean(total) > 0", "day"), ("bool_and(total > 0)", "day"), ("name like any ('a%')", "row"), ("total > 0", "row"),
+        ("mean(total) > 0", "day"), ("bool_and(total > 0)", "day"), ("name like any ('a%')", "row"),
+        ("total > 0", "row"),
     ],
 )  # fmt: skip
 def test_a_check_with_aggregates_is_one_of_days(project, check: str, kind: str) -> None:
@@ -175,3 +174,97 @@ def test_what_derives_from_a_sensitive_column_is_known(project) -> None:
         False,
     ]
     assert hidden("select * except (total) from this") is None
+
+
+# Every column has a name that generated SQL might use, or that means something else where it is not quoted.
+NAMES = ["times", "rows", "holds", "reason", "row0", "this", "true"]
+BLIND = {
+    "shop/total.yaml": "about: x\nkey: [times]\npartitioned_by: [art, day]\ncolumns:\n"
+    + "".join(f"  - {{name: '{name}', type: bigint, nullable: false}}\n" for name in NAMES)
+    + "  - {name: size, type: double}\n  - {name: made_at, type: timestamp}\n  - {name: text, type: string}\n"
+    + "  - {name: art, type: string, nullable: true}\n  - {name: day, type: string}\n"
+    + "checks: [size >= 0, {warn: count(*) < 5}, 'day >= :start_date']\n",
+    "shop/total.sql": "select\n"
+    + "".join(f"    nullif(event.amount, 13) as `{name}`,\n" for name in NAMES)
+    + "    double(if(event.name = 'nan', 'NaN', '1')) as size,\n"
+    + "    if(event.name = 'late', timestamp'9999-12-31 00:00:00' + interval 2 days, null) as made_at,\n"
+    + "    if(event.name = 'late', repeat('long\\n', 1000), null) as text,\n"
+    + "    if(event.name = 'empty', '', event.name) as art,\n"
+    + "    if(event.name = 'other', concat(event.day, 'x'), event.day) as day\n"
+    + "from shop.event as event\nwhere event.day between :start_date and :end_date\n",
+}
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("bad", "failure"),
+    [
+        ([("twice", 5, DAY)] * 15, "`key (times) occurs once a day` fails 1 times"),
+        ([("null", 13, DAY)], "`true is not null` fails 1 times"),
+        ([("empty", 5, DAY)], "`art is not ''` fails 1 times"),
+        ([("nan", 5, DAY)], "`size is not NaN` fails 1 times"),
+        ([("other", 5, DAY)], "`day is in the range` fails 1 times"),
+        ([("late", 13, DAY)], "made_at=+10000-01-02 00:00:00, text=long long"),
+    ],
+)
+def test_no_name_or_value_blinds_a_check(shop, spark, bad, failure: str) -> None:  # noqa: F811
+    shop(BLIND)
+    load(("good", 1, DAY), *bad, ("good", 1, NEXT))
+    with pytest.raises(CheckFailed) as error:
+        build(spark, DAY, NEXT)
+    assert failure in str(error.value)
+    assert all(len(line) < 600 for line in str(error.value).splitlines()[1:])
+    assert ledger.read()[-1]["status"] == "failed" and published_rows() == 0
+
+
+def published_rows() -> int:
+    delta = storage.open_table(TABLE)
+    return storage.rows(delta).num_rows if delta else 0
+
+
+@pytest.mark.spark
+def test_good_rows_with_such_names_are_published(shop, spark) -> None:  # noqa: F811
+    shop(BLIND)
+    load(("good", 1, DAY), ("good", 1, NEXT))
+    assert build(spark, DAY, NEXT).rows == 2
+    assert list(ledger.read()[-1]["checks"])[:1] == ["day is in the range"]
+
+
+@pytest.mark.spark
+def test_sensitive_values_stay_masked_under_an_alias_and_in_sparks_errors(shop, spark) -> None:  # noqa: F811
+    secret = CONTRACT.replace("type: string, nullable: true", SECRET)
+    load(("Kim", 1, DAY))
+    for check, shown in {
+        "select name as n, total from this": "n=***, total=1",
+        "select upper(name), total from this": "***",
+        "select * except (total) from this": "name=***, day=***",
+    }.items():
+        shop(with_checks(check, contract=secret))
+        with pytest.raises(CheckFailed) as failure:
+            build(spark)
+        assert shown in str(failure.value).splitlines()[-1] and "kim" not in str(failure.value).lower()
+    shop(with_checks("cast(name as bigint) > 0", contract=secret))
+    with pytest.raises(
+        CheckFailed, match=r"check `cast\(name as bigint\) > 0` cannot be computed: \[CAST_INVALID"
+    ) as failure:
+        build(spark)
+    assert "Kim" not in str(failure.value)
+    shop(
+        with_checks("total > 0", contract=secret)
+        | {"shop/total.sql": SELECT.replace("sum(event.amount)", "sum(cast(event.name as bigint))")}
+    )
+    with pytest.raises(checks.MaskedError, match=r"CAST_INVALID_INPUT.*SQLSTATE: 22018") as masked:
+        build(spark)
+    assert masked.value.kind == DATA
+    assert "Kim" not in str(masked.value) and "Kim" not in ledger.read()[-1]["error"]
+
+
+@pytest.mark.spark
+def test_a_check_that_spark_does_not_understand_names_the_contract(shop, spark) -> None:  # noqa: F811
+    load(("a", 1, DAY))
+    for check in ("total", "date_add(total, 1) > '2026-01-01'", "select date_add(total, 1) from this"):
+        shop(with_checks("total > 0", check))
+        with pytest.raises(ContractError) as error:
+            build(spark)
+        assert f"shop/total.yaml: check `{check}`: [DATATYPE_MISMATCH" in str(error.value)
+        assert "\n" not in str(error.value)

@@ -217,7 +217,9 @@ def _publish(
             .hint("rebalance", *contract.partitioned_by)
             .write.format("delta")
             .mode("overwrite")
-            .option("replaceWhere", f"`{contract.day_column}` between '{days[0]}' and '{days[-1]}'")
+            .option(
+                "replaceWhere", f"`{contract.day_column}` >= '{days[0]}' and `{contract.day_column}` <= '{days[-1]}'"
+            )
             .option("userMetadata", json.dumps(record, separators=(",", ":")))
             .save(str(settings.table_path(table)))
         )

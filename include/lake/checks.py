@@ -54,12 +54,15 @@ class _Check:
     severity: str = "fail"
 
 
-class MaskedError(LakeError):
-    """An error of Spark without the values in it."""
+class MaskedError(PySparkException):
+    """An error of Spark without the values in it; its SQLSTATE still says of which class it is."""
 
-    def __init__(self, message: str, kind: str) -> None:
+    def __init__(self, message: str, state: str | None) -> None:
         super().__init__(message)
-        self.kind = kind
+        self._state = state
+
+    def getSqlState(self) -> str | None:
+        return self._state
 
 
 def require_types(contract: Contract, frame: DataFrame) -> None:
@@ -143,7 +146,7 @@ def masked(error: Exception, contract: Contract) -> Exception:
         return error
     if not any(map(_has_sensitive, (contract.table, *lineage.inputs(contract.table)))):
         return error
-    return MaskedError(without_values("\n".join(failures.root_cause(error))), failures.kind(error))
+    return MaskedError(without_values("\n".join(failures.root_cause(error))), error.getSqlState())
 
 
 def without_values(message: str) -> str:

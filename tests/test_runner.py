@@ -275,7 +275,7 @@ def test_all_failed_checks_are_named_and_sensitive_values_masked(shop, spark) ->
     ("check", "told"),
     [
         ("total >", "does not parse"),
-        ("rand() < 1", "alike"),
+        ("rand() < 1", "rand() makes two builds differ"),
         ("select name from shop.other as o", "reads shop.other; there are shop.event, shop.total, this"),
         ("total > (select 1)", "is a SELECT that gives the rows"),
     ],
@@ -297,7 +297,7 @@ def test_a_key_may_come_back_on_another_day(shop, spark) -> None:
 def test_a_row_outside_the_range_is_an_error(shop, spark) -> None:
     shop({"shop/total.sql": SELECT.replace("event.day,", f"'{LAST}' as day,", 1)})
     load(("a", 1, DAY))
-    with pytest.raises(CheckFailed, match=f"day between {DAY} and {DAY}"):
+    with pytest.raises(CheckFailed, match="day is in the range"):
         build(spark)
     assert published() == []
 

@@ -1,15 +1,23 @@
 """The audit between computing and publishing: what a contract promises, counted on the rows that would be published."""
 
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from include.lake import lineage
+from include.lake import contracts, failures, lineage, settings
 from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.errors import CheckFailed, ContractError
+from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
 
 _SHOWN_ROWS = 20
+_SHOWN_LENGTH = 200
+_HIDDEN = "***"
+# Spark's messages have the names of types in double quotes.
+_TYPE = re.compile(r"(ARRAY<)?(STRING|TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|BOOLEAN|DATE|TIMESTAMP(_NTZ)?|BINARY)>?")
 
 
 @dataclass
@@ -34,98 +42,174 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Check:
-    """A check as the audit needs it. `sql`: true of a good row or day; for a SELECT the rows that break it."""
+    """A check as the audit needs it. `sql`: true of a good row or day; for a SELECT the rows that break it.
+
+    `hidden`: columns that are masked where its rows are shown; None: all of them.
+    """
 
     name: str
     sql: str
     kind: str
+    hidden: frozenset[str] | None
     severity: str = "fail"
+
+
+class MaskedError(PySparkException):
+    """An error of Spark without the values in it; its SQLSTATE still says of which class it is."""
+
+    def __init__(self, message: str, state: str | None) -> None:
+        super().__init__(message)
+        self._state = state
+
+    def getSqlState(self) -> str | None:
+        return self._state
 
 
 def require_types(contract: Contract, frame: DataFrame) -> None:
     """ContractError unless the SELECT gives each column with the contract's type."""
-    given = dict(frame.dtypes)
+    types = dict(frame.dtypes)
+    cure = f"cast it in {settings.shown(contract.select_path)}"
     for column in contract.columns:
-        if column.name != RUN_TIMESTAMP and given.get(column.name) != column.type:
+        if column.name != RUN_TIMESTAMP and types.get(column.name) != column.type:
             raise ContractError(
-                f"{contract.table}.{column.name}: the SELECT gives {given.get(column.name, 'nothing')}, "
-                f"the contract says {column.type}; cast it in {contract.select_path.name}"
+                f"{contract.table}.{column.name}: the SELECT gives {types.get(column.name, 'nothing')}, "
+                f"the contract says {column.type}; {cure}"
             )
+    if types.get(DROP_REASON, "string") not in ("string", "void"):
+        raise ContractError(f"{contract.table}: {DROP_REASON} is {types[DROP_REASON]} and not a string; {cure}")
 
 
 def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: list[str]) -> Audit:
     """Count what `computed` would publish for `days`, and check it.
 
     `computed` has the contract's columns and DROP_REASON; it should be persisted, it is read several times. A
-    SELECT of a check finds its inputs and the published table under `lineage.view_name`. Raises CheckFailed.
+    SELECT of a check finds its inputs and the published table under `lineage.view_name`. Raises CheckFailed, or
+    ContractError for a check that Spark does not understand.
     """
-    day = F.col(str(contract.day_column))
-    reason = F.col(DROP_REASON)
-    kept = computed.where(reason.isNull()).drop(DROP_REASON)
+    kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
     checks = _checks(contract, days)
     by_row = [check for check in checks if check.kind == "row"]
     by_day = [check for check in checks if check.kind == "day"]
-    told = [
-        *(F.count_if(~_holds(check)).alias(f"row{n}") for n, check in enumerate(by_row)),
-        *(_holds(check).alias(f"day{n}") for n, check in enumerate(by_day)),
-    ]
-    # One pass over all rows: it computes and persists them, and counts.
-    groups = (
-        computed.groupBy(day.alias("day"), reason.alias("reason")).agg(F.count(F.lit(1)).alias("rows"), *told).collect()
-    )
+    try:
+        results = [
+            *(F.count_if(~_holds(check)).alias(f"{lineage.OURS}row{n}") for n, check in enumerate(by_row)),
+            *(_holds(check).alias(f"{lineage.OURS}day{n}") for n, check in enumerate(by_day)),
+        ]
+        # One pass over all rows: it computes and persists them, and counts. Rows of other days are one group, however
+        # many days they are of.
+        day = F.when(F.expr(_inside(contract, days)), F.col(str(contract.day_column)))
+        groups = (
+            computed.groupBy(day.alias(f"{lineage.OURS}day"), F.col(DROP_REASON).alias(f"{lineage.OURS}reason"))
+            .agg(F.count(F.lit(1)).alias(f"{lineage.OURS}rows"), *results)
+            .collect()
+        )
+        empty = []
+        if by_day and {group[0] for group in groups if group[1] is None and group[0]} != set(days):
+            empty = list(kept.where(F.lit(False)).agg(*results[len(by_row) :]).collect()[0])
+    except PySparkException as error:
+        _blame(contract, [*by_row, *by_day], computed, kept, error)
+        raise
 
-    found = {name: DayAudit() for name in days}
+    audited = {name: DayAudit() for name in days}
     broken = dict.fromkeys((check.name for check in checks), 0)
-    outside = f"{contract.day_column} between {days[0]} and {days[-1]}"
-    for group in groups:
-        if group["reason"] is not None:
-            if group["day"] in found:
-                found[group["day"]].dropped[group["reason"]] = group["rows"]
+    by_days = {name: empty for name in days}
+    for name, reason, rows, *held in groups:
+        if reason is None:
+            for check, count in zip(by_row, held, strict=False):
+                broken[check.name] += count
+        if name is None:
             continue
-        for n, check in enumerate(by_row):
-            broken[check.name] += group[f"row{n}"]
-        if group["day"] in found:
-            found[group["day"]].rows = group["rows"]
-            for n, check in enumerate(by_day):
-                broken[check.name] += not group[f"day{n}"]
+        if reason is None:
+            audited[name].rows = rows
+            by_days[name] = held[len(by_row) :]
         else:
-            broken[outside] += group["rows"]
-    if by_day and (empty := sum(not audited.rows for audited in found.values())):
-        nothing = kept.where(F.lit(False)).agg(*told[len(by_row) :]).collect()[0]
-        for n, check in enumerate(by_day):
-            broken[check.name] += empty * (not nothing[f"day{n}"])
-    selects = {check.name: _breaking(spark, contract, kept, check) for check in checks if check.kind == "select"}
-    for name, rows in selects.items():
-        broken[name] = rows.count()
+            audited[name].dropped[reason] = rows
+    for held in by_days.values():
+        for check, holds in zip(by_day, held, strict=True):
+            broken[check.name] += not holds
+    for check in checks:
+        if check.kind == "select":
+            with _named(contract, check):
+                broken[check.name] = _breaking(spark, contract, kept, check).count()
 
     failed = [check for check in checks if broken[check.name] and check.severity == "fail"]
     if failed:
         counts = ", ".join(f"`{check.name}` fails {broken[check.name]:,} times" for check in failed)
-        rows = selects.get(failed[0].name) or _breaking(spark, contract, kept, failed[0])
-        message = f"{contract.table}: check {counts}; nothing was published{_shown(contract, failed[0], rows)}"
-        raise CheckFailed(message, broken)
-    return Audit(found, broken)
+        rows = _shown(failed[0], _breaking(spark, contract, kept, failed[0]))
+        raise CheckFailed(f"{contract.table}: check {counts}; nothing was published{rows}", broken)
+    return Audit(audited, broken)
+
+
+def masked(error: Exception, contract: Contract) -> Exception:
+    """`error`, or one without values where Spark's may show some of a sensitive column, of the table or an input."""
+    if isinstance(error, (LakeError, AnalysisException)) or not isinstance(error, PySparkException):
+        return error
+    if not any(map(_has_sensitive, (contract.table, *lineage.inputs(contract.table)))):
+        return error
+    return MaskedError(without_values("\n".join(failures.root_cause(error))), error.getSqlState())
+
+
+def without_values(message: str) -> str:
+    """A message of Spark without what may be a value of a row: all that is quoted, and numbers before the SQLSTATE."""
+    head, state, rest = message.partition("SQLSTATE")
+    if re.match(r"\[(USER_RAISED_EXCEPTION|ASSERT_TRUE)", head):
+        head = re.sub(r"(?s)\] .*", f"] {_HIDDEN} ", head)
+
+    def hide(quoted: re.Match[str]) -> str:
+        mark = quoted[0][0]
+        return quoted[0] if mark == '"' and _TYPE.fullmatch(quoted[0][1:-1]) else mark + _HIDDEN + mark
+
+    head, rest = (re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", hide, text) for text in (head, rest))
+    return re.sub(r"(?<!\w)-?\d[\w.:+-]*", _HIDDEN, head) + state + rest
+
+
+def _has_sensitive(table: str) -> bool:
+    return any(column.sensitive for column in contracts.get(table).columns)
 
 
 def _checks(contract: Contract, days: list[str]) -> list[_Check]:
     """What every table is checked for, and what its contract adds, those first that explain the others."""
     day = contract.day_column
-    inside = f"{day} is not null and {day} between '{days[0]}' and '{days[-1]}'"
-    found = [_Check(f"{day} between {days[0]} and {days[-1]}", inside, "row")]
+    hidden = frozenset(column.name for column in contract.columns if column.sensitive)
+    found = [_Check(f"{day} is in the range", _inside(contract, days), "row", hidden)]
     for column in contract.columns:
         if not column.nullable and column.name not in (day, RUN_TIMESTAMP):
-            found.append(_Check(f"{column.name} is not null", f"{column.name} is not null", "row"))
+            found.append(_Check(f"{column.name} is not null", f"`{column.name}` is not null", "row", hidden))
+        if column.name in contract.partitioned_by and column.name != day and column.type == "string":
+            # Delta would write it as null, after all checks.
+            found.append(
+                _Check(f"{column.name} is not ''", f"`{column.name}` is null or `{column.name}` <> ''", "row", hidden)
+            )
     if contract.key:
         # The day is always part of the key: a range of days must promise no more than its days one by one.
-        columns = ", ".join(dict.fromkeys((str(day), *contract.key)))
+        columns = ", ".join(f"`{name}`" for name in dict.fromkeys((str(day), *contract.key)))
         repeated = (
-            f"select {columns}, count(*) as times from {lineage.view_name(lineage.THIS)} group by all having times > 1"
+            f"select {columns}, count(*) as {lineage.OURS}times from {lineage.view_name(lineage.THIS)} "
+            f"group by {columns} having count(*) > 1"
         )
-        found.append(_Check(f"key ({', '.join(contract.key)}) occurs once a day", repeated, "select"))
-    for check in lineage.parsed_checks(contract.table):
-        name = " ".join(check.text.split())
-        found.append(_Check(name, check.over_views(days[0], days[-1]), check.kind, check.severity))
-    return found
+        found.append(_Check(f"key ({', '.join(contract.key)}) occurs once a day", repeated, "select", hidden))
+    parsed = lineage.parsed_checks(contract.table)
+    types = {column.name: column.type for column in contract.columns}
+    for double in dict.fromkeys(name for check in parsed for name in check.doubles):
+        nan = f"isnan(`{double}`)" if types[double] == "double" else f"exists(`{double}`, x -> isnan(x))"
+        severity = "fail" if any(c.severity == "fail" and double in c.doubles for c in parsed) else "warn"
+        found.append(_Check(f"{double} is not NaN", f"not coalesce({nan}, false)", "row", hidden, severity))
+    readable = any(map(_has_sensitive, (contract.table, *lineage.inputs(contract.table))))
+    for check in parsed:
+        names: frozenset[str] | None = hidden
+        if check.kind == "select":
+            secret = {name for name, derives in check.gives or () if derives}
+            # A column without a name gets one from Spark: which, is not known here.
+            names = None if readable and (check.gives is None or "" in secret) else frozenset(secret)
+        found.append(_Check(check.name, check.over_views(days[0], days[-1]), check.kind, names, check.severity))
+    # A promise that is made twice counts once, and as the stricter of the two.
+    once = {check.name: check for check in sorted(found, key=lambda check: check.severity == "fail")}
+    return [once.pop(check.name) for check in found if check.name in once]
+
+
+def _inside(contract: Contract, days: list[str]) -> str:
+    """True of a row of one of `days`. By name: between would let 2026-01-05x pass."""
+    return f"coalesce(`{contract.day_column}` in ({', '.join(map(repr, days))}), false)"
 
 
 def _holds(check: _Check) -> "F.Column":
@@ -140,20 +224,68 @@ def _breaking(spark: SparkSession, contract: Contract, kept: DataFrame, check: _
         return spark.sql(check.sql)
     if check.kind == "row":
         return kept.where(~_holds(check))
-    day = F.col(str(contract.day_column))
+    holds = f"{lineage.OURS}holds"
+    groups = kept.groupBy(F.col(str(contract.day_column)))
     return (
-        kept.groupBy(day)
-        .agg(_holds(check).alias("holds"), F.count(F.lit(1)).alias("rows"))
-        .where("not holds")
-        .drop("holds")
+        groups.agg(_holds(check).alias(holds), F.count(F.lit(1)).alias(f"{lineage.OURS}rows"))
+        .where(f"not {holds}")
+        .drop(holds)
     )
 
 
-def _shown(contract: Contract, check: _Check, rows: DataFrame) -> str:
-    """Some of the rows, for people; values of sensitive columns are masked."""
-    masked = {column.name for column in contract.columns if column.sensitive}
+@contextmanager
+def _named(contract: Contract, check: _Check) -> Iterator[None]:
+    """Say of which check an error of Spark is: one that it does not understand, or cannot compute over these rows."""
+    try:
+        yield
+    except PySparkException as error:
+        if isinstance(error, AnalysisException):
+            reason = str(error).splitlines()[0]
+            raise ContractError(f"{settings.shown(contract.path)}: check `{check.name}`: {reason}") from None
+        if failures.kind(error) != DATA:
+            raise
+        reason = str(masked(error, contract)).splitlines()[0]
+        message = f"{contract.table}: check `{check.name}` cannot be computed: {reason}; nothing was published"
+        raise CheckFailed(message, {check.name: 1}) from None
+
+
+def _blame(
+    contract: Contract, checks: Iterable[_Check], computed: DataFrame, kept: DataFrame, error: PySparkException
+) -> None:
+    """Raise the error of the one check that fails by itself, if there is one and not the SELECT is at fault."""
+    if not isinstance(error, AnalysisException):
+        if failures.kind(error) != DATA:
+            return
+        computed.count()
+    for check in checks:
+        with _named(contract, check):
+            _breaking(computed.sparkSession, contract, kept, check).count()
+
+
+def _shown(check: _Check, rows: DataFrame) -> str:
+    """Some of the rows, for people; values of sensitive columns are masked.
+
+    As text, which Spark makes: it has times and numbers that Python has not.
+    """
+    types = rows.dtypes
+    columns = [F.col(f"{lineage.OURS}{n}") for n in range(len(types))]
+    texts = [
+        F.lit(_HIDDEN)
+        if check.hidden is None or name.lower() in check.hidden
+        else F.substring((F.hex(column) if kind == "binary" else column.cast("string")), 1, _SHOWN_LENGTH + 1)
+        for column, (name, kind) in zip(columns, types, strict=True)
+    ]
+    numbered = rows.toDF(*(f"{lineage.OURS}{n}" for n in range(len(types))))
     lines = [
-        ", ".join(f"{name}={'***' if name in masked else value}" for name, value in row.asDict().items())
-        for row in rows.limit(_SHOWN_ROWS).collect()
+        ", ".join(
+            f"{name.removeprefix(lineage.OURS)}={_short(text)}" for (name, _), text in zip(types, row, strict=True)
+        )
+        for row in numbered.limit(_SHOWN_ROWS).select(*texts).collect()
     ]
     return f"; of `{check.name}`, for example:\n" + "\n".join(lines) if lines else ""
+
+
+def _short(text: str | None) -> str:
+    """In one line."""
+    line = re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", str(text))
+    return line if len(line) <= _SHOWN_LENGTH else line[:_SHOWN_LENGTH] + "…"

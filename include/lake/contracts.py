@@ -110,6 +110,9 @@ class Contract(_Strict):
     checks: SQL that must hold before anything is published: an expression that is true of every row, or with aggregates
         (`count(*) > 0`) of every day, or a SELECT that gives the rows that break it: from `this` (what would be
         published), the table's inputs, and the table itself (as it is published now). `{warn: …}` only reports.
+        What is null does not hold. For Spark NaN is larger than any number: so a column of doubles that a check
+        reads must not be NaN, unless the check asks isnan() or nanvl() of it. :start_date and :end_date are the
+        days of the build.
     reads: earlier days that the SELECT reads of an input: a number of days, or `all`; the day alone where not listed.
     patience_hours: how long a sensor waits for a day of this table.
     ready_when: of a source: SQL with aggregates over the rows of a day (`max(hour) = '23'`) that is true once the day

@@ -10,10 +10,10 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
 import sqlglot
-from sqlglot import exp
-from sqlglot.tokens import TokenType
+from sqlglot import Dialect, exp
+from sqlglot.tokens import Token, TokenType
 
-from include.lake import contracts, readiness, settings
+from include.lake import columns, contracts, readiness, repeatable, settings
 from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.days import parse_day
 from include.lake.errors import ContractError, LakeError
@@ -21,18 +21,8 @@ from include.lake.errors import ContractError, LakeError
 PARAMETERS = {"start_date", "end_date"}
 # In a check: the rows that would be published.
 THIS = "this"
-# What would make two builds of the same inputs differ.
-_NOT_REPEATABLE = (
-    exp.CurrentDate,
-    exp.CurrentTimestamp,
-    exp.Localtimestamp,
-    exp.Rand,
-    exp.Randn,
-    exp.Shuffle,
-    exp.Uuid,
-)
-# The same of functions that sqlglot does not know as such.
-_NOT_REPEATABLE_NAMES = {"now", "monotonically_increasing_id", "spark_partition_id", "input_file_name"}
+# What we add to a query begins so: no contract can have such a name, and no query may.
+OURS = "__lake_"
 
 
 @dataclass(frozen=True)
@@ -72,15 +62,26 @@ class Select(Template):
 
 @dataclass(frozen=True)
 class ParsedCheck(Template):
-    """A check of a contract. `kind`: `row`, `day` (it has aggregates) or `select` (it gives the rows that break it)."""
+    """A check of a contract. `kind`: `row`, `day` (it has aggregates) or `select` (it gives the rows that break it).
+
+    `gives`: what a SELECT gives, with what derives from sensitive columns; None where that cannot be known.
+    `doubles`: columns that may be NaN, and must not be where this check reads them.
+    """
 
     kind: str
     severity: str
+    gives: columns.Relation
+    doubles: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.text.split())
 
 
 def view_name(table: str) -> str:
-    """The session view that stands for a table at one version while a build runs."""
-    return "input__" + table.replace(".", "__")
+    """The session view that stands for a table at one version while a build runs; no two tables share one."""
+    schema, _, name = table.rpartition(".")
+    return f"{OURS}{len(schema)}_{schema}_{name}"
 
 
 def parse_select(text: str, contract: Contract) -> Select:
@@ -93,15 +94,15 @@ def parse_select(text: str, contract: Contract) -> Select:
     def line_of(needle: str) -> int | None:
         return next((n for n, content in enumerate(text.splitlines(), 1) if needle.lower() in content.lower()), None)
 
-    tree = _parse(text, wrong)
+    tree, tokens = _parse(text, wrong)
     if not isinstance(tree, exp.Query):
         raise wrong("must be exactly one SELECT")
-    if name := _not_repeatable(tree):
-        raise wrong(f"{name}() makes two builds differ; use :start_date and :end_date", line_of(name))
-
-    parameters = {node.name for node in tree.find_all(exp.Placeholder, exp.Parameter)}
-    for name in sorted(parameters - PARAMETERS):
-        raise wrong(f"unknown parameter :{name}; there are :start_date and :end_date", line_of(f":{name}"))
+    if DROP_REASON in contract.column_names:
+        raise wrong(f"{DROP_REASON} says why a row is not published; give that column of the contract another name")
+    if RUN_TIMESTAMP in (*contract.key, *contract.partitioned_by):
+        raise wrong(f"{RUN_TIMESTAMP} differs in every build; take it out of `key` and `partitioned_by`")
+    _require_repeatable(tree, tokens, text, wrong)
+    parameters = _parameters(tree, tokens, wrong)
     if parameters != PARAMETERS:
         raise wrong("must restrict the days with both :start_date and :end_date (a day is a range of one)")
 
@@ -120,15 +121,17 @@ def parse_select(text: str, contract: Contract) -> Select:
         if name not in columns:
             raise wrong(f"does not give column {name} of its contract; add it or remove it there")
 
-    spans = _spans(tree, text, wrong)
+    spans = _spans(tree, tokens, wrong)
     inputs = sorted({name for _, _, name in spans} - PARAMETERS)
     return Select(text, tree, spans, tuple(inputs), tuple(columns))
 
 
-def _parse(text: str, wrong: Callable[..., ContractError]) -> exp.Expr:
-    """The one statement or expression of a text."""
+def _parse(text: str, wrong: Callable[..., ContractError]) -> tuple[exp.Expr, list[Token]]:
+    """The one statement or expression of a text, and its tokens."""
+    dialect = Dialect.get_or_raise("spark")
     try:
-        trees = [tree for tree in sqlglot.parse(text, dialect="spark") if tree is not None]
+        tokens = dialect.tokenize(text)
+        trees = [tree for tree in dialect.parser().parse(tokens, text) if tree is not None]
     except sqlglot.errors.SqlglotError as error:
         told = error.errors if isinstance(error, sqlglot.errors.ParseError) else []
         first = told[0] if told else {}
@@ -136,27 +139,39 @@ def _parse(text: str, wrong: Callable[..., ContractError]) -> exp.Expr:
         raise wrong(f"does not parse: {what}", first.get("line")) from None
     if len(trees) != 1:
         raise wrong("must be exactly one SELECT")
-    return trees[0]
+    for token in tokens:
+        if token.text.lower().startswith(OURS) and token.token_type in (TokenType.VAR, TokenType.IDENTIFIER):
+            raise wrong(f"{token.text}: names that begin with {OURS} are the runner's own; use another", token.line)
+    return trees[0], tokens
 
 
-def _not_repeatable(tree: exp.Expr) -> str | None:
-    """The first function in a query that gives something else the next time, as it is usually written."""
-    for node in tree.find_all(exp.Func):
-        name = node.name.lower() if isinstance(node, exp.Anonymous) else node.sql_name().lower()
-        if isinstance(node, _NOT_REPEATABLE) or name in _NOT_REPEATABLE_NAMES:
-            return str(name)
-    return None
+def _require_repeatable(tree: exp.Expr, tokens: list[Token], text: str, wrong: Callable[..., ContractError]) -> None:
+    if fault := repeatable.fault(tree, text, tokens):
+        raise wrong(*fault)
+
+
+def _parameters(tree: exp.Expr, tokens: list[Token], wrong: Callable[..., ContractError]) -> set[str]:
+    """The parameters of a query or expression, all of them known."""
+    names = {node.name for node in tree.find_all(exp.Placeholder, exp.Parameter)}
+    for name in sorted(names - PARAMETERS):
+        line = next((token.line for token in tokens if token.text == name), None)
+        raise wrong(f"unknown parameter :{name}; there are :start_date and :end_date", line)
+    return names
 
 
 def _spans(
-    tree: exp.Expr, text: str, wrong: Callable[..., ContractError], extra: tuple[str, ...] = ()
+    tree: exp.Expr, tokens: list[Token], wrong: Callable[..., ContractError], extra: tuple[str, ...] = ()
 ) -> tuple[tuple[int, int, str], ...]:
     """Where tables and parameters are named in a text. `extra`: names without a schema that stand for tables."""
-    ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
+    ctes = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}  # Spark does not tell A from a
+    for name in ctes & set(extra):
+        raise wrong(f"WITH {name}: {name} stands for the rows to be published; use another name")
     spans = []
     for node in tree.find_all(exp.Table):
         line = node.this.meta.get("line")
-        if not node.db and node.name in ctes:
+        if not node.db and (node.name.lower() in ctes or not isinstance(node.this, exp.Identifier)):
+            if node.alias.lower() in extra:
+                raise wrong(f"{node.alias} stands for the rows to be published; use another alias", line)
             continue
         if not node.db and node.name not in extra:
             raise wrong(f"{node.name} is neither a table (write schema.table) nor defined in WITH", line)
@@ -164,10 +179,11 @@ def _spans(
             raise wrong(f"{node.sql()}: write schema.table without a catalog", line)
         if bool(node.alias) != bool(node.db):
             raise wrong(f"give {node.sql()} an alias" if node.db else f"{node.name} has no other alias", line)
+        if node.alias.lower() in extra:
+            raise wrong(f"{node.alias} stands for the rows to be published; use another alias", line)
         first = node.args["db"] if node.db else node.this
         name = f"{node.db}.{node.name}" if node.db else node.name
         spans.append((first.meta["start"], node.this.meta["end"] + 1, name))
-    tokens = sqlglot.tokenize(text, dialect="spark")
     for colon, parameter in pairwise(tokens):
         if colon.token_type == TokenType.COLON and parameter.text in PARAMETERS:
             spans.append((colon.start, parameter.end + 1, parameter.text))
@@ -199,27 +215,60 @@ def select(table: str) -> Select:
 def parsed_checks(table: str) -> tuple[ParsedCheck, ...]:
     """The checks of a table that we build, in the order of its contract; ContractError names the one that is wrong."""
     contract = contracts.get(table)
-    readable = {THIS, table, *inputs(table)}
+    relations: dict[str, columns.Relation] = {
+        name: [(column.name, column.sensitive) for column in contracts.get(name).columns]
+        for name in (table, *inputs(table))
+    }
+    # The runner fills RUN_TIMESTAMP when it writes.
+    relations[THIS] = [(c.name, c.sensitive) for c in contract.columns if c.name != RUN_TIMESTAMP]
     found = []
     for check in contract.checks:
 
         def wrong(what: str, line: int | None = None, sql: str = check.sql) -> ContractError:
             return ContractError(f"{settings.shown(contract.path)}: check `{' '.join(sql.split())}`: {what}")
 
-        tree = _parse(check.sql, wrong)
-        if _not_repeatable(tree):
-            raise wrong("two builds of the same rows must pass or fail alike; use :start_date and :end_date")
+        tree, tokens = _parse(check.sql, wrong)
+        _require_repeatable(tree, tokens, check.sql, wrong)
+        _parameters(tree, tokens, wrong)
+        spans = _spans(tree, tokens, wrong, (THIS,))
+        reader, gives = columns.Reader(relations, wrong), None
         if isinstance(tree, exp.Query):
-            spans = _spans(tree, check.sql, wrong, (THIS,))
-            if unread := sorted({name for _, _, name in spans} - PARAMETERS - readable):
-                raise wrong(f"reads {', '.join(unread)}; there are {', '.join(sorted(readable))}")
-            found.append(ParsedCheck(check.sql, tree, spans, "select", check.severity))
+            kind = "select"
+            if unread := sorted({name for _, _, name in spans} - PARAMETERS - relations.keys()):
+                raise wrong(f"reads {', '.join(unread)}; there are {', '.join(sorted(relations))}")
+            gives = reader.gives(tree)
         else:
             if tree.find(exp.Query):
                 raise wrong("a check with a query in it is a SELECT that gives the rows that break it")
-            kind = "day" if tree.find(exp.AggFunc) and not tree.find(exp.Window) else "row"
-            found.append(ParsedCheck(check.sql, tree, (), kind, check.severity))
+            if tree.find(exp.Window):
+                raise wrong("a check with a window is a SELECT that gives the rows that break it")
+            kind = "day" if any(map(_is_aggregate, tree.walk())) else "row"
+            reader.check(tree, {"": relations[THIS]})
+        found.append(ParsedCheck(check.sql, tree, spans, kind, check.severity, gives, _doubles(tree, contract)))
     return tuple(found)
+
+
+def _is_aggregate(node: exp.Expr) -> bool:
+    if isinstance(node, exp.Any):  # x like any (…) is none
+        return not isinstance(node.parent, (exp.Binary, exp.Like, exp.ILike))
+    return isinstance(node, exp.AggFunc) or (
+        isinstance(node, exp.Anonymous) and node.name.lower() in repeatable.MORE_AGGREGATES
+    )
+
+
+def _doubles(tree: exp.Expr, contract: Contract) -> tuple[str, ...]:
+    """The columns of doubles that a check reads without asking isnan() or nanvl() of them."""
+
+    def names(node: exp.Expr) -> set[str]:
+        return {column.name.lower() for column in node.find_all(exp.Column)}
+
+    asked = {
+        name
+        for node in tree.find_all(exp.Func)
+        if (node.name if isinstance(node, exp.Anonymous) else node.sql_name()).lower() in ("isnan", "is_nan", "nanvl")
+        for name in names(node)
+    }
+    return tuple(c.name for c in contract.columns if c.type.endswith("double") and c.name in names(tree) - asked)
 
 
 def inputs(table: str) -> tuple[str, ...]:

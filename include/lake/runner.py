@@ -131,6 +131,7 @@ def _build_range(
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue
+            error = checks.masked(error, contract)
             if not _recorded(lake, table, build_id):  # else the connection was lost, and not the commit
                 seconds = (datetime.now(UTC) - started_at).total_seconds()
                 seen = lake.version(table)
@@ -140,7 +141,7 @@ def _build_range(
                 )  # fmt: skip
                 if isinstance(error, AnalysisException):
                     raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
-                raise
+                raise error from None
         rows = _recorded(lake, table, build_id)
         outcome.days += days
         for row in rows:
@@ -246,7 +247,9 @@ def _publish(
             .hint("rebalance", *contract.partitioned_by)
             .write.format("delta")
             .mode("overwrite")
-            .option("replaceWhere", f"{contract.day_column} >= '{days[0]}' and {contract.day_column} <= '{days[-1]}'")
+            .option(
+                "replaceWhere", f"`{contract.day_column}` >= '{days[0]}' and `{contract.day_column}` <= '{days[-1]}'"
+            )
             .option("userMetadata", json.dumps(record, separators=(",", ":")))
             .save(str(settings.table_path(table)))
         )

@@ -102,6 +102,10 @@ def failed(
     )  # fmt: skip
 
 
+def loaded(table: str, load_id: str, version: int, empty_days: list[str]) -> None:
+    """Enter a load of a source, and the days that it said are empty."""
+
+
 def heal(table: str, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
     """Enter the builds of `table` that are committed and not in `rows`, its ledger rows.
 

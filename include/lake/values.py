@@ -196,10 +196,11 @@ def _timestamp(value: Any) -> datetime:
         if fraction and fraction[1][6:].strip("0"):
             raise Unfit("has more digits than a timestamp can hold (microseconds)")
         value = datetime.fromisoformat(value)
-    if getattr(value, "nanosecond", 0):
+    if not isinstance(value, datetime):
+        raise ValueError
+    if getattr(value, "nanosecond", 0):  # of pandas
         raise Unfit("has more digits than a timestamp can hold (microseconds)")
-    moment: datetime = value
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _json(value: Any) -> str:

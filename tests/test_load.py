@@ -494,6 +494,7 @@ def test_a_writer_that_comes_between_is_seen(shop: None, monkeypatch: pytest.Mon
 
     version = storage.replace_source(contract, table, guard=guard)
     assert seen == [{}, {DAY: 3}] and version == 2 and days() == {DAY: 1}
+    assert metadata()["loaded"] == {DAY: 1} and metadata()["empty_days"] == [], "of every writer of sources"
 
 
 def test_the_command_line_says_what_changed(shop: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -522,3 +523,33 @@ def test_the_command_line_says_what_changed(shop: None, tmp_path: Path, capsys: 
     ]
     assert cli.main([*command, "--from", DAY]) == 2
     assert "--from D and --to D go together" in capsys.readouterr().err
+
+
+@pytest.mark.spark
+def test_what_spark_writes_is_loaded(shop: None, tmp_path: Path, spark: Any) -> None:
+    spark.conf.set("spark.sql.parquet.outputTimestampType", "INT96")
+    written = spark.sql(
+        """SELECT map('a', 1L) AS text, 7Y AS small, CAST(7 AS DECIMAL(20, 0)) AS whole, 1.10BD AS number,
+        true AS flag, DATE'2026-01-05' AS born, TIMESTAMP'9999-12-31 00:00:00' AS at, array('x', NULL) AS tags,
+        '2026-01-05' AS day"""
+    )
+    written.write.partitionBy("day").parquet(str(tmp_path / "typed"))
+    spark.conf.unset("spark.sql.parquet.outputTimestampType")
+    assert load(THING, [str(tmp_path / "typed")]).no_values == ["secret"]
+    assert rows(THING) == [
+        {
+            "text": '{"a": 1}', "small": 7, "whole": 7, "number": 1.1, "flag": True, "born": date(2026, 1, 5),
+            "at": datetime(9999, 12, 31, tzinfo=UTC), "tags": ["x", None], "secret": None, "day": DAY,
+        }
+    ]  # fmt: skip
+    # Spark puts a backslash before a quote unless it is told to double it.
+    texts = ["plain", 'say "hi", he said', "back\\slash, and more"]
+    frame = spark.createDataFrame([(text, "2026-01-06") for text in texts], "text string, day string").coalesce(1)
+    frame.write.option("header", True).csv(str(tmp_path / "backslash"))
+    loaded = load(THING, [str(tmp_path / "backslash")], drop_bad=True)
+    assert loaded.now == {"2026-01-06": 2} and "let Spark write with the option escape" in loaded.reasons[0]
+    frame.write.option("header", True).option("escape", '"').csv(str(tmp_path / "doubled"))
+    load(THING, [str(tmp_path / "doubled")])
+    frame.write.json(str(tmp_path / "lines"))
+    load(THING, [str(tmp_path / "lines")])
+    assert {row["text"] for row in rows(THING) if row["day"] == "2026-01-06"} == set(texts)

@@ -1,15 +1,20 @@
 """Files into sources: which days are replaced, what is refused, and that a refusal writes nothing."""
 
 import json
+from collections import Counter
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
-from include.lake import storage
+from include.lake import cli, contracts, files, storage
 from include.lake.errors import LakeError, UsageError
-from include.lake.load import load
+from include.lake.load import _checked, load
 
 LOG = "service_log.weverse_server_log"
 NOTICE = "weverse2.community_content_common_notice"
@@ -38,10 +43,8 @@ def test_just_the_days_of_the_files_are_replaced(lake_home: Path, tmp_path: Path
 
 def test_a_source_without_days_is_replaced_whole(lake_home: Path, tmp_path: Path) -> None:
     load(NOTICE, [json_lines(tmp_path / "a.jsonl", {"id": "1", "parent_id": "community-1"}, {"id": "2"})])
-    load(NOTICE, [json_lines(tmp_path / "b.jsonl", {"id": "3", "something_else": [1]})])
+    load(NOTICE, [json_lines(tmp_path / "b.jsonl", {"id": "3"})])
     assert rows(NOTICE) == [{"id": "3", "parent_id": None}]
-    load(NOTICE, [json_lines(tmp_path / "empty.jsonl")])
-    assert rows(NOTICE) == []
 
 
 def test_the_three_formats_say_the_same(lake_home: Path, tmp_path: Path) -> None:
@@ -87,13 +90,7 @@ def test_bad_rows_are_refused_with_their_lines_or_dropped_and_counted(
     assert f"{file}:2: " in str(error.value) and told in str(error.value)
     assert storage.open_table(LOG) is None, "nothing may be written"
     result = load(LOG, [file], drop_bad=True)
-    assert (result.rows, len(result.dropped)) == (2, 1)
-
-
-def test_a_csv_row_with_too_few_values_is_bad(lake_home: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("id,parent_id\n1,community-1\n2\n")
-    with pytest.raises(LakeError, match=r"a\.csv:3: has not as many values"):
-        load(NOTICE, [str(tmp_path / "a.csv")])
+    assert (result.rows, result.dropped) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -113,3 +110,446 @@ def test_what_makes_no_sense_is_told_in_one_line(
         (tmp_path / name).write_text("{}\n")
     with pytest.raises(UsageError, match=told):
         load(table, [str(tmp_path / file)])
+
+
+SHOP = """
+about: Things of all types.
+partitioned_by: [day]
+columns:
+  - {name: text, type: string}
+  - {name: small, type: tinyint}
+  - {name: whole, type: bigint}
+  - {name: number, type: double}
+  - {name: flag, type: boolean}
+  - {name: born, type: date}
+  - {name: at, type: timestamp}
+  - {name: tags, type: array<string>}
+  - {name: secret, type: bigint, sensitive: true}
+  - {name: day, type: string}
+"""
+THING = "shop.thing"
+DAY = "2026-01-05"
+
+
+@pytest.fixture
+def shop(lake_home: Path, project: Any) -> None:
+    project({"shop/thing.yaml": SHOP, "shop/place.yaml": SHOP.replace("[day]", "[text, day]")})
+
+
+def write(path: Path, content: str | bytes | pa.Table) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, pa.Table):
+        pq.write_table(content, path)
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def days(table: str = THING) -> dict[str, int]:
+    delta = storage.open_table(table)
+    return {day: of.rows for day, of in storage.days(delta, contracts.get(table)).items()} if delta else {}
+
+
+def metadata(table: str = THING) -> dict[str, Any]:
+    delta = storage.open_table(table)
+    assert delta is not None
+    return json.loads(delta.history(1)[0]["userMetadata"])
+
+
+def things(**count: int) -> str:
+    """JSON lines with that many rows of each day: things(d05=3)."""
+    return "".join(
+        f'{{"day": "2026-01-{day[1:]}", "whole": {n}}}\n' for day, rows in count.items() for n in range(rows)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", "text;whole;day\nx;1;2026-01-05\n", "separate the columns with commas, not ';'"),
+        ("a.csv", "Text,day\nx,2026-01-05\n", "'Text' (is it text?)"),
+        ("a.csv", "texts,wole,day\n", "no column 'texts' (is it text?), 'wole' (is it whole?)"),
+        ("a.csv", "text,day,text\nx,2026-01-05,y\n", "has text twice"),
+        ("a.csv", "2026-01-05,7\n2026-01-05,8\n", "no column '2026-01-05', '7'"),
+        (
+            "a.jsonl",
+            '{"day": "2026-01-05"}\n{"day": "2026-01-05", "txt": 1}\n{"dy": 1}\n',
+            "a.jsonl:2: shop.thing has no",
+        ),
+        ("a.jsonl", '{"day": "2026-01-05"}\n{"txt": 1}\n{"txt": 1, "xyz": 1}\n', "'txt' (is it text?), 'xyz'"),
+        ("a.parquet", pa.table({"day": [DAY], "wholes": [1]}), "'wholes' (is it whole?)"),
+        ("a.parquet", pa.table([[DAY], [1], [2]], ["day", "whole", "whole"]), "has whole twice"),
+        ("dy=2026-01-05/a.csv", "whole\n1\n", "'dy' (is it day?)"),
+    ],
+)
+def test_a_file_with_other_names_is_refused(
+    shop: None, tmp_path: Path, name: str, content: str | pa.Table, told: str
+) -> None:
+    write(tmp_path / "in" / name, content)
+    with pytest.raises(UsageError) as error:
+        load(THING, [str(tmp_path / "in")])
+    assert told in str(error.value) and "nothing was loaded" in str(error.value)
+    assert storage.open_table(THING) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "whole,wohl,day\n7,x,2026-01-05\n"),
+        ("a.jsonl", '{"whole": 7, "wohl": "x", "day": "2026-01-05"}'),
+        ("a.parquet", pa.table({"day": [DAY], "whole": [7], "wohl": ["x"]})),
+    ],
+)
+def test_other_columns_are_ignored_on_demand_but_not_all_of_them(
+    shop: None, tmp_path: Path, name: str, content: str | pa.Table
+) -> None:
+    loaded = load(THING, [write(tmp_path / name, content)], ignore_columns=True)
+    assert [(row["whole"], row["day"]) for row in rows(THING)] == [(7, DAY)]
+    assert loaded.no_values == ["text", "small", "number", "flag", "born", "at", "tags", "secret"]
+    for other, alone in (("b.csv", "x,y\n1,2\n"), ("b.jsonl", '{"x": 1}'), ("b.parquet", pa.table({"x": [1]}))):
+        with pytest.raises(UsageError, match=r"has none of the columns of shop\.thing"):
+            load(THING, [write(tmp_path / other, alone)], ignore_columns=True)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(shop: None, tmp_path: Path) -> None:
+    for name, content in (
+        ("a.csv", "day,whole\n2026-01-05,1\n"),
+        ("b.csv", '"day"\n2026-01-05\n'),
+        ("a.jsonl", things(d05=1)),
+    ):
+        assert load(THING, [write(tmp_path / name, b"\xef\xbb\xbf" + content.encode())]).now == {DAY: 1}
+    with pytest.raises(UsageError, match="is UTF-16"):
+        load(THING, [write(tmp_path / "c.csv", "day\n2026-01-05\n".encode("utf-16"))])
+
+
+@pytest.mark.parametrize("content", ["", "\n", '{"id": 5}\n', "{broken\n"])
+def test_a_table_is_emptied_only_on_demand(lake_home: Path, tmp_path: Path, content: str) -> None:
+    load(NOTICE, [write(tmp_path / "a.jsonl", '{"id": "1"}\n{"id": "2"}\n')])
+    file = write(tmp_path / "b.jsonl", content)
+    with pytest.raises(LakeError, match=r"no file has rows of .* nothing was loaded.*--allow-empty"):
+        load(NOTICE, [file], drop_bad=True)
+    assert len(rows(NOTICE)) == 2
+    assert load(NOTICE, [file], drop_bad=True, allow_empty=True).now == {"": 0}
+    assert rows(NOTICE) == [] and metadata(NOTICE)["loaded"] == {"": 0}
+
+
+def test_a_day_whose_rows_are_all_bad_is_not_empty(shop: None, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", things(d05=2) + '{"day": "2026-01-06", "whole": "x"}\n')
+    span = ["2026-01-05", "2026-01-06"]
+    with pytest.raises(LakeError, match="every row of 2026-01-06 is bad: nothing was loaded"):
+        load(THING, [file], drop_bad=True, days=span)
+    assert days() == {}
+    assert load(THING, [file], drop_bad=True, days=span, allow_empty=True).empty_days == ["2026-01-06"]
+    with pytest.raises(LakeError, match="which days are empty"):
+        load(THING, [write(tmp_path / "b.jsonl", "")], allow_empty=True)
+
+
+NS, MS = pa.timestamp("ns"), pa.timestamp("ms", "Asia/Seoul")
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+MAP = pa.map_(pa.string(), pa.int64())
+DEEP = pa.struct([("m", MAP), ("price", pa.decimal128(9, 2)), ("at", NS), ("day", pa.date32())])
+BAD_TEXT = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "held"),
+    [
+        ("text", pa.array(["é"], pa.large_string()), "é"),
+        ("text", pa.array(["é"]).dictionary_encode(), "é"),
+        ("text", pa.array(["é".encode()], pa.binary()), "é"),
+        ("text", pa.array([bytes(range(16))], pa.uuid()), "00010203-0405-0607-0809-0a0b0c0d0e0f"),
+        ("text", pa.nulls(1), None),
+        ("text", pa.array([[("a", 1), ("b", None)]], MAP), '{"a": 1, "b": null}'),
+        ("text", pa.array([[{"a": "é"}]], pa.list_(pa.struct([("a", pa.string())]))), '[{"a": "é"}]'),
+        (
+            "text",
+            pa.array([{"m": [("k", 1)], "price": Decimal("1.10"), "at": NOON, "day": date(2026, 1, 5)}], DEEP),
+            '{"m": {"k": 1}, "price": 1.10, "at": "2026-01-05T12:00:00Z", "day": "2026-01-05"}',
+        ),
+        ("whole", pa.array([7], pa.uint64()), 7),
+        ("whole", pa.array([7.0]), 7),  # whole numbers of pandas, where some are missing
+        ("whole", pa.array([Decimal("7.00")]), 7),
+        ("number", pa.array([Decimal("1.10")], pa.decimal128(38, 18)), 1.1),
+        ("number", pa.array([float("inf")]), float("inf")),
+        ("number", pa.array([7], pa.int16()), 7.0),
+        ("born", pa.array([datetime(2026, 1, 5)], NS), date(2026, 1, 5)),  # a day of pandas
+        ("at", pa.array([NOON.replace(tzinfo=None)], NS), NOON),
+        ("at", pa.array([NOON], MS), NOON),
+        ("at", pa.array([date(2026, 1, 5)]), NOON.replace(hour=0)),
+        ("at", pa.array([datetime(9999, 12, 31)], pa.timestamp("us")), datetime(9999, 12, 31, tzinfo=UTC)),
+        ("tags", pa.array([["a", None]], pa.large_list(pa.large_string())), ["a", None]),
+        ("day", pa.array([date(2026, 1, 5)]), DAY),
+        # What cannot be held.
+        ("text", BAD_TEXT, "row text: is no UTF-8"),
+        ("text", pa.array([b"\xff"], pa.binary()), "row text: \"b'\\\\xff'\" is not string"),
+        ("text", pa.array([5]), "row text: '5' is not string"),
+        ("text", pa.array([[("a", 1), ("a", 2)]], MAP), "row text: has one key twice"),
+        ("text", pa.array([{"a": float("nan")}]), "row text: an object is not JSON that can be held"),
+        ("text", pa.array([{"a": b"x"}]), "row text: an object is not JSON that can be held"),
+        ("small", pa.array([300]), "row small: '300' is not tinyint"),
+        ("whole", pa.array([1.5]), "row whole: '1.5' is not bigint"),
+        ("whole", pa.array([float("nan")]), "row whole: 'nan' is not bigint"),
+        ("whole", pa.array([2**63], pa.uint64()), "row whole: '9223372036854775808' is not bigint"),
+        ("whole", pa.array([True]), "row whole: 'True' is not bigint"),
+        ("number", pa.array([2**53 + 1]), "row number: '9007199254740993' is not double"),
+        (
+            "number",
+            pa.array([Decimal("0.12345678901234567890")]),
+            "row number: '0.12345678901234567890' has more digits",
+        ),
+        ("flag", pa.array([1]), "row flag: '1' is not boolean"),
+        ("born", pa.array([NOON.replace(tzinfo=None)], NS), "row born: '2026-01-05 12:00:00.000000000' is not date"),
+        ("born", pa.array([2932897], pa.date32()), "row born: '10000-01-01' is not date"),
+        ("at", pa.array([253402300800], pa.timestamp("s")), "row at: '10000-01-01 00:00:00.000' is not timestamp"),
+        ("at", pa.array([1], NS), "row at: '1970-01-01 00:00:00.000000001' is not timestamp"),
+        ("at", pa.array([5]), "row at: '5' is not timestamp"),
+        ("secret", pa.array(["4111-1111"]), "row secret: '***' is not bigint"),
+    ],
+)
+def test_typed_parquet_is_held_or_refused(tmp_path: Path, column: str, values: pa.Array, held: Any) -> None:
+    nothing = pa.nulls(1, values.type)
+    columns = {column: pa.concat_arrays([nothing, values, nothing])} | ({"day": [DAY] * 3} if column != "day" else {})
+    contract = contracts.parse(SHOP, tmp_path / "shop" / "thing.yaml")
+    (batch,) = files.read(write(tmp_path / "a.parquet", pa.table(columns)), files.Names(contract, ignore=False))
+    good, bad = _checked(contract, batch, None, Counter())
+    if isinstance(held, str) and held.startswith("row "):
+        assert len(bad) == 1 and bad[0][0] == 2 and held[4:] in bad[0][1]
+        assert good.num_rows == 2
+    elif column == "day":
+        assert good["day"].to_pylist() == [DAY]
+    else:
+        assert not bad and good[column].to_pylist() == [None, held, None]
+
+
+def test_a_timestamp_of_spark_beyond_2262_stays(shop: None, tmp_path: Path) -> None:
+    at = [datetime(9999, 12, 31), datetime(1, 1, 1), datetime(2026, 1, 5, 0, 0, 0, 1), None]
+    table = pa.table({"at": pa.array(at, pa.timestamp("us")), "day": [DAY] * 4})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    load(THING, [str(tmp_path / "a.parquet")])
+    assert {row["at"] and row["at"].replace(tzinfo=None) for row in rows(THING)} == set(at)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_folders_partitioned_in_hives_way(shop: None, tmp_path: Path, kind: str) -> None:
+    content = {"parquet": pa.table({"whole": [7]}), "csv": "whole\n7\n", "jsonl": '{"whole": 7}\n'}[kind]
+    folder = tmp_path / "in"
+    for name in ("a%2Fb%3D%25/day=2026-01-05", "__HIVE_DEFAULT_PARTITION__/day=2026-01-06"):
+        write(folder / f"text={name}" / f"part-0.{kind}", content)
+    for hidden in ("_SUCCESS", ".part-0.parquet.crc", "_temporary/day=2026-01-05/part-0.parquet"):
+        write(folder / hidden, b"no data")
+    load(THING, [str(folder)])
+    found = sorted((row["day"], row["text"], row["whole"]) for row in rows(THING))
+    assert found == [(DAY, "a/b=%", 7), ("2026-01-06", None, 7)]
+    # One of the folders alone, as a shell names it.
+    load(THING, [str(folder / "text=a%2Fb%3D%25" / "day=2026-01-05")])
+    assert days() == {DAY: 1, "2026-01-06": 1}
+    # A null in a partition column that may not be null, and a value that is not the folder's.
+    with pytest.raises(LakeError, match="text is missing"):
+        load("shop.place", [str(folder)])
+    write(folder / "day=2026-01-07" / "a.csv", "day,whole\n2026-01-07,1\n2026-01-08,1\n")
+    with pytest.raises(
+        LakeError, match=r"1 rows do not fit[^\n]*\n.*a\.csv:3: day: '2026-01-08' is not what its folder says"
+    ):
+        load(THING, [str(folder)])
+    write(folder / "README.txt", "")
+    with pytest.raises(UsageError, match=r"README\.txt: load reads"):
+        load(THING, [str(folder)])
+
+
+def test_of_a_delta_table_the_newest_rows_are_read(shop: None, tmp_path: Path) -> None:
+    for number in (1, 2):
+        table = pa.table({"day": [DAY, "2026-01-06"], "whole": [number] * 2})
+        write_deltalake(str(tmp_path / "delta"), table, mode="overwrite", partition_by=["day"])
+    load(THING, [str(tmp_path / "delta")])
+    assert sorted((row["day"], row["whole"]) for row in rows(THING)) == [(DAY, 2), ("2026-01-06", 2)]
+
+
+GOOD = f'{{"day": "{DAY}"}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "told"),
+    [
+        ("a.jsonl", b'{"day": "2026-01-05", "text": "\\ud800"}', "text: '\\ud800' has half a surrogate pair"),
+        ("a.jsonl", b'{"day": "2026-01-05", "text": {"a": "\\ud800"}}', "text: an object"),
+        ("a.jsonl", b'{"day": "2026-01-05", "text": "\xff"}', "is no UTF-8 at byte 32"),
+        ("a.jsonl", b'{"text": ' + b"[" * 1500 + b"]" * 1500 + b"}", "is nested too deep"),
+        ("a.jsonl", b'{"day": "2026-01-05", "at": "10000-01-01T00:00:00Z"}', "at: '10000-01-01T00:00:00Z' is not"),
+        ("a.jsonl", b'{"day": "2026-01-05", "at": "9999-12-31T23:59:59-09:00"}', "is not timestamp"),
+        ("a.jsonl", b'{"day": "2026-01-05", "at": "2026-01-05T00:00:00.0000001Z"}', "more digits than a timestamp"),
+        ("a.jsonl", b'{"day": "2026-01-05", "born": "10000-01-01"}', "born: '10000-01-01' is not date"),
+        ("a.jsonl", b'{"day": "2026-01-05", "whole": NaN}', "whole: 'nan' is not bigint"),
+        ("a.jsonl", b'{"day": "2026-01-05", "text": [Infinity]}', "text: a list is not JSON that can be held"),
+        ("a.jsonl", b'{"day": "2026-01-05", "number": 1e999}', "a number is too big"),
+        ("a.jsonl", b'{"day": "2026-01-05", "whole": ' + b"9" * 5000 + b"}", "is not JSON that can be held"),
+        ("a.jsonl", b'{"day": "2026-01-05", "number": 9007199254740993}', "more digits than double can hold"),
+        ("a.jsonl", b'{"day": "2026-01-05", "day": "2026-01-06"}', "an object has one key twice"),
+        ("a.jsonl", b'{"day": "2026-01-05", "text": {"a": 1, "a": 2}}', "an object has one key twice"),
+        ("a.jsonl", b'{"day": "2026-01-05", "secret": "4111-1111"}', "secret: '***' is not bigint"),
+        ("a.jsonl", b'{"day": ""}', "day: '' is null in a partition column"),
+        ("a.csv", b"x,1,1,2026-01-05,more", "has not as many values as the header (4)"),
+        ("a.csv", b"x,1", "has not as many values"),
+        ("a.csv", b"\xff,1,1,2026-01-05", "is no UTF-8"),
+        (
+            "a.csv",
+            b'"{\\"a\\": 1}",1,1,2026-01-05',
+            "a backslash before a quote: let Spark write with the option escape",
+        ),
+        ("a.csv", b'"a\\",1,1,"",2026-01-05"', "has not as many values as the header (4) (a backslash"),
+        ("a.csv", b'"x,1,1,2026-01-05', "is not CSV: "),
+        ("a.csv", b"x,1_0,1,2026-01-05", "whole: '1_0' is not bigint"),
+        ("a.csv", b"x,1,1e999,2026-01-05", "number: '1e999' is too big for double"),
+        ("a.csv", "x,١,1,2026-01-05".encode(), "whole: '١' is not bigint"),
+    ],
+)
+def test_one_bad_row_costs_itself_alone(shop: None, tmp_path: Path, name: str, bad: bytes, told: str) -> None:
+    good = GOOD.encode() if name == "a.jsonl" else b"x,1,1," + DAY.encode()
+    head = [] if name == "a.jsonl" else [b"text,whole,number,day"]
+    file = write(tmp_path / name, b"\n".join([*head, good, bad, good, good, b""]))
+    loaded = load(THING, [file], drop_bad=True)
+    assert loaded.reasons[0].startswith(f"{file}:{len(head) + 2}: ") and told in loaded.reasons[0]
+    assert (loaded.now, loaded.dropped) == ({DAY: 3}, 1)
+
+
+def test_what_is_long_or_spans_lines_is_no_bad_row(shop: None, tmp_path: Path) -> None:
+    texts = ["x" * 140_000, 'two\nlines, "quoted"', "back\\slash"]
+    quoted = ['"' + text.replace('"', '""') + '"' for text in texts]
+    load(THING, [write(tmp_path / "a.csv", "text,day\n" + "".join(f"{text},{DAY}\n" for text in quoted))])
+    assert {row["text"] for row in rows(THING)} == set(texts)
+
+
+def test_an_empty_text_is_no_partition(shop: None, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", f'{{"day": "{DAY}", "text": ""}}\n')
+    with pytest.raises(LakeError, match="text: '' is null in a partition column"):
+        load("shop.place", [file])
+    assert load(THING, [file]).rows == 1
+
+
+def test_rows_are_read_a_batch_at_a_time(shop: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_ROWS", 100)
+    table = pa.table({"day": [DAY, "2026-01-06"] * 500, "whole": range(1000)})
+    lines = "".join(f"{row['day']},{row['whole']}\n" for row in table.to_pylist())
+    for path in (
+        write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in table.to_pylist())),
+        write(tmp_path / "a.csv", "day,whole\n" + lines),
+        write(tmp_path / "a.parquet", table),
+    ):
+        sizes = [len(batch.lines) for batch in files.read(path, files.Names(contracts.get(THING), ignore=False))]
+        assert max(sizes) == 100 and sum(sizes) == 1000
+        before = storage.open_table(THING)
+        loaded = load(THING, [path])
+        assert loaded.now == {DAY: 500, "2026-01-06": 500}
+        assert loaded.version == (before.version() if before else 0) + 1, "one commit"
+        assert sorted(row["whole"] for row in rows(THING)) == list(range(1000))
+
+
+def test_a_day_that_would_lose_most_of_its_rows_stops_the_load(shop: None, tmp_path: Path) -> None:
+    load(THING, [write(tmp_path / "a.jsonl", things(d05=50, d06=50))])
+    stray = write(tmp_path / "b.jsonl", things(d05=1, d06=60, d07=1))
+    with pytest.raises(LakeError, match=r"\(2026-01-05 50 -> 1\): nothing was loaded; .* --replace-smaller"):
+        load(THING, [stray])
+    assert days() == {"2026-01-05": 50, "2026-01-06": 50}
+    loaded = load(THING, [stray], replace_smaller=True)
+    assert loaded.before == {"2026-01-05": 50, "2026-01-06": 50, "2026-01-07": 0}
+    assert loaded.now == days() == {"2026-01-05": 1, "2026-01-06": 60, "2026-01-07": 1}
+    assert load(THING, [write(tmp_path / "c.jsonl", things(d06=30))]).before == {"2026-01-06": 60}, "half may go"
+    load(NOTICE, [write(tmp_path / "n.jsonl", '{"id": "1"}\n' * 9)])
+    with pytest.raises(LakeError, match=r"\(9 -> 4\)"):
+        load(NOTICE, [write(tmp_path / "n.jsonl", '{"id": "1"}\n' * 4)])
+
+
+def test_a_load_speaks_for_all_days_of_its_range(shop: None, tmp_path: Path) -> None:
+    span = ["2026-01-04", "2026-01-05", "2026-01-06"]
+    load(THING, [write(tmp_path / "a.jsonl", things(d05=2, d06=1, d07=1))])
+    file = write(tmp_path / "b.jsonl", things(d05=3))
+    with pytest.raises(LakeError, match="2026-01-06 1 -> 0"):
+        load(THING, [file], days=span)
+    loaded = load(THING, [file], days=span, replace_smaller=True)
+    assert loaded.empty_days == ["2026-01-04", "2026-01-06"]
+    assert loaded.now == {"2026-01-04": 0, "2026-01-05": 3, "2026-01-06": 0}
+    assert days() == {"2026-01-05": 3, "2026-01-07": 1}
+    record = metadata()
+    assert len(record.pop("load_id")) == 32
+    assert record == {"table": THING, "loaded": {"2026-01-05": 3}, "empty_days": ["2026-01-04", "2026-01-06"]}
+    with pytest.raises(LakeError, match=r"day: '2026-01-07' is not in 2026-01-04\.\.2026-01-06"):
+        load(THING, [write(tmp_path / "c.jsonl", things(d05=3, d07=1))], days=span)
+    # Days that had no rows before: nothing changes but what is known of them.
+    loaded = load(THING, [write(tmp_path / "d.csv", "")], days=["2026-01-01", "2026-01-02"])
+    assert (metadata()["loaded"], metadata()["empty_days"]) == ({}, ["2026-01-01", "2026-01-02"])
+    delta = storage.open_table(THING)
+    assert delta is not None and delta.version() == loaded.version == 3
+    with pytest.raises(UsageError, match="has no days"):
+        load(NOTICE, [file], days=span)
+
+
+def test_a_writer_that_comes_between_is_seen(shop: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = contracts.get(THING)
+    table = pa.Table.from_pylist([{"day": DAY, "whole": 1}], storage.arrow_schema(contract))
+    seen = []
+
+    def guard(before: dict[str, int]) -> None:
+        seen.append(before)
+        if len(seen) == 1:
+            storage.replace_source(contract, pa.concat_tables([table] * 3))
+
+    version = storage.replace_source(contract, table, guard=guard)
+    assert seen == [{}, {DAY: 3}] and version == 2 and days() == {DAY: 1}
+    assert metadata()["loaded"] == {DAY: 1} and metadata()["empty_days"] == [], "of every writer of sources"
+
+
+def test_the_command_line_says_what_changed(shop: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["load", THING, write(tmp_path / "a.jsonl", things(d05=5))]
+    assert cli.main([*command, "--from", DAY, "--to", "2026-01-06"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "shop.thing: 5 rows of 2 days (2026-01-05..2026-01-06) loaded",
+        "  2026-01-05: 0 before, 5 now",
+        "  2026-01-06: 0 before, 0 now",
+    ]
+    write(tmp_path / "a.jsonl", things(d05=1))
+    assert cli.main(command) == 1
+    assert capsys.readouterr().err.startswith(
+        "lake: shop.thing would lose more than half of its rows (2026-01-05 5 -> 1)"
+    )
+    write(tmp_path / "a.jsonl", things(**{f"d{n:02}": 6 - n % 2 for n in range(1, 13)}))
+    assert cli.main([*command, "--replace-smaller"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["  days new: 11, with as many rows: 1"]
+    write(tmp_path / "a.jsonl", things(**{f"d{n:02}": 5 for n in range(1, 13)}) + "{broken\n")
+    assert cli.main([*command, "--drop-bad"]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0].endswith("loaded, 1 dropped") and told.err.startswith("dropped ")
+    assert told.out.splitlines()[1:3] == [
+        "  days with as many rows: 6, with fewer rows: 6",
+        "  2026-01-02: 6 before, 5 now",
+    ]
+    assert cli.main([*command, "--from", DAY]) == 2
+    assert "--from D and --to D go together" in capsys.readouterr().err
+
+
+@pytest.mark.spark
+def test_what_spark_writes_is_loaded(shop: None, tmp_path: Path, spark: Any) -> None:
+    spark.conf.set("spark.sql.parquet.outputTimestampType", "INT96")
+    written = spark.sql(
+        """SELECT map('a', 1L) AS text, 7Y AS small, CAST(7 AS DECIMAL(20, 0)) AS whole, 1.10BD AS number,
+        true AS flag, DATE'2026-01-05' AS born, TIMESTAMP'9999-12-31 00:00:00' AS at, array('x', NULL) AS tags,
+        '2026-01-05' AS day"""
+    )
+    written.write.partitionBy("day").parquet(str(tmp_path / "typed"))
+    spark.conf.unset("spark.sql.parquet.outputTimestampType")
+    assert load(THING, [str(tmp_path / "typed")]).no_values == ["secret"]
+    assert rows(THING) == [
+        {
+            "text": '{"a": 1}', "small": 7, "whole": 7, "number": 1.1, "flag": True, "born": date(2026, 1, 5),
+            "at": datetime(9999, 12, 31, tzinfo=UTC), "tags": ["x", None], "secret": None, "day": DAY,
+        }
+    ]  # fmt: skip
+    # Spark puts a backslash before a quote unless it is told to double it.
+    texts = ["plain", 'say "hi", he said', "back\\slash, and more"]
+    frame = spark.createDataFrame([(text, "2026-01-06") for text in texts], "text string, day string").coalesce(1)
+    frame.write.option("header", True).csv(str(tmp_path / "backslash"))
+    loaded = load(THING, [str(tmp_path / "backslash")], drop_bad=True)
+    assert loaded.now == {"2026-01-06": 2} and "let Spark write with the option escape" in loaded.reasons[0]
+    frame.write.option("header", True).option("escape", '"').csv(str(tmp_path / "doubled"))
+    load(THING, [str(tmp_path / "doubled")])
+    frame.write.json(str(tmp_path / "lines"))
+    load(THING, [str(tmp_path / "lines")])
+    assert {row["text"] for row in rows(THING) if row["day"] == "2026-01-06"} == set(texts)

@@ -69,10 +69,21 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=1, metavar="S", help="another number makes another world (default 1)"
     )
 
-    load = command("load", _load, "replace the days of a source that the files hold (all of a source without days)")
+    load = command(
+        "load",
+        _load,
+        "replace the days of a source that the files hold, or that --from and --to say (all of a source without days)",
+    )
     load.add_argument("table", metavar="TABLE")
-    load.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .csv or .parquet")
-    load.add_argument("--drop-bad", action="store_true", help="leave out and count rows that do not fit the contract")
+    load.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .csv or .parquet, or a folder of such files")
+    add_range(load, required=False)
+    for option, meaning in {
+        "--drop-bad": "leave out and count rows that do not fit the contract",
+        "--ignore-columns": "leave out columns that the contract does not know",
+        "--allow-empty": "files without a good row are meant",
+        "--replace-smaller": "days that lose more than half of their rows are meant",
+    }.items():
+        load.add_argument(option, action="store_true", help=meaning)
 
     build = command("build", _build, "build the days of tables that are missing or stale, in the order of their inputs")
     build.add_argument("tables", nargs="+", metavar="TABLE")
@@ -184,13 +195,19 @@ def _sample(options: Any) -> None:
 def _load(options: Any) -> None:
     from include.lake.load import load
 
+    if bool(options.start) != bool(options.end):
+        raise UsageError("--from D and --to D go together")
+    days = _days(options) if options.start else None
     with _ticking(f"loading {options.table}"):
-        result = load(options.table, options.files, options.drop_bad)
-    for line in result.dropped[:10]:
+        result = load(
+            options.table, options.files, options.drop_bad, days=days, ignore_columns=options.ignore_columns,
+            allow_empty=options.allow_empty, replace_smaller=options.replace_smaller,
+        )  # fmt: skip
+    for line in result.reasons:
         print(f"dropped {line}", file=sys.stderr)
-    lost = f", {len(result.dropped):,} dropped" if result.dropped else ""
-    span = f" of {len(result.days)} days ({result.days[0]}..{result.days[-1]})" if result.days else ""
-    print(f"{options.table}: {result.rows:,} rows{span} loaded{lost}")
+    if result.no_values:
+        print(f"no file has {', '.join(result.no_values)}: null in every row", file=sys.stderr)
+    print("\n".join(result.lines(options.table)))
 
 
 def _build(options: Any) -> None:

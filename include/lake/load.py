@@ -1,163 +1,260 @@
-"""Files into sources: JSON lines, CSV or Parquet, checked row by row against the contract before it is written."""
+"""Files into sources: every row is checked against the contract, then all are written in one commit, or none."""
 
-import csv
-import json
-import re
-from collections.abc import Iterator
+import tempfile
+import uuid
+from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from include.lake import contracts, storage
-from include.lake.contracts import Column, Contract
+from include.lake import contracts, files, ledger, settings, storage, values
+from include.lake.contracts import Contract
 from include.lake.days import parse_day
 from include.lake.errors import LakeError, UsageError
 
 _SHOWN = 10
-_INTEGERS = {"tinyint": 8, "int": 32, "bigint": 64}
-_WHOLE = re.compile(r"[+-]?\d+")
 
 
 @dataclass
 class Loaded:
-    """What a load did: rows written, the days they replaced, and rows dropped with file, line and reason."""
+    """What a load did.
 
-    rows: int = 0
-    days: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
+    now, before: rows of each day of the load ('' for a source without days). empty_days: days of the range without
+    rows. dropped: rows left out, the first of them in `reasons` with file, line and reason. no_values: columns that no
+    file has.
+    """
+
+    now: dict[str, int] = field(default_factory=dict)
+    before: dict[str, int] = field(default_factory=dict)
+    empty_days: list[str] = field(default_factory=list)
+    dropped: int = 0
+    reasons: list[str] = field(default_factory=list)
+    no_values: list[str] = field(default_factory=list)
+    version: int = -1
+
+    @property
+    def rows(self) -> int:
+        return sum(self.now.values())
+
+    @property
+    def days(self) -> list[str]:
+        return sorted(day for day in self.now if day)
+
+    def lines(self, table: str) -> list[str]:
+        """What to tell people: the rows of each day before and now, or of many days only those that lose rows."""
+        lost = f", {self.dropped:,} dropped" if self.dropped else ""
+        span = f" of {len(self.days)} days ({self.days[0]}..{self.days[-1]})" if self.days else ""
+        lines = [f"{table}: {self.rows:,} rows{span} loaded{lost}"]
+        shown = [day for day in self.now if len(self.now) <= _SHOWN or self.now[day] < self.before[day]]
+        if len(self.now) > _SHOWN:
+            kinds = Counter(
+                "new" if not self.before[day] and rows else "empty" if not rows
+                else "with more rows" if rows > self.before[day]
+                else "with fewer rows" if rows < self.before[day] else "with as many rows"
+                for day, rows in self.now.items()
+            )  # fmt: skip
+            lines.append("  days " + ", ".join(f"{kind}: {count:,}" for kind, count in kinds.items()))
+        for day in sorted(shown)[:_SHOWN]:
+            lines.append(f"  {day or 'rows'}: {self.before[day]:,} before, {self.now[day]:,} now")
+        return lines + ([f"  … and {len(shown) - _SHOWN:,} more days with fewer"] if len(shown) > _SHOWN else [])
 
 
-def load(table: str, files: list[str], drop_bad: bool = False) -> Loaded:
+class _Spool:
+    """Checked rows on the disk of the lake, so that memory does not grow with the files.
+
+    The file has no name. So nothing stays behind when the load is killed.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        settings.home().mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=settings.home())  # noqa: SIM115 (closed below)
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        self._writer = pa.ipc.new_stream(self._file, schema, options=options)
+        self.write = self._writer.write
+
+    def reader(self) -> pa.RecordBatchReader:
+        self._writer.close()
+        self._file.seek(0)
+        return pa.ipc.open_stream(self._file)
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def load(
+    table: str,
+    paths: list[str],
+    drop_bad: bool = False,
+    *,
+    days: list[str] | None = None,
+    ignore_columns: bool = False,
+    allow_empty: bool = False,
+    replace_smaller: bool = False,
+) -> Loaded:
     """Replace the days that the files hold (all of a source that has no days) in one commit.
 
-    Raises UsageError for a table that is no source or a file that can't be read as what its name says, and LakeError
-    with the first bad rows and their line numbers, when nothing is written; `drop_bad` leaves those rows out instead.
+    days: replace these instead; those that the files do not hold are empty from then on, and known to be.
+    drop_bad: leave out rows that do not fit the contract; else they stop the load.
+    ignore_columns: leave out columns that the contract does not know; else they stop the load.
+    allow_empty: files without a good row are meant.
+    replace_smaller: days that lose more than half of their rows are meant.
+
+    Raises UsageError for a table that is no source and a file that can't be read or has other columns, and LakeError
+    with lines and reasons for bad rows, or with the days that would shrink. Then nothing is written.
     """
     contract = contracts.get(table)
     if not contract.is_source:
         raise UsageError(f"{table} is built from its SELECT, not loaded: ./lake build {table} --from D --to D")
-    columns: dict[str, list[Any]] = {name: [] for name in contract.column_names}
-    result = Loaded()
-    for file in files:
-        for line, row in _rows(Path(file)):
-            good = _checked(contract, row)
-            if isinstance(good, str):
-                result.dropped.append(f"{file}:{line}: {good}")
-                continue
-            for name, value in zip(columns, good, strict=True):
-                columns[name].append(value)
-    if result.dropped and not drop_bad:
-        more = f"\n… and {len(result.dropped) - _SHOWN:,} more" if len(result.dropped) > _SHOWN else ""
-        raise LakeError(
-            f"{len(result.dropped):,} rows do not fit the contract of {table}, nothing was loaded "
-            f"(mend them, or leave them out with --drop-bad):\n" + "\n".join(result.dropped[:_SHOWN]) + more
-        )
-    data = pa.table(columns, schema=storage.arrow_schema(contract))
-    if contract.day_column:
-        result.days = sorted(set(columns[contract.day_column]))
-    result.rows = data.num_rows
-    storage.replace_source(contract, data)
+    if days and not contract.day_column:
+        raise UsageError(f"{table} has no days: load it without --from and --to")
+    names, result = files.Names(contract, ignore_columns), Loaded()
+    dropped_of: Counter[str] = Counter()  # day -> its rows that were dropped, where the day could be read
+    now: Counter[str] = Counter()
+    with _Spool(storage.arrow_schema(contract)) as spool:
+        for path in paths:
+            for batch in files.read(path, names):
+                rows, bad = _checked(contract, batch, days, dropped_of)
+                result.dropped += len(bad)
+                result.reasons += [f"{batch.path}:{n}: {why}" for n, why in bad[: _SHOWN - len(result.reasons)]]
+                if rows.num_rows:
+                    now.update(_count(contract, rows))
+                    spool.write(rows)
+        names.refuse()
+        result.now = dict(sorted(now.items()))
+        if result.dropped and not drop_bad:
+            more = f"\n… and {result.dropped - _SHOWN:,} more" if result.dropped > _SHOWN else ""
+            raise LakeError(
+                f"{result.dropped:,} rows do not fit the contract of {table}, nothing was loaded "
+                f"(mend them, or leave them out with --drop-bad):\n" + "\n".join(result.reasons) + more
+            )
+        result.empty_days = [day for day in days or () if day not in now]
+        _refuse_empty(contract, result, days, allow_empty, {day for day in result.empty_days if dropped_of[day]})
+        result.now |= dict.fromkeys(result.empty_days, 0) or ({} if contract.day_column or now else {"": 0})
+        result.no_values = [name for name in contract.column_names if name not in names.matched] if now else []
+
+        def guard(before: dict[str, int]) -> None:
+            result.before = {day: before.get(day, 0) for day in result.now}
+            meant = replace_smaller or (allow_empty and not contract.day_column and not result.rows)
+            _refuse_smaller(table, result, meant)
+
+        load_id = uuid.uuid4().hex
+        result.version = storage.replace_source(
+            contract, spool.reader, loaded=dict(now) or ({} if contract.day_column else {"": 0}),
+            empty_days=result.empty_days, load_id=load_id, guard=guard,
+        )  # fmt: skip
+    ledger.loaded(table, load_id, result.version, result.empty_days)
     return result
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, row) of a file; in Parquet the row's number. A row that can't be read is a text that says why."""
+def _refuse_empty(
+    contract: Contract, result: Loaded, days: list[str] | None, allow_empty: bool, all_dropped: set[str]
+) -> None:
+    """LakeError where nothing is left to load, unless that is meant."""
+    table, bad = contract.table, f" but {result.dropped:,} bad ones" if result.dropped else ""
+    if not result.now and contract.day_column and not days:
+        raise LakeError(
+            f"no file has rows of {table}{bad}: nothing was loaded; --from D --to D says which days are empty"
+        )
+    if allow_empty:
+        return
+    if not result.now and (result.dropped or not days):
+        raise LakeError(f"no file has rows of {table}{bad}: nothing was loaded; if it is to be empty: --allow-empty")
+    if all_dropped:
+        raise LakeError(
+            f"{table}: every row of {_some(sorted(all_dropped))} is bad: nothing was loaded; "
+            "if these days are to be empty: --allow-empty"
+        )
+
+
+def _refuse_smaller(table: str, result: Loaded, meant: bool) -> None:
+    """LakeError where a day would lose more than half of its rows, unless that is meant."""
+    smaller = [day for day, rows in result.now.items() if 2 * rows < result.before[day]]
+    if smaller and not meant:
+        changes = _some([f"{day}{' ' if day else ''}{result.before[day]:,} -> {result.now[day]:,}" for day in smaller])
+        raise LakeError(
+            f"{table} would lose more than half of its rows ({changes}): nothing was loaded; "
+            "if that is meant: --replace-smaller"
+        )
+
+
+def _some(texts: list[str]) -> str:
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN:,} more" if len(texts) > _SHOWN else "")
+
+
+def _count(contract: Contract, rows: pa.RecordBatch) -> dict[str, int]:
+    if not contract.day_column:
+        return {"": rows.num_rows}
+    counts = rows.column(contract.day_column).value_counts()
+    return dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
+
+
+def _checked(
+    contract: Contract, batch: files.Batch, days: list[str] | None, dropped_of: Counter[str]
+) -> tuple[pa.RecordBatch, list[tuple[int, str]]]:
+    """The good rows of a batch in the contract's order and types, and the bad ones: line and reason."""
+    schema, size = storage.arrow_schema(contract), len(batch.lines)
+    wrong: dict[int, str] = {}  # row -> its first reason
+    arrays = []
+    for column, wanted in zip(contract.columns, schema.types, strict=True):
+        is_day = column.name == contract.day_column
+        array, problems = _array(column, wanted, batch, is_day)
+        if not column.nullable or is_day:
+            for row in _where(pc.is_null(array)):
+                problems.setdefault(row, f"{column.name} is missing")
+        if column.name in contract.partitioned_by and pa.types.is_string(array.type):
+            for row in _where(pc.equal(array, "")):
+                problems.setdefault(row, f"{column.name}: '' is null in a partition column; give it a value")
+        if is_day:
+            for day in array.unique().to_pylist():
+                if day and (problem := _day_problem(column, day, days)):
+                    problems.update(dict.fromkeys(_where(pc.equal(array, day)), problem))
+        wrong = problems | wrong
+        arrays.append(array)
+    rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
+    if wrong:
+        if contract.day_column:
+            dropped_of.update(rows.column(contract.day_column).take(pa.array(list(wrong))).to_pylist())
+        good = pa.array([row not in wrong for row in range(size)], pa.bool_())
+        rows = rows.filter(good)
+    return rows, sorted(batch.bad + [(batch.lines[row], why) for row, why in wrong.items()])
+
+
+def _array(
+    column: contracts.Column, wanted: pa.DataType, batch: files.Batch, is_day: bool
+) -> tuple[pa.Array, dict[int, str]]:
+    """One column of a batch, from the file or from the names of its folders."""
+    size, problems = len(batch.lines), dict[int, str]()
+    array = None
+    if column.name in batch.columns:
+        array, problems = values.as_column(column, wanted, batch.columns[column.name], is_day)
+    if column.name in batch.folder:
+        one, wrong = values.as_column(column, wanted, [batch.folder[column.name]], is_day)
+        if wrong:
+            return pa.nulls(size, wanted), dict.fromkeys(range(size), f"{wrong[0]} (a folder's name)")
+        folder = pa.repeat(one[0], size)
+        if array is not None:
+            same = pc.fill_null(pc.equal(array, folder), False)
+            for row in _where(pc.invert(pc.or_(same, pc.and_(pc.is_null(array), pc.is_null(folder))))):
+                problems.setdefault(row, values.reason(column, array[row].as_py(), "is not what its folder says"))
+        array = folder
+    return pa.nulls(size, wanted) if array is None else array, problems
+
+
+def _where(mask: Any) -> list[int]:
+    found: list[int] = pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist()
+    return found
+
+
+def _day_problem(column: contracts.Column, day: str, days: list[str] | None) -> str | None:
     try:
-        if path.suffix in (".jsonl", ".json", ".ndjson"):
-            with path.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        try:
-                            yield number, json.loads(line)
-                        except ValueError as error:
-                            yield number, f"is not JSON: {error}"
-        elif path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as lines:
-                reader = csv.DictReader(lines, strict=True)
-                for row in reader:
-                    if None in row or None in row.values():
-                        yield reader.line_num, f"has not as many values as the header ({len(reader.fieldnames or [])})"
-                    else:
-                        yield reader.line_num, {name: value for name, value in row.items() if value != ""}
-        elif path.suffix == ".parquet":
-            number = 0
-            for batch in pq.ParquetFile(path).iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-        else:
-            raise UsageError(f"{path}: load reads .jsonl (.json, .ndjson), .csv and .parquet files")
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
-        raise UsageError(f"{path} can't be read as {path.suffix[1:]}: {error}") from None
-
-
-def _checked(contract: Contract, row: Any) -> list[Any] | str:
-    """The row's values in the contract's order, or what is wrong with it. Columns that it does not know are ignored."""
-    if isinstance(row, str):
-        return row
-    if not isinstance(row, dict):
-        return "is not an object with columns"
-    values: list[Any] = []
-    for column in contract.columns:
-        value = row.get(column.name)
-        if value is None:
-            if not column.nullable:
-                return f"{column.name} is missing"
-            values.append(None)
-            continue
-        try:
-            values.append(_value(column, value))
-            if column.name == contract.day_column:
-                parse_day(value)
-        except (ValueError, TypeError, OverflowError, UsageError):
-            wanted = "a day" if column.name == contract.day_column else column.type
-            return f"{column.name}: {str(value)[:60]!r} is not {wanted}"
-    return values
-
-
-def _value(column: Column, value: Any) -> Any:
-    """`value` as the column's type, from what JSON, CSV or Parquet gave; ValueError if it is none."""
-    kind = column.type
-    if kind.startswith("array<"):
-        found = json.loads(value) if isinstance(value, str) else value
-        if not isinstance(found, list):
-            raise ValueError
-        inner = Column(name=column.name, type=kind[6:-1])
-        return [None if item is None else _value(inner, item) for item in found]
-    if kind == "string":
-        if isinstance(value, (dict, list)):  # JSON kept as text, as the columns of the sources have it
-            return json.dumps(value, ensure_ascii=False)
-        if not isinstance(value, str):
-            raise ValueError
-        return value
-    if kind in _INTEGERS:
-        if isinstance(value, str) and _WHOLE.fullmatch(value):
-            value = int(value)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or not -(1 << _INTEGERS[kind] - 1) <= value < 1 << _INTEGERS[kind] - 1
-        ):
-            raise ValueError
-        return value
-    if kind == "double":
-        if isinstance(value, bool):
-            raise ValueError
-        return float(value)
-    if kind == "boolean":
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        if not isinstance(value, bool):
-            raise ValueError
-        return value
-    if kind == "date":
-        return value if type(value) is date else date.fromisoformat(value)
-    # A timestamp without a zone is UTC, as everywhere here.
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        parse_day(day)
+    except UsageError:
+        return values.reason(column, day, "is not a day")
+    if days and not days[0] <= day <= days[-1]:
+        return values.reason(column, day, f"is not in {days[0]}..{days[-1]}")
+    return None

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from pyarrow.fs import FileSystem, SubTreeFileSystem
 
 from include.lake import settings
 from include.lake.contracts import Column, Contract
-from include.lake.days import is_day
+from include.lake.days import is_day, parse_day
 from include.lake.errors import ContractError, LakeError, WriteConflict
 
 _DELTA_TYPES = {
@@ -29,6 +30,8 @@ _ARROW_TYPES = {
 }  # fmt: skip
 # A week, as Delta has it: the longest that a build or a reader of an older version may take.
 _KEPT = timedelta(days=7)
+# Delta-rs keeps a row group in memory until it is full: its million rows would be some hundred MB.
+_WRITER = WriterProperties(max_row_group_size=200_000)
 # Ten years: the ledger can be made again from the commits, so the commits stay (Delta's own default is 30 days).
 _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 
@@ -274,23 +277,64 @@ def retry_conflicts(write: Callable[[], object], what: str) -> None:
     raise WriteConflict(f"{what}: other writers came first ten times; try again")
 
 
-def replace_source(contract: Contract, rows: pa.Table) -> int:
-    """Replace the days that `rows` hold (all of a source without days) in one commit; gives the version written."""
+def replace_source(
+    contract: Contract,
+    rows: pa.Table | Callable[[], pa.RecordBatchReader],
+    *,
+    loaded: dict[str, int] | None = None,
+    empty_days: Sequence[str] = (),
+    load_id: str | None = None,
+    guard: Callable[[dict[str, int]], None] | None = None,
+) -> int:
+    """Replace the days that `rows` hold (all of a source without days) in one commit; gives the version written.
+
+    rows: also a function that gives them anew for every try; then `loaded` says the rows of each day ('' without days).
+    empty_days: days that are to have no rows. guard: sees the rows of each day as they are, and may raise.
+    """
+    day = contract.day_column
+    if isinstance(rows, pa.Table):
+        table = rows.cast(arrow_schema(contract))
+        counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
+        loaded = {count["values"]: count["counts"] for count in counts}
+        rows = table.to_reader
+    path, read = str(settings.table_path(contract.table)), rows
+    held = sorted({*(loaded or ()), *empty_days})
     ensure_table(contract)
-    path = str(settings.table_path(contract.table))
-    rows = rows.cast(arrow_schema(contract))
-    predicate = None
-    if contract.day_column:
-        held = sorted(set(rows[contract.day_column].to_pylist()))
-        if not held:
-            return DeltaTable(path).version()
-        predicate = f"{contract.day_column} in ({', '.join(repr(day) for day in held)})"
+    if day and not held:
+        return DeltaTable(path).version()
+    predicate = f"{day} in ({', '.join(repr(parse_day(text)) for text in held)})" if day else None
+    record = {
+        "load_id": load_id or uuid.uuid4().hex,
+        "table": contract.table,
+        "loaded": dict(sorted((loaded or {}).items())),
+        "empty_days": sorted(empty_days),
+    }
+    properties = CommitProperties(max_commit_retries=0, custom_metadata={"userMetadata": json.dumps(record)})
+    version = -1
 
     def write() -> None:
-        write_deltalake(
-            path, rows, mode="overwrite", predicate=predicate,
-            commit_properties=CommitProperties(max_commit_retries=0),
-        )  # fmt: skip
+        # Delta commits only on top of the version that the guard has seen; else the next try looks again.
+        nonlocal version
+        newest = DeltaTable(path)
+        if guard:
+            guard(_row_counts(newest, contract))
+        try:
+            write_deltalake(
+                newest, read(), mode="overwrite", predicate=predicate,
+                commit_properties=properties, writer_properties=_WRITER,
+            )  # fmt: skip
+        except CommitFailedError:
+            raise
+        except DeltaError as error:
+            raise LakeError(f"{contract.table} can't be written: {str(error).splitlines()[0]}") from error
+        version = newest.version()
 
     retry_conflicts(write, contract.table)
-    return DeltaTable(path).version()
+    return version
+
+
+def _row_counts(delta: DeltaTable, contract: Contract) -> dict[str, int]:
+    """Rows of each day; of a source without days, all of them under ''."""
+    day = f'"{contract.day_column}"' if contract.day_column else "''"
+    counts = query(delta, f"select {day} as day, count(*) as number from source_rows group by 1")
+    return {row["day"]: row["number"] for row in counts.to_pylist()}

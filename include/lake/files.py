@@ -1,0 +1,345 @@
+"""Files as others write them, read in batches of rows: JSON lines, CSV, Parquet, and folders of these.
+
+A row that cannot be read costs itself alone. It is handed on with its line and the reason, and the rows after it are
+read. Only names are judged here; what the values must be is said in `values`.
+"""
+
+import csv
+import difflib
+import json
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from pyarrow.dataset import ParquetReadOptions
+
+from include.lake.contracts import Contract
+from include.lake.errors import UsageError
+
+# Rows and bytes in memory at a time: enough that Arrow is quick, and few enough for a small machine.
+_ROWS, _BYTES = 20_000, 16 << 20
+# Lines that one CSV record may have. A quote that is never closed would else swallow the rest of the file.
+_RECORD_LINES = 1_000
+_FIELD_BYTES = 64 << 20
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+_SHOWN = 10
+
+
+@dataclass
+class Batch:
+    """Rows of one file, by column. `folder`: the values that the names of its folders give, in Hive's way."""
+
+    path: Path
+    folder: dict[str, str | None]
+    lines: list[int] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
+    bad: list[tuple[int, str]] = field(default_factory=list)  # rows that cannot be read: line and reason
+
+
+class Names:
+    """The names that files use, against those that the contract knows."""
+
+    def __init__(self, contract: Contract, ignore: bool) -> None:
+        self.table, self.columns, self.matched = contract.table, contract.column_names, set[str]()
+        self._known, self._ignore, self._unknown = set(self.columns), ignore, dict[str, str]()
+
+    def see(self, names: Collection[str], place: str) -> None:
+        """Keep names for `refuse`."""
+        unknown = [name for name in names if name not in self._known]
+        self.matched |= set(names) - set(unknown)
+        if not self._ignore:
+            for name in unknown:
+                self._unknown.setdefault(name, place)
+
+    def header(self, names: list[str], folder: Collection[str], path: Path) -> None:
+        """Judge the names of a whole file at once."""
+        repeated = sorted({n for n in names if names.count(n) > 1 and (n in self._known or not self._ignore)})
+        if repeated:
+            raise UsageError(f"{path} has {', '.join(repeated)} twice: nothing was loaded; give each column one name")
+        before, self.matched = self.matched, set()
+        self.see([*names, *folder], str(path))
+        self.refuse()
+        self.need(path)
+        self.matched |= before
+
+    def need(self, path: Path) -> None:
+        """UsageError for a file none of whose names are known."""
+        if not self.matched:
+            raise UsageError(
+                f"{path} has none of the columns of {self.table} ({', '.join(self.columns)}): nothing was loaded"
+            )
+
+    def refuse(self) -> None:
+        """UsageError with all names that are not known, where the first one was, and what may be meant."""
+        if not self._unknown:
+            return
+        names = []
+        for name in list(self._unknown)[:_SHOWN]:
+            near = difflib.get_close_matches(name.lower(), self.columns, n=1)
+            names.append(f"{name!r} (is it {near[0]}?)" if near else repr(name))
+        more = f" and {len(self._unknown) - _SHOWN} more" if len(self._unknown) > _SHOWN else ""
+        mark = next((mark for mark in ";\t|" if any(self._known & set(n.split(mark)[1:]) for n in self._unknown)), None)
+        cure = (
+            f"separate the columns with commas, not {mark!r}"
+            if mark
+            else "mend the names, or leave these columns out with --ignore-columns"
+        )
+        place = next(iter(self._unknown.values()))
+        raise UsageError(f"{place}: {self.table} has no column {', '.join(names)}{more}: nothing was loaded; {cure}")
+
+
+def read(file: str, names: Names) -> Iterator[Batch]:
+    """The rows of a file or of all files in a folder. UsageError for what can't be read as what its name says."""
+    start = Path(file)
+    if (start / "_delta_log").is_dir():
+        yield from _said_plainly(start, "a Delta table", lambda: _delta(start, names))
+        return
+    for path in _files(start):
+        reader = _READERS.get(path.suffix)
+        if reader is None:
+            raise UsageError(f"{path}: load reads .jsonl (.json, .ndjson), .csv and .parquet files")
+        folder = _folder(path, start, names)
+        yield from _said_plainly(path, path.suffix[1:], lambda r=reader, p=path, f=folder: r(p, f, names))  # type: ignore[misc]
+
+
+def _said_plainly(path: Path, kind: str, batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+    try:
+        yield from batches()
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist") from None
+    except (OSError, pa.ArrowException, DeltaError) as error:
+        raise UsageError(f"{path} can't be read as {kind}: {str(error).splitlines()[0]}") from None
+
+
+def _files(path: Path) -> list[Path]:
+    """The files in a folder. Those hidden by `_` or `.` are notes of the program that wrote the folder."""
+    if not path.is_dir():
+        return [path]
+    below = (found for found in sorted(path.rglob("*")) if found.is_file())
+    return [p for p in below if not any(part[0] in "_." for part in p.relative_to(path).parts)]
+
+
+def _folder(path: Path, start: Path, names: Names) -> dict[str, str | None]:
+    """Columns that the folders above a file give, as Hive and Spark write them: `part_date=2026-01-05/`.
+
+    Of folders above the one that was named, only those count that are columns.
+    """
+    depth = len(start.parts) if start.is_dir() else len(path.parts) - 1
+    values: dict[str, str | None] = {}
+    for place, part in enumerate(path.parts[:-1]):
+        name, equals, text = part.partition("=")
+        name = unquote(name)
+        if not equals or (place < depth and name not in names.columns):
+            continue
+        try:
+            value = None if text == _NULL_PARTITION else unquote(text, errors="strict")
+        except UnicodeDecodeError:
+            raise UsageError(f"{path}: the folder {part} is no UTF-8") from None
+        if values.setdefault(name, value) != value:
+            raise UsageError(f"{path}: its folders say {name} twice")
+    return values
+
+
+def _open(path: Path) -> BinaryIO:
+    """The file after its byte order mark."""
+    stream = path.open("rb")
+    head = stream.read(3)
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        stream.close()
+        raise UsageError(f"{path} is UTF-16: write it as UTF-8")
+    stream.seek(3 if head == b"\xef\xbb\xbf" else 0)
+    return stream
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has one key twice")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number is too big")
+    return value
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
+
+
+def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
+    batch, rows, size = Batch(path, folder), list[dict[str, Any]](), 0
+    keys: set[str] = set()
+
+    def full() -> Batch:
+        batch.columns = {name: [row.get(name) for row in rows] for name in keys & set(names.columns)}
+        return batch
+
+    any_row = False
+    with _open(path) as stream:
+        for number, raw in enumerate(stream, 1):
+            if raw.isspace():
+                continue
+            try:
+                row = _JSON.decode(raw.decode().strip())
+            except UnicodeDecodeError as error:
+                batch.bad.append((number, f"is no UTF-8 at byte {error.start + 1}"))
+            except RecursionError:
+                batch.bad.append((number, "is nested too deep"))
+            except json.JSONDecodeError as error:
+                batch.bad.append((number, f"is not JSON: {error.msg} at character {error.pos + 1}"))
+            except ValueError as error:  # of the two functions above, and of whole numbers with thousands of digits
+                reason = str(error).split(";")[0]
+                batch.bad.append((number, f"is not JSON that can be held: {reason}"))
+            else:
+                if not isinstance(row, dict):
+                    batch.bad.append((number, "is not an object with columns"))
+                    continue
+                any_row = True
+                if not row.keys() <= keys:
+                    keys |= row.keys()
+                    names.see(row.keys(), f"{path}:{number}")
+                rows.append(row)
+                batch.lines.append(number)
+            size += len(raw)
+            if len(rows) + len(batch.bad) >= _ROWS or size >= _BYTES:
+                yield full()
+                batch, size = Batch(path, folder), 0
+                rows.clear()
+    names.see(folder, str(path))
+    if any_row and not any(name in names.columns for name in [*keys, *folder]):
+        names.refuse()
+        names.matched.clear()
+        names.need(path)
+    yield full()
+
+
+class _Lines:
+    """Lines for Python's CSV reader. Those of the record that it is in are kept, to begin again after the first one."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._lines, self._again = enumerate(stream, 1), deque[tuple[int, bytes]]()
+        self.record: list[tuple[int, bytes]] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        if len(self.record) == _RECORD_LINES:
+            raise csv.Error(f"a quote is not closed for {_RECORD_LINES:,} lines")
+        self.record.append(self._again.popleft() if self._again else next(self._lines))
+        return self.record[-1][1].decode(errors="surrogateescape")
+
+    def begin_again(self) -> None:
+        self._again.extendleft(reversed(self.record[1:]))
+
+
+def _csv(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
+    csv.field_size_limit(_FIELD_BYTES)
+    batch, rows, size = Batch(path, folder), list[list[str]](), 0
+    header: list[str] = []
+
+    def full() -> Batch:
+        values = zip(*rows, strict=True) if rows else ((),) * len(header)
+        by_name = zip(header, values, strict=True)
+        batch.columns = {n: [value or None for value in column] for n, column in by_name if n in names.columns}
+        return batch
+
+    with _open(path) as stream:
+        lines = _Lines(stream)
+        reader = csv.reader(lines, strict=True)
+        while True:
+            lines.record.clear()
+            try:
+                row = next(reader)
+                problem = _csv_problem(row, header, lines.record)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                problem = f"is not CSV: {error}{_SPARKS_QUOTES if _is_sparks(lines.record[:1]) else ''}"
+                lines.begin_again()
+            if not header and (problem or row):
+                if problem:
+                    raise UsageError(f"{path} can't be read as csv: its header {problem}")
+                header = row
+                names.header(header, folder, path)
+            elif problem:
+                batch.bad.append((lines.record[0][0], problem))
+            elif row:
+                rows.append(row)
+                batch.lines.append(lines.record[0][0])
+            size += sum(len(raw) for _, raw in lines.record)
+            if len(rows) + len(batch.bad) >= _ROWS or size >= _BYTES:
+                yield full()
+                batch, size = Batch(path, folder), 0
+                rows.clear()
+    yield full()
+
+
+_SPARKS_QUOTES = " (a backslash before a quote: let Spark write with the option escape='\"')"
+
+
+def _is_sparks(record: list[tuple[int, bytes]]) -> bool:
+    return any(b'\\"' in raw for _, raw in record)
+
+
+def _csv_problem(row: list[str], header: list[str], record: list[tuple[int, bytes]]) -> str:
+    """What is wrong with a record that could be taken apart; nothing for most."""
+    text = "".join(row)
+    if not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text):
+        return "is no UTF-8"
+    sparks = _is_sparks(record)
+    if header and row and len(row) != len(header):
+        return f"has not as many values as the header ({len(header)}){_SPARKS_QUOTES if sparks else ''}"
+    if sparks:
+        lines = [raw.decode() for _, raw in record]
+        try:
+            other = next(csv.reader(lines, strict=True, doublequote=False, escapechar="\\"))
+        except csv.Error:
+            return ""
+        if other != row and len(other) == len(row):
+            return f"can be read in two ways{_SPARKS_QUOTES}"
+    return ""
+
+
+def _parquet(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
+    # INT96 is Spark's timestamp. As ns, which Arrow takes it for, it ends in 2262 and begins again in 1677.
+    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", pre_buffer=False) as file:
+        schema = file.schema_arrow
+        # pandas writes its row labels as a column of this name.
+        columns = [name for name in schema.names if not (name.startswith("__index_level_") and schema.pandas_metadata)]
+        names.header(columns, folder, path)
+        number = 1
+        for rows in file.iter_batches(_ROWS, columns=[name for name in columns if name in names.columns]):
+            yield _arrow(path, folder, rows, number)
+            number += rows.num_rows
+
+
+def _delta(path: Path, names: Names) -> Iterator[Batch]:
+    # By its log: beside the files of the newest version lie those of older ones.
+    options = ParquetReadOptions(coerce_int96_timestamp_unit="us")
+    dataset = DeltaTable(str(path)).to_pyarrow_dataset(parquet_read_options=options)
+    names.header(dataset.schema.names, (), path)
+    number = 1
+    columns = [name for name in dataset.schema.names if name in names.columns]
+    for rows in dataset.to_batches(columns=columns, batch_size=_ROWS, batch_readahead=1, fragment_readahead=1):
+        yield _arrow(path, {}, rows, number)
+        number += rows.num_rows
+
+
+def _arrow(path: Path, folder: dict[str, str | None], rows: pa.RecordBatch, number: int) -> Batch:
+    lines = list(range(number, number + rows.num_rows))
+    return Batch(path, folder, lines, dict(zip(rows.schema.names, rows.columns, strict=True)))
+
+
+_READERS: dict[str, Callable[[Path, dict[str, str | None], Names], Iterator[Batch]]] = {
+    ".jsonl": _json, ".json": _json, ".ndjson": _json, ".csv": _csv, ".parquet": _parquet,
+}  # fmt: skip

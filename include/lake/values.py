@@ -1,0 +1,224 @@
+"""Values from outside as the types of a contract: held exactly, or refused with the reason."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include.lake.contracts import Column
+
+_INTEGERS = {"tinyint": 8, "int": 32, "bigint": 64}
+_WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
+# Python types that Arrow takes as they are, range and encoding checked. For all others each value is looked at.
+_PLAIN: dict[str, set[type]] = {"string": {str}, "boolean": {bool}, "double": {float, int}}
+_PLAIN |= {kind: {int} for kind in _INTEGERS}
+# The years that Python, and so everybody who looks at rows here, can show; as Arrow's numbers.
+_YEARS = {
+    "date": [pa.scalar(day).value for day in (date.min, date.max)],
+    "timestamp": [pa.scalar(moment).value for moment in (datetime.min, datetime.max)],
+}
+
+
+class Unfit(ValueError):
+    """A value that cannot be held, with the reason."""
+
+
+def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) -> tuple[pa.Array, dict[int, str]]:
+    """Values, a list or an Arrow array, as an array of type `wanted`; and row -> reason for those that do not fit.
+
+    Where a value does not fit, the array has a null.
+    """
+    if isinstance(values, pa.Array):
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if _can_cast(column.type, values.type, is_day):
+            wrong: dict[int, str] = {}
+            pieces = _cast(column, wanted, values, 0, wrong)
+            return pa.concat_arrays(pieces) if len(pieces) > 1 else pieces[0], wrong
+        values = [_python(value) for value in values]
+    elif set(map(type, values)) <= _PLAIN.get(column.type, set()) | {type(None)}:
+        try:
+            return pa.array(values, wanted), {}
+        except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
+            pass  # some value does not fit: which one is seen below
+    held, wrong = [], {}
+    for row, value in enumerate(values):
+        try:
+            held.append(None if value is None else _value(column.type, value))
+        except (ValueError, TypeError, OverflowError, ArithmeticError, RecursionError) as error:
+            held.append(None)
+            wrong[row] = reason(column, value, str(error) if isinstance(error, Unfit) else None)
+    return pa.array(held, wanted), wrong
+
+
+def reason(column: Column, value: Any, problem: str | None = None) -> str:
+    """Why a value was refused, with the value, unless it is sensitive."""
+    if isinstance(value, Unfit):
+        return f"{column.name}: {value}"
+    if isinstance(value, (dict, list)):
+        shown = "a list" if isinstance(value, list) else "an object"
+    else:
+        shown = "'***'" if column.sensitive else repr(str(value)[:60])
+    return f"{column.name}: {shown} {problem or f'is not {column.type}'}"
+
+
+def _can_cast(kind: str, given: pa.DataType, is_day: bool) -> bool:
+    """May Arrow's own cast, which refuses what would be lost, turn `given` into the column's type?"""
+    types = pa.types
+    checks: dict[str, list[Callable[[pa.DataType], bool]]] = {
+        "string": [
+            *(types.is_string, types.is_large_string, types.is_string_view),
+            # Programs that know no type of texts (old Hive, Impala) write texts as bytes.
+            *(types.is_binary, types.is_large_binary, types.is_binary_view),
+            *([types.is_date] if is_day else []),
+        ],
+        "double": [types.is_floating, types.is_integer],
+        "boolean": [types.is_boolean],
+        "date": [types.is_date, lambda given: types.is_timestamp(given) and given.tz is None],
+        "timestamp": [types.is_timestamp, types.is_date],
+    }
+    whole = [types.is_integer, types.is_decimal, types.is_floating]
+    return types.is_null(given) or any(check(given) for check in (whole if kind in _INTEGERS else checks.get(kind, [])))
+
+
+def _cast(column: Column, wanted: pa.DataType, values: pa.Array, first: int, wrong: dict[int, str]) -> list[pa.Array]:
+    """Cast; where that fails, the halves, down to the value that is wrong."""
+    given = values
+    try:
+        if pa.types.is_date(given.type):
+            given = given.cast(pa.date32())
+            given = given.cast(pa.timestamp("s")) if column.type == "timestamp" else given
+        held = given.cast(wanted)
+        held.validate(full=True)
+        if column.type == "date" and held.cast(given.type) != given:
+            raise pa.ArrowInvalid("has a time of day")
+        if column.type in _YEARS:
+            first_value, last_value = _YEARS[column.type]
+            ends = pc.min_max(held.cast(pa.int32() if column.type == "date" else pa.int64())).as_py()
+            if ends["min"] is not None and (ends["min"] < first_value or ends["max"] > last_value):
+                raise pa.ArrowInvalid("is out of range")
+        return [held]
+    except pa.ArrowInvalid:
+        if len(values) == 1:
+            wrong[first] = reason(column, _shown(values))
+            return [pa.nulls(1, wanted)]
+    half = len(values) // 2
+    return _cast(column, wanted, values[:half], first, wrong) + _cast(
+        column, wanted, values[half:], first + half, wrong
+    )
+
+
+def _shown(values: pa.Array) -> Any:
+    """The one value for people, who can read days that Python cannot hold."""
+    return str(values.cast(pa.string())[0]) if pa.types.is_temporal(values.type) else _python(values[0])
+
+
+def _python(value: pa.Scalar) -> Any:
+    """A value of Arrow as one of Python; a map is a dict. One that Python cannot hold is an Unfit that says why."""
+    try:
+        return value.as_py(maps_as_pydicts="strict")
+    except UnicodeDecodeError:
+        return Unfit("is no UTF-8")
+    except KeyError:
+        return Unfit("has one key twice")
+    except (ValueError, OverflowError, pa.ArrowException):
+        return Unfit(f"is a {value.type} that can't be held")
+
+
+def _value(kind: str, value: Any) -> Any:
+    """`value` as that type, from what JSON, CSV or Parquet gave; ValueError if it is none."""
+    if isinstance(value, Unfit):
+        raise value
+    if kind.startswith("array<"):
+        items = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise ValueError
+        return [None if item is None else _value(kind[6:-1], item) for item in items]
+    if kind == "string":
+        if isinstance(value, (dict, list)):  # JSON kept as text, as the columns of the sources have it
+            try:
+                value = _json(value)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise Unfit(f"is not JSON that can be held: {error}") from None
+        if isinstance(value, UUID):
+            value = str(value)
+        if not isinstance(value, str):
+            raise ValueError
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Unfit("has half a surrogate pair") from None
+        return value
+    if kind in _INTEGERS:
+        if isinstance(value, str) and _WHOLE.fullmatch(value):
+            value = int(value.partition(".")[0])
+        elif isinstance(value, (float, Decimal)) and value == int(value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value >> _INTEGERS[kind] - 1 <= 0:
+            raise ValueError
+        return value
+    if kind == "double":
+        return _double(value)
+    if kind == "boolean":
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+    if kind == "date":
+        return value if type(value) is date else date.fromisoformat(value)
+    return _timestamp(value)
+
+
+def _double(value: Any) -> float:
+    if isinstance(value, bool) or (isinstance(value, str) and not _DECIMAL.fullmatch(value)):
+        raise ValueError
+    number = float(value)
+    if isinstance(value, str) and number in (float("inf"), float("-inf")) and "n" not in value.lower():
+        raise Unfit("is too big for double")
+    # Of a whole number each digit counts; of a decimal, as many as double shows.
+    if (isinstance(value, int) and number != value) or (isinstance(value, Decimal) and Decimal(repr(number)) != value):
+        raise Unfit("has more digits than double can hold")
+    return number
+
+
+def _timestamp(value: Any) -> datetime:
+    """A timestamp without a zone is UTC, as everywhere here."""
+    if isinstance(value, str):
+        fraction = re.search(r"[.,](\d+)", value)
+        if fraction and fraction[1][6:].strip("0"):
+            raise Unfit("has more digits than a timestamp can hold (microseconds)")
+        value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        raise ValueError
+    if getattr(value, "nanosecond", 0):  # of pandas
+        raise Unfit("has more digits than a timestamp can hold (microseconds)")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _json(value: Any) -> str:
+    """As JSON text. What JSON has no type for is written as Spark's to_json does; bytes are refused."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except TypeError:
+        pass  # something below is a date, a Decimal, …
+    if isinstance(value, dict):
+        keys = (json.dumps(name if isinstance(name, str) else str(name), ensure_ascii=False) for name in value)
+        items = zip(keys, value.values(), strict=True)
+        return "{" + ", ".join(f"{name}: {_json(item)}" for name, item in items) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_json, value)) + "]"
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return json.dumps(_timestamp(value).isoformat().replace("+00:00", "Z"))
+    if isinstance(value, (date, UUID)):
+        return json.dumps(str(value))
+    raise Unfit(f"it has {type(value).__name__} in it")

@@ -1,6 +1,6 @@
 """`make run`: the whole lake on this machine, from sample data to green runs in the Airflow UI, until Ctrl-C.
 
-Settings: DAYS and SCALE of the sample data, ONCE=1 to end after the runs, LAKE_HOME, LAKE_UI_PORT, LAKE_SPARK_PORT.
+Settings: DAYS and SCALE of the sample data, ONCE=1 to end after the runs, LAKE_HOME, LAKE_UI_PORT.
 """
 
 import json

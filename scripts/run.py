@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from include.lake import contracts, lineage, settings
+from include.lake import contracts, lineage, settings, task_lists
 from include.lake.days import days_before, last_finished_day
 from include.lake.errors import LakeError, UsageError
 from scripts import stack
@@ -128,9 +128,14 @@ def down(running: Stack, say: Clock) -> None:
         running.down(patience=0)
 
 
+def newest_day() -> str:
+    """The newest day that is over in the timezones of all DAGs."""
+    return min(last_finished_day(listed.timezone) for listed in task_lists.read_all())
+
+
 def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     """Start everything and see the newest day through; True if all of its runs are green."""
-    day = last_finished_day("Asia/Seoul")
+    day = newest_day()
     # What does not need each other starts at the same time.
     say("starting Spark Connect, PostgreSQL and Airflow")
     running.start_spark()

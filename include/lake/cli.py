@@ -283,6 +283,14 @@ def _why(table: str, day: str) -> None:
         print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {build['rows']:,} rows{lost}{warned}")
 
 
+def _is_day(text: str) -> bool:
+    """Sources are written by others, who may call a partition what they like."""
+    try:
+        return bool(parse_day(text))
+    except UsageError:
+        return False
+
+
 def _status(options: Any) -> None:
     if options.why or options.day:
         if not (options.why and options.day):
@@ -297,7 +305,7 @@ def _status(options: Any) -> None:
     end = (
         parse_day(options.end)
         if options.end
-        else max((max(lake.day_ids(name), default="") for name in with_days), default="")
+        else max((day for name in with_days for day in lake.day_ids(name) if _is_day(day)), default="")
     )
     if not end and not options.start:
         raise LakeError("the lake is empty: ./lake sample --from D --to D makes sample data, ./lake load takes yours")

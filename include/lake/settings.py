@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SQL = ROOT / "include" / "sql"
 
 
-# delta-rs takes a path for a URL: it fails on these characters, or reads and writes another folder.
-_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?]")
+# delta-rs takes a path for a URL: on these characters it fails, or reads and writes another folder. The quotation mark
+# ends an option of Java.
+_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?\"]")
 
 
 def home() -> Path:
@@ -23,8 +24,8 @@ def home() -> Path:
         raise UsageError(f"LAKE_HOME={text!r} is no folder ({error}): set it to another one") from None
     if refused := sorted(set(_REFUSED_IN_PATHS.findall(str(path)))):
         raise UsageError(
-            f"LAKE_HOME={str(path)!r} has {' '.join(map(repr, refused))} in its path, with which Delta goes wrong: "
-            "set LAKE_HOME to a path without it"
+            f"LAKE_HOME={str(path)!r} has {' '.join(map(repr, refused))} in its path, with which Delta or Spark "
+            "goes wrong: set LAKE_HOME to a path without it"
         )
     return path
 

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from include.lake import contracts, lineage, settings, storage
-from include.lake.days import days_before, last_finished_day
+from include.lake.days import days_before
 from include.lake.errors import LakeError
 from scripts import container, stack
-from scripts.run import DEFAULT_DAYS, DEFAULT_SCALE, Api, dag_ids
+from scripts.run import DEFAULT_DAYS, DEFAULT_SCALE, Api, dag_ids, newest_day
 from scripts.stack import Clock
 
 PROJECT = "lake-compose-test"
@@ -100,7 +100,7 @@ class Test:
         self.command, self.folder, self.say = compose, folder, say
         self.failed = ""
         self.figures: list[str] = []
-        self.day = last_finished_day("Asia/Seoul")
+        self.day = newest_day()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

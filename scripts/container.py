@@ -21,7 +21,6 @@ from urllib.parse import quote
 import psycopg2
 
 from include.lake import settings, spark_server
-from include.lake.days import last_finished_day
 from include.lake.errors import LakeError, UsageError
 from scripts import run, stack
 from scripts.stack import Clock
@@ -159,7 +158,7 @@ def seed() -> int:
 
     ledger.create()
     days, scale = run._number("DAYS", run.DEFAULT_DAYS, int), run._number("SCALE", 0.0, float)
-    if arguments := run.missing_sample(Clock(), last_finished_day("Asia/Seoul"), days, scale):
+    if arguments := run.missing_sample(Clock(), run.newest_day(), days, scale):
         if failed := cli.main(arguments):
             return failed
         run.finish_sample()

@@ -1,6 +1,6 @@
 """`make run`: the whole lake on this machine, from sample data to green runs in the Airflow UI, until Ctrl-C.
 
-Settings: DAYS and SCALE of the sample data, ONCE=1 to end after the runs, LAKE_HOME, LAKE_UI_PORT, LAKE_SPARK_PORT.
+Settings: DAYS and SCALE of the sample data, ONCE=1 to end after the runs, LAKE_HOME, LAKE_UI_PORT.
 """
 
 import json
@@ -128,9 +128,14 @@ def down(running: Stack, say: Clock) -> None:
         running.down(patience=0)
 
 
+def newest_day() -> str:
+    """The newest day that is over in the timezones of all DAGs."""
+    return min(last_finished_day(listed.timezone) for listed in task_lists.read_all())
+
+
 def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     """Start everything and see the newest day through; True if all of its runs are green."""
-    day = last_finished_day("Asia/Seoul")
+    day = newest_day()
     # What does not need each other starts at the same time.
     say("starting Spark Connect, PostgreSQL and Airflow")
     running.start_spark()

@@ -101,8 +101,6 @@ class Stack:
         lock.write(f"process {os.getpid()}, {self.url}\n")
         lock.flush()
         self._end_left_over()
-        if not self._spark_is_there():
-            spark_server.free_port()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -1,11 +1,20 @@
 """The command line as a stranger meets it."""
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
-from include.lake import cli, settings
+from include.lake import cli, contracts, settings, storage, text
 
 BACKFILL = ["backfill", "members", "--from", "2026-01-05", "--to", "2026-01-06"]
 BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026-01-05"]
@@ -33,7 +42,7 @@ BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026
         ([*BACKFILL, "--days-per-batch", "0"], "days per batch '0'"),
         ([*BACKFILL, "--run", "a b; --"], "--run"),
         (["show", "we_mart.nothing"], "there is no table"),
-        (["where", "../../etc"], "there is no table"),
+        (["show", "../../etc"], "there is no table"),
         (["sample", *BUILD[2:], "--scale", "0"], "scale"),
         (["new", "we_mart.X; --", "--dag", "analytics_we_mart_wv1_daily"], "is not a table name"),
         (["new", "we_mart.wv_sess_daily", "--dag", "analytics_we_mart_wv1_daily"], "is there already"),
@@ -95,11 +104,6 @@ def test_status_tells_people_and_programs_the_same(
     assert lines[2].split() == [tables[0], "missing", "loaded"]
 
 
-def test_where_is_below_lake_home(lake_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["where", "we_mart.we_user"]) == 0
-    assert capsys.readouterr().out.strip() == str(lake_home / "warehouse" / "we_mart" / "we_user")
-
-
 def test_lineage_shows_both_directions(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lineage", "we_mart.wv_comm_user"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -119,7 +123,6 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         "backfill",
         "status",
         "show",
-        "where",
         "lineage",
         "new",
         "ledger",
@@ -136,6 +139,7 @@ def test_show_prints_the_rows_of_a_day(lake_home: Path, tmp_path: Path, capsys: 
     assert cli.main([*show, "--day", "2026-01-05", "--rows", "2"]) == 0
     told = capsys.readouterr().out
     assert told.count("한글") == 2 and "3 rows, 2 shown" in told
+    assert told.splitlines()[-1] == f"stored in {lake_home / 'warehouse/service_log/weverse_server_log'}"
     assert cli.main(show) == 2
     assert "name one with --day" in capsys.readouterr().err
 
@@ -160,3 +164,164 @@ def test_new_writes_stubs_that_hold_and_the_line_in_the_task_list(
     exec((folder / f"{name}.py").read_text(), values)
     assert values["dag_task_list"][-1] == {"step": "stats_wv_d_platform", "list": ["we_mart.stats_wv_d_platform"]}
     assert (tmp_path / "tests/cases/we_mart/stats_wv_d_platform/counted_once.yaml").exists()
+
+
+LOG = "service_log.weverse_server_log"
+RANGE = ["--from", "2026-01-04", "--to", "2026-01-06"]
+
+
+def test_values_are_printed_as_they_are() -> None:
+    """Stands for: no detour by a type that cannot hold the value (a bigint with a null, a year 10000)."""
+    moments = pa.array([1_500_000, 253402300800000000, None], pa.timestamp("us", "UTC"))
+    rows = pa.table(
+        {
+            "id": [9007199254740993, None, 3],
+            "share": [1.5, float("nan"), None],
+            "at": moments,
+            "name": ["위버스", "two\nlines\x1b[31m", "x" * 50],
+            "ids": [[9007199254740993, None], None, []],
+            "moments": pa.array([[253402300800000000], None, []], pa.list_(moments.type)),
+        }
+    )
+    assert text.table(rows) == [
+        "              id  share  at                          name                                      "
+        "ids                       moments",
+        "9007199254740993    1.5  1970-01-01 00:00:01.500000  위버스                                    "
+        "[9007199254740993, NULL]  [10000-01-01 00:00:00]",
+        "            NULL    nan  10000-01-01 00:00:00        two\\nlines\\x1b[31m                        "
+        "NULL                      NULL",
+        f"               3   NULL  NULL                        {'x' * 39}…  []                        []",
+    ]
+    assert text.table(rows.slice(0, 0)) == ["id  share  at  name  ids  moments"]
+
+
+@pytest.mark.parametrize("stray", ["abc", "", None, "10000-01-01", "9999-12-32", "2026-01-0x", "0", "9999-12-31"])
+def test_a_partition_that_is_no_day_stops_nothing(
+    lake_home: Path, capsys: pytest.CaptureFixture[str], stray: str | None
+) -> None:
+    """Stands for: others write a source, so that nothing of ours may rely on what its partitions are called."""
+    for table in (LOG, "we_mart.ods_wv_member_profile"):
+        contract = contracts.get(table)
+        storage.ensure_table(contract)
+        schema = storage.arrow_schema(contract)
+        days = pa.array(["2026-01-05", stray])
+        columns = {name: days if name == contract.day_column else pa.nulls(2, schema.field(name).type)
+                   for name in schema.names}  # fmt: skip
+        write_deltalake(str(settings.table_path(table)), pa.table(columns, schema=schema), mode="append")
+    assert cli.main(["status"]) == 0
+    assert cli.main(["status", *RANGE]) == 0
+    assert cli.main(["status", "--why", "we_mart.wv_comm_user", "--day", "2026-01-06"]) == 0
+    assert cli.main(["backfill", "logs", *RANGE, "--dry-run"]) == 0
+    capsys.readouterr()
+    assert cli.main(["show", LOG, "--day", "2026-01-05"]) == 0
+    assert "1 rows" in capsys.readouterr().out
+    assert cli.main(["build", "we_mart.wv_comm_user", *RANGE]) == 1
+    assert "has to wait" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["a#b", "a?b", "a%20b", "a[b]", "a\\b", "a^b", "a|b", 'a"b', "a\nb", "a\x7fb", "~no-such-user/b"]
+)
+@pytest.mark.parametrize(
+    "command", [["status"], ["show", LOG], ["lineage"], ["spark", "status"], ["ledger", "rebuild"]]
+)
+def test_a_folder_with_which_delta_goes_wrong_is_refused_by_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, command: list[str]
+) -> None:
+    monkeypatch.setenv("LAKE_HOME", name if name.startswith("~") else str(tmp_path / name))
+    assert cli.main(command) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("lake: LAKE_HOME=") and "set " in message and message.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing may be written"
+
+
+@pytest.mark.parametrize("name", ["a b", "위버스", "a'b", "a{b,c}", "a*b", "a$b", "a&b", "a=b", "a,b", "a:b", "~b"])
+def test_other_folders_are_as_good_as_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv("LAKE_HOME", str(tmp_path / name))
+    (tmp_path / "log.jsonl").write_text('{"date_id": "2026-01-05"}\n')
+    assert cli.main(["load", LOG, str(tmp_path / "log.jsonl")]) == 0
+    assert cli.main(["load", LOG, str(tmp_path / "log.jsonl")]) == 0
+    capsys.readouterr()
+    assert cli.main(["show", LOG, "--day", "2026-01-05"]) == 0
+    assert "1 rows\nstored in" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [name]
+
+
+@contextmanager
+def a_spark_server_that_says(status: str, details: str) -> Iterator[str]:
+    """A server of gRPC that answers every call of a client of Spark with an error; gives its address."""
+    import grpc
+
+    class Refusing(grpc.GenericRpcHandler):
+        def service(self, call: Any) -> Any:
+            def refuse(request: Any, context: Any) -> Any:
+                context.abort(grpc.StatusCode[status], details)
+                yield b""
+
+            return grpc.unary_stream_rpc_method_handler(refuse)
+
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Refusing()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"sc://127.0.0.1:{port}"
+    finally:
+        server.stop(0)
+
+
+def lake(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess[str]:
+    """./lake in a process of its own."""
+    command = [sys.executable, "-m", "include.lake.cli", *arguments]
+    return subprocess.run(
+        command, env={**os.environ, **env}, cwd=settings.ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_every_command_ends_an_error_of_the_system_in_a_few_lines(
+    lake_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stands for: Spark, gRPC, Delta, disk; whatever the command, its class and its cause and no traceback."""
+    lake_home.write_text("a file where the lake should be")
+    for command in (
+        ["sample", "--from", "2026-01-05", "--to", "2026-01-05", "--scale", "0.001"],
+        ["spark", "start"],
+        ["ledger", "rebuild"],
+    ):
+        assert cli.main(command) == 1, command
+        message = capsys.readouterr().err
+        assert "Traceback" not in message and str(lake_home) in message, message
+        assert message.startswith("lake: ") and message.count("\n") <= 4, message
+    with open("/dev/full", "w") as full:
+        ended = lake("lineage", stdout=full)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "lake: lineage failed (infrastructure error; a retry may help: this is not about the data or the SELECT)",
+        "No space left on device",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "message"),
+    [
+        ("UNAUTHENTICATED", "Invalid authentication token", "refuses our token: set LAKE_SPARK_TOKEN"),
+        ("INTERNAL", "the very cause", "the very cause"),
+    ],
+)
+def test_an_error_of_the_spark_server_is_a_few_lines_in_backfill_too(
+    lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str], status: str, details: str, message: str
+) -> None:
+    from tests.test_plan import BASE, DAYS, files_of, load
+
+    project(files_of({BASE: ["shop.event"]}))
+    load("shop.event", DAYS[0])
+    code = f"from include.lake import settings, cli; import pathlib; settings.SQL = pathlib.Path({str(settings.SQL)!r})"
+    run = f"{code}\nraise SystemExit(cli.main(['backfill', {BASE!r}, '--from', {DAYS[0]!r}, '--to', {DAYS[0]!r}]))"
+    with a_spark_server_that_says(status, details) as address:
+        env = {**os.environ, "LAKE_SPARK_REMOTE": address, "LAKE_SPARK_TOKEN": "a very secret token"}
+        ended = subprocess.run([sys.executable, "-c", run], env=env, cwd=settings.ROOT, capture_output=True, text=True)
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("lake: ") or "secret" in line]
+    assert ended.returncode == 1, ended.stderr
+    assert message in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+    assert len(lines) == 1 and "very secret" not in ended.stdout + ended.stderr

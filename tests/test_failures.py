@@ -1,8 +1,10 @@
 """What people read when a build fails: the class of the error, its cause, and how to see it again."""
 
 import pytest
+from deltalake.exceptions import DeltaError
+from pyspark.errors import PySparkException
 
-from include.lake import failures
+from include.lake import backfill, failures
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
 
 DAY = "2026-01-05"
@@ -19,12 +21,25 @@ DAY = "2026-01-05"
         (ConnectionResetError("the server is gone"), "infrastructure"),
         (MemoryError(), "infrastructure"),
         (KeyError("a bug"), "code"),
+        (PySparkException("[CAST_INVALID_INPUT] not a number. SQLSTATE: 22018"), "data"),
+        (PySparkException("[SCALAR_SUBQUERY_TOO_MANY_ROWS] More than one row. SQLSTATE: 21000"), "data"),
+        (PySparkException("[PYTHON_EXCEPTION] a function of ours on a value. SQLSTATE: 38000"), "data"),
+        (PySparkException("[FAILED_EXECUTE_UDF] the same of Scala. SQLSTATE: 39000"), "data"),
+        (PySparkException("[DELTA_REPLACE_WHERE_MISMATCH] outside the range. SQLSTATE: 44000"), "data"),
+        (PySparkException("[UNRESOLVED_COLUMN] no such column. SQLSTATE: 42703"), "code"),
+        (PySparkException("[DELTA_CONCURRENT_APPEND] SQLSTATE: 2D521"), "conflict"),
+        (PySparkException("[INTERNAL_ERROR] SQLSTATE: XX000"), "infrastructure"),
+        (PySparkException("the server is gone"), "infrastructure"),
+        (DeltaError("the log cannot be read"), "infrastructure"),
+        (PermissionError(13, "Permission denied", "/lake"), "infrastructure"),
     ],
 )
 def test_every_error_has_a_class_and_only_some_are_worth_a_retry(error: Exception, kind: str) -> None:
     failure = failures.explain(error, "a.b", DAY, DAY)
     assert failure.kind == kind
     assert failure.retry == (kind in ("conflict", "infrastructure"))
+    # The same answer decides if a backfill looks for the bad day: an input that is missing is missed by its half, too.
+    assert backfill.is_of_the_rows(error) == (kind == "data" and not isinstance(error, InputsMissing))
 
 
 @pytest.mark.spark

@@ -1,4 +1,4 @@
-"""The pages: nobody without a login sees them, and everybody else sees what the lake has."""
+"""The pages: nobody without a login sees them, and everybody else sees the tables of the DAGs that they may read."""
 
 import shutil
 from types import SimpleNamespace
@@ -8,13 +8,22 @@ import pytest
 from tests import airflow_home  # noqa: F401
 
 # isort: split
+from airflow.api_fastapi import app as airflow_app
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.common.db.common import _get_session
 from airflow.api_fastapi.core_api.security import get_user
+from airflow.models.dag import DagModel
+from airflow.models.dagbundle import DagBundleModel
+from airflow.models.revoked_token import RevokedToken
+from airflow.models.team import Team, dag_bundle_team_association_table
+from airflow.utils.session import create_session
 from fastapi.testclient import TestClient
 from lake_airflow import pages
 
 from include.lake import contracts, settings
 from include.lake.days import last_finished_day
+from include.lake.freshness import DayState, Lake
 from tests.pretend import build
 
 YESTERDAY = last_finished_day("UTC")
@@ -45,8 +54,10 @@ def client(stranger, monkeypatch):
     stranger.run = run
     session = SimpleNamespace(scalar=lambda query: stranger.run, scalars=lambda query: [LOGS, "inputs.we_mart.we_user"])
     guards = [guard.dependency for route in pages.app.routes for guard in getattr(route, "dependencies", [])]
+    every = frozenset(contracts.load_all())
     overrides = {guard: lambda: None for guard in guards if guard is not pages.notice_edits} | {
         get_user: lambda: None,
+        pages._rights: lambda: pages.Rights(every, every),
         _get_session: lambda: session,
     }
     monkeypatch.setattr(pages.app, "dependency_overrides", overrides)
@@ -144,6 +155,8 @@ def test_what_comes_from_outside_is_text_and_never_markup(client, enter):
 
 
 def test_an_edit_shows_without_a_restart(client, tmp_path, monkeypatch):
+    every = frozenset({*contracts.load_all(), "we_mart.brand_new"})
+    pages.app.dependency_overrides[pages._rights] = lambda: pages.Rights(every, every)
     assert client.get("/table?name=we_mart.brand_new").status_code == 404
     shutil.copytree(settings.SQL, tmp_path / "sql")
     user = tmp_path / "sql" / "we_mart" / "we_user.yaml"
@@ -160,10 +173,88 @@ def test_an_edit_shows_without_a_restart(client, tmp_path, monkeypatch):
 
 def test_a_mistake_in_one_table_hides_no_other(client, monkeypatch):
     from include.lake.errors import ContractError
-    from include.lake.freshness import Lake
 
     def broken(self, table, day):
         raise ContractError("a.sql:3: does not parse")
 
     monkeypatch.setattr(Lake, "state", broken)
     assert "a.sql:3: does not parse" in client.get("/").text
+
+
+SESSIONS, PRIORITY = "analytics_we_mart_wv1_daily", "analytics_we_mart_priority_daily"
+# we_mart.wv_comm_user is built by PRIORITY alone, and SESSIONS waits for it. Nothing in SESSIONS reads PROFILES.
+MEMBERS, PROFILES = "we_mart.wv_comm_user", "we_mart.ods_wv_member_profile"
+MAY_READ = {"nobody": [], "analyst": [SESSIONS], "operator": [SESSIONS, PRIORITY, "backfill"]}
+
+
+class PerDag(SimpleAuthManager):
+    """Airflow's own auth manager, but for rights by DAG, which Airflow keeps in packages that we do not need."""
+
+    def is_authorized_dag(self, *, method, user, access_entity=None, details=None):
+        readable = MAY_READ[user.username]
+        return details.id in readable if details and details.id else bool(readable)
+
+
+@pytest.fixture(scope="module")
+def database():
+    tables = [model.__table__ for model in (DagModel, DagBundleModel, Team, RevokedToken)] + [
+        dag_bundle_team_association_table
+    ]
+    with create_session() as session:
+        DagModel.metadata.create_all(session.get_bind(), tables=tables)
+        session.add(DagBundleModel(name="dags"))
+        session.flush()
+        for dag_id in (SESSIONS, PRIORITY, "backfill"):
+            session.add(DagModel(dag_id=dag_id, bundle_name="dags", fileloc="wev.py"))
+
+
+@pytest.fixture
+def as_user(database, stranger, monkeypatch):
+    """Gives a function that asks for a page with the token of a user."""
+    manager = PerDag()
+    monkeypatch.setattr(airflow_app._AuthManagerState, "instance", manager)
+    run = SimpleNamespace(partition_key=YESTERDAY, conf=None)
+    session = SimpleNamespace(scalar=lambda query: run, scalars=lambda query: [f"inputs.{MEMBERS}", LOGS])
+    monkeypatch.setattr(pages.app, "dependency_overrides", {_get_session: lambda: session})
+    dag = SimpleNamespace(dag=SimpleNamespace(task_ids=[LOGS, f"inputs.{MEMBERS}"]))
+    monkeypatch.setattr(pages.SerializedDagModel, "get", lambda dag_id, session: dag)
+
+    def ask(user: str, path: str):
+        token = manager.generate_jwt(SimpleAuthManagerUser(username=user, role="VIEWER"))
+        return stranger.get(path, headers={"Authorization": f"Bearer {token}"})
+
+    return ask
+
+
+def test_a_user_sees_the_tables_of_readable_dags_and_no_other_table_s_rows(as_user, enter, monkeypatch):
+    """Stands for: a page asks for the right that Airflow's own page with the same content asks for."""
+    enter(LOGS, "failed", error="a bad row of the logs")
+    enter(MEMBERS, "failed", build_id="c", error="a bad row of the members")
+    status = {
+        "/": (403, 200, 200),
+        f"/?dag_id={SESSIONS}": (403, 200, 200),
+        f"/?dag_id={PRIORITY}": (403, 403, 200),
+        f"/table?name={LOGS}": (403, 200, 200),
+        f"/table?name={MEMBERS}": (403, 200, 200),
+        f"/table?name={PROFILES}": (403, 403, 200),
+        f"/run?dag_id={SESSIONS}&run_id=r": (403, 200, 200),
+        f"/run?dag_id={PRIORITY}&run_id=r": (403, 403, 200),
+    }
+    answers = {path: [as_user(user, path) for user in MAY_READ] for path in status}
+    assert {path: tuple(answer.status_code for answer in row) for path, row in answers.items()} == status
+    for path, (forbidden, some, every) in answers.items():
+        assert "bad row" not in forbidden.text
+        assert "a bad row of the members" not in some.text
+        assert PROFILES not in some.text or path.endswith(PROFILES)
+        if every.status_code == some.status_code and MEMBERS in every.text:
+            assert path == f"/table?name={LOGS}" or "a bad row of the members" in every.text, path
+    assert "a bad row of the logs" in answers["/"][1].text and MEMBERS in answers["/"][1].text
+
+    def state(lake, table, day):
+        return DayState(table, day, "stale", f"{MEMBERS} of {day} is failed: a bad row of the members")
+
+    monkeypatch.setattr(Lake, "state", state)
+    monkeypatch.setattr(Lake, "own_state", lambda lake, table, day: DayState(table, day, "fresh", "built"))
+    through_an_input = as_user("analyst", f"/run?dag_id={SESSIONS}&run_id=r").text
+    assert f"{MEMBERS} of {YESTERDAY} is failed" in through_an_input and "bad row" not in through_an_input
+    assert "a bad row of the members" in as_user("operator", f"/run?dag_id={SESSIONS}&run_id=r").text

@@ -1,5 +1,6 @@
 """The lake's own Spark Connect server, and the processes that we start and end."""
 
+import fcntl
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from include.lake import processes, settings, spark_server
+from include.lake import locks, processes, settings, spark_server
 from include.lake.errors import LakeError
 
 FAMILY = """
@@ -74,13 +75,6 @@ def test_no_server_and_a_record_of_somebody_elses_pid(lake_home: Path) -> None:
     (lake_home / "spark" / "server.json").write_text(json.dumps(record))
     assert spark_server.address() is None
     assert spark_server.stop() is False
-
-
-def test_a_port_in_use_is_one_line(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        monkeypatch.setenv("LAKE_SPARK_PORT", str(other.getsockname()[1]))
-        with pytest.raises(LakeError, match=r"port \d+ for Spark Connect cannot be had .*LAKE_SPARK_PORT"):
-            spark_server.start(say=lambda line: None)
 
 
 def listeners(pid: int) -> list[str]:
@@ -146,27 +140,60 @@ def test_the_settings_need_the_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.spark
-def test_a_server_with_a_token_refuses_whoever_has_not_got_it(
-    server_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_always_has_a_token_and_refuses_clients_without_it(server_home: Path) -> None:
     import grpc
     from pyspark.sql.connect.proto import ConfigRequest, SparkConnectServiceStub
 
-    monkeypatch.setenv("LAKE_SPARK_TOKEN", "to be=told; exactly")
     address = spark_server.start(say=lambda line: None)
+    token = settings.spark_token_file().read_text().strip()
+    assert len(token) >= 32 and settings.spark_token_file().stat().st_mode & 0o777 == 0o600
+    processes_seen = subprocess.run(["ps", "-axww", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    assert "spark_main.py" in processes_seen and token not in processes_seen
     # A process of its own: a session of a server and one of this process, which other tests make, exclude each other.
     code = "from include.lake import session\nprint(session.connect().sql('select 1 + 1').collect()[0][0])"
-    env = {**os.environ, "LAKE_SPARK_REMOTE": address, "PYTHONPATH": str(settings.ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout == "2\n"
+    for env, output in ({}, "2\n"), ({"LAKE_SPARK_TOKEN": "another one; of a=server"}, "refuses our token"):
+        client = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **env}, cwd=settings.ROOT, capture_output=True, text=True
+        )
+        assert output in (client.stdout or client.stderr)
+        assert not any(secret in client.stdout + client.stderr for secret in (token, *env.values()))
     request = ConfigRequest(session_id=str(uuid.uuid4()))
     request.operation.get.keys.append("spark.app.name")
     with grpc.insecure_channel(address.removeprefix("sc://")) as channel:
-        for told in ((), (("authorization", "Bearer guessed"),)):
+        for header in ((), (("authorization", "Bearer guessed"),)):
             with pytest.raises(grpc.RpcError) as refused:
-                SparkConnectServiceStub(channel).Config(request, metadata=told, timeout=30)
+                SparkConnectServiceStub(channel).Config(request, metadata=header, timeout=30)
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
-        right = (("authorization", "Bearer to be=told; exactly"),)
+        right = (("authorization", f"Bearer {token}"),)
         assert SparkConnectServiceStub(channel).Config(request, metadata=right, timeout=30).pairs[0].value == "lake"
+    assert token not in (server_home / "spark" / "server.log").read_text()
+    assert token not in (server_home / "spark" / "server.json").read_text()
+
+
+def test_a_token_that_others_could_read_is_refused_and_made_anew(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = settings.spark_token_file()
+    path.parent.mkdir(parents=True)
+    for mode in (0o644, 0o640, 0o606):
+        path.write_text("seen by others\n")
+        path.chmod(mode)
+        with pytest.raises(LakeError, match=r"token may be read by other users.*`\./lake spark start`"):
+            settings.spark_token()
+        spark_server._ensure_token()
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert (token := settings.spark_token()) and token != "seen by others"
+        spark_server._ensure_token()
+        assert settings.spark_token() == token, "clients of a running server have read it"
+    path.unlink()
+    path.symlink_to(lake_home / "elsewhere")
+    spark_server._ensure_token()
+    assert not path.is_symlink() and settings.spark_token() and not (lake_home / "elsewhere").exists()
+    path.unlink()
+    monkeypatch.setenv("LAKE_SPARK_TOKEN", "a secret")
+    spark_server._ensure_token()
+    assert not path.exists()
+    assert [left.name for left in path.parent.iterdir()] == []
 
 
 def test_a_server_for_other_machines_needs_a_token(lake_home: Path) -> None:
@@ -178,9 +205,23 @@ def test_the_token_comes_from_the_environment_or_the_lake(lake_home: Path, monke
     assert settings.spark_token() is None
     settings.spark_token_file().parent.mkdir(parents=True)
     settings.spark_token_file().write_text("kept\n")
+    settings.spark_token_file().chmod(0o600)
     assert settings.spark_token() == "kept"
     monkeypatch.setenv("LAKE_SPARK_TOKEN", "given")
     assert settings.spark_token() == "given"
+
+
+def test_only_a_lock_that_another_holds_is_waited_for(tmp_path: Path) -> None:
+    """Stands for: an error of the system is told at once, and is not taken for another process at work."""
+    with open(tmp_path / "lock", "w") as holder, open(tmp_path / "lock", "w") as waiter, open(os.devnull) as unwritable:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(LakeError, match=r"waited 0 s for another process"):
+            locks.take(lambda: fcntl.flock(waiter, fcntl.LOCK_EX | fcntl.LOCK_NB), "another process", 0.2)
+        began = time.monotonic()
+        # The system refuses a write lock of a file that is open for reading alone.
+        with pytest.raises(LakeError, match=r"cannot lock out another process \(Bad file descriptor\): set LAKE_HOME"):
+            locks.take(lambda: fcntl.lockf(unwritable, fcntl.LOCK_EX | fcntl.LOCK_NB), "another process", 60)
+        assert time.monotonic() - began < 5
 
 
 def test_cores_are_a_number_or_all(monkeypatch: pytest.MonkeyPatch) -> None:

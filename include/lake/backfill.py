@@ -5,17 +5,16 @@ goes on with what is left when it is started again, and two that overlap do the 
 """
 
 import fcntl
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 
-from include.lake import locks, runner, settings
+from include.lake import failures, locks, runner, settings
 from include.lake import plan as planning
 from include.lake.days import day_range
-from include.lake.errors import CheckFailed, ContractError, InputsMissing, LakeError, UsageError
+from include.lake.errors import CODE, DATA, InputsMissing
 from include.lake.freshness import FAILED, Lake
 from include.lake.plan import Costs, Plan, clock, columns, ranges
 from include.lake.request import Request
@@ -23,9 +22,6 @@ from include.lake.request import Request
 Log = Callable[[str], None]
 # The largest batch takes an hour or two: what holds its days for longer hangs.
 _CLAIM_SECONDS = 6 * 3600
-# How Spark says that it is the rows: SQLSTATE classes 21 (more than one row), 22 (a value), 23 and 44 (a constraint),
-# 38 (a function of ours on a value). All else is the query, the machine or the network, which other days do not cure.
-_BAD_ROWS = re.compile(r"SQLSTATE: (21|22|23|38|44)")
 
 
 @dataclass
@@ -102,9 +98,11 @@ def run(asked: Request, run: str, log: Log, progress: Progress) -> tuple[list[Re
     for table in asked.tables:
         try:
             run_table(asked, table, run, log, progress)
-        except (ContractError, UsageError, InputsMissing) as error:
-            stopped[table] = str(error)
-            log(f"{table} is stopped: {_first_line(error)}")
+        except Exception as error:
+            if failures.is_bug(error) or failures.kind(error) not in (CODE, DATA):
+                raise
+            stopped[table] = failures.first_line(error)
+            log(f"{table} is stopped: {stopped[table]}")
     return results(asked, run), stopped
 
 
@@ -126,12 +124,12 @@ def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress
             if not is_of_the_rows(error):
                 raise
             if len(days) == 1:
-                bad[first] = _first_line(error)
+                bad[first] = failures.first_line(error)
                 log(f"{table} {first} is bad: {error}")
                 progress.add(table, 1, 0)
                 continue
             middle = len(days) // 2
-            log(f"{table} {first}..{last} failed, trying its halves: {_first_line(error)}")
+            log(f"{table} {first}..{last} failed, trying its halves: {failures.first_line(error)}")
             todo += [(days[middle], last), (first, days[middle - 1])]
         else:
             progress.add(table, len(days), outcome.rows)
@@ -162,13 +160,7 @@ def _claimed(table: str, days: list[str], log: Log) -> Iterator[None]:
 
 def is_of_the_rows(error: Exception) -> bool:
     """Did the rows of some day cause this, so that other days can do without them?"""
-    if isinstance(error, LakeError):
-        return isinstance(error, CheckFailed)
-    return bool(_BAD_ROWS.search(str(error)))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return failures.kind(error) == DATA and not isinstance(error, InputsMissing)
 
 
 def results(asked: Request, run: str) -> list[Result]:
@@ -185,7 +177,7 @@ def results(asked: Request, run: str) -> list[Result]:
                 built.append(day)
                 mine[day] = last
             elif last and lake.own_state(table, day).state == FAILED:  # else somebody has built it since
-                bad[day] = _first_line(Exception(last["error"] or ""))
+                bad[day] = (last["error"] or "no reason is known").splitlines()[0]
         jobs = {row["build_id"]: row["seconds"] for row in mine.values()}
         skipped = {
             reason: rest

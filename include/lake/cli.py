@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 from include.lake import contracts, lineage, request, settings
@@ -24,10 +27,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; gives the exit code."""
+    """Run one command; gives the exit code. LAKE_DEBUG=1 shows the traceback of an error that is not the user's."""
+    name = ""
     try:
         options = _parser().parse_args(arguments)
-        return int(options.command(options) or 0)
+        name = options.name
+        settings.home()  # a folder that Delta cannot use is refused before anything is read or written
+        code = int(options.command(options) or 0)
+        sys.stdout.flush()  # a full disk behind it is an error of the command, and not of Python's end
+        return code
     except UsageError as error:
         print(f"lake: {error}", file=sys.stderr)
         return 2
@@ -37,8 +45,27 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lake: stopped; what was committed stays, the rest is as it was", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of delta-rs is no Exception
+        if not isinstance(error, BrokenPipeError):
+            print(f"lake: {_explained(error, name)}", file=sys.stderr)
+        with suppress(OSError, ValueError):  # what stdout did not take, Python would try to write once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _explained(error: BaseException, command: str) -> str:
+    """What a person wants to read of an error that no line of ours has foreseen."""
+    from include.lake import failures
+
+    if os.environ.get("LAKE_DEBUG"):
+        traceback.print_exception(error)
+    if not failures.is_bug(error):
+        return failures.describe(error, command)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return f"{command} failed: {type(error).__name__} {error} ({where}); LAKE_DEBUG=1 shows the traceback"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[[Any], int | None], help: str, **more: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", **more)
-        added.set_defaults(command=run)
+        added.set_defaults(command=run, name=name)
         return added
 
     def add_range(to: argparse.ArgumentParser, required: bool = True) -> None:
@@ -126,13 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--why", metavar="TABLE", help="explain one table's day in words, with --day")
     status.add_argument("--day", metavar="D", help="the day that --why explains")
 
-    show = command("show", _show, "show rows of a table's day")
+    show = command("show", _show, "show rows of a table's day, and where the table is stored")
     show.add_argument("table", metavar="TABLE")
     show.add_argument("--day", metavar="D", help="of a table with days")
     show.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
-
-    where = command("where", _where, "print the storage path of a table")
-    where.add_argument("table", metavar="TABLE")
 
     of = command("lineage", _lineage, "show what a table is made of and what is made of it; all tables by default")
     of.add_argument("table", nargs="?", metavar="TABLE")
@@ -222,10 +246,10 @@ def _build(options: Any) -> None:
         try:
             with _ticking(f"building {name}"):
                 runner.build(name, days[0], days[-1], force=options.force, log=lambda line: print(line, flush=True))
-        except LakeError:
-            raise
-        except Exception as error:  # of Spark or of our own making: its cause, and not its stack
-            raise LakeError(failures.explain(error, name, days[0], days[-1]).text) from None
+        except Exception as error:
+            if isinstance(error, LakeError) or failures.is_bug(error):
+                raise
+            raise LakeError(failures.explain(error, name, days[0], days[-1]).text) from error
 
 
 def _backfill(options: Any) -> int:
@@ -324,7 +348,7 @@ def _status(options: Any) -> None:
 
 def _show(options: Any) -> None:
     contract = contracts.get(options.table)
-    from include.lake import storage
+    from include.lake import storage, text
 
     delta = storage.open_table(contract.table)
     if delta is None:
@@ -332,11 +356,13 @@ def _show(options: Any) -> None:
     if contract.day_column and not options.day:
         raise UsageError(f"{contract.table} has days: name one with --day D")
     filters = [(contract.day_column, "=", parse_day(options.day))] if contract.day_column else None
-    found = storage.rows(delta, filters)
+    rows = storage.rows(delta, filters)
     # The newest layout of the table first: what a reader wants to see is its contract's order.
-    shown = found.select(contract.column_names).slice(0, max(0, options.rows))
-    print(shown.to_pandas().to_string(index=False, max_colwidth=40))
-    print(f"{found.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < found.num_rows else ""))
+    shown = rows.select([name for name in contract.column_names if name in rows.column_names])
+    shown = shown.slice(0, max(0, options.rows))
+    print("\n".join(text.table(shown)))
+    print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
+    print(f"stored in {settings.table_path(contract.table)}")
 
 
 def _name_broken() -> None:
@@ -348,10 +374,6 @@ def _name_broken() -> None:
 def _maker(contract: contracts.Contract) -> str:
     verb = "load {} FILE" if contract.is_source else "build {} --from D --to D"
     return "./lake " + verb.format(contract.table)
-
-
-def _where(options: Any) -> None:
-    print(settings.table_path(contracts.get(options.table).table))
 
 
 def _lineage(options: Any) -> None:

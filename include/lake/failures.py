@@ -1,5 +1,9 @@
-"""Why a build failed, told to people: the class of the error, its root cause, if a retry helps, how to see it again."""
+"""Why something failed, told to people: the class of the error, its root cause, if a retry helps, how to see it again.
 
+The one place that says what an error is: tasks, backfill and the command line all ask `kind`.
+"""
+
+import re
 import traceback
 from dataclasses import dataclass
 
@@ -7,17 +11,31 @@ from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE, LakeError,
 
 _CLASSES = {
     # What the kinds of SQLSTATE mean: https://spark.apache.org/docs/latest/sql-error-conditions-sqlstates.html
+    "07": CODE,  # dynamic SQL
     "0A": CODE,  # not supported
     "21": DATA,  # one row was expected and several came
     "22": DATA,  # a value that cannot be cast, divided by, indexed with …
     "23": DATA,  # a constraint of the table
-    "38": CODE,  # a function of ours
-    "39": CODE,
-    "42": CODE,  # syntax, names, types
     "2D": CONFLICT,  # Delta: somebody else committed in between
+    # A function of ours on some value. Spark says 38 of Python functions and 39 of others; other days may do well.
+    "38": DATA,
+    "39": DATA,
+    "40": CONFLICT,  # a transaction that was rolled back
+    "42": CODE,  # syntax, names, types
+    "44": DATA,  # Delta: a row outside the range that is replaced
+    "46": CODE,  # a class or a setting that Spark has not
+    "54": DATA,  # a limit on what one row or one job may hold
+    "P0": DATA,  # raise_error() in a SELECT
 }
+_SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
 # How Delta says that someone else committed in between. Through Connect only the name in the text survives.
 _CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
+_ADVICE = {
+    DATA: "the same data fail again: correct them, or the SELECT",
+    CODE: "a retry fails again: it wants an edit",
+    CONFLICT: "a retry helps: the other builds are done by then",
+    INFRASTRUCTURE: "a retry may help: this is not about the data or the SELECT",
+}
 _CAUSE_LINES = 20
 _LINE_LENGTH = 400
 
@@ -42,46 +60,62 @@ def kind(error: BaseException) -> str:
     # delta-rs has one error for every commit that lost, whatever it was about.
     if type(error).__name__ == "CommitFailedError" or any(name in str(error) for name in _CONFLICTS):
         return CONFLICT
-    if _is_spark(error):
-        state = getattr(error, "getSqlState", lambda: None)() or ""
-        # An error without a state is one of Spark or its machine, and not of what it was asked for.
+    state = getattr(error, "getSqlState", lambda: None)() if _is_spark(error) else None
+    if not state and (in_text := _SQLSTATE.search(str(error))):  # where Spark's error is the text of another one
+        state = in_text[1]
+    if state:
         return _CLASSES.get(state[:2], INFRASTRUCTURE)
-    # gRPC's and Delta's errors derive from Exception itself: their module says where they are from.
-    if isinstance(error, (OSError, MemoryError)) or type(error).__module__.startswith(
-        ("grpc", "deltalake", "_internal")
-    ):
-        return INFRASTRUCTURE
-    return CODE
+    # An error without a state is one of Spark or its machine, and not of what it was asked for.
+    return INFRASTRUCTURE if _is_of_a_system(error) else CODE
+
+
+def is_bug(error: BaseException) -> bool:
+    """Is it a mistake in our own code, which only a traceback explains?"""
+    return not (isinstance(error, LakeError) or _is_of_a_system(error))
 
 
 def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
     """What a person wants to read when a build of start..end failed."""
-    found = kind(error)
     span = start if start == end else f"{start}..{end}"
-    advice = {
-        DATA: "the same data fail again: correct them, or the SELECT",
-        CODE: "a retry fails again: it wants an edit",
-        CONFLICT: "a retry helps: the other builds are done by then",
-        INFRASTRUCTURE: "a retry may help: this is not about the data or the SELECT",
-    }[found]
-    lines = [f"{table} {span} failed ({found} error; {advice})", *root_cause(error)]
+    lines = [describe(error, f"{table} {span}")]
     if not isinstance(error, UsageError):
         lines.append(f"see it again: ./lake build {table} --from {start} --to {end}")
-    return Failure(found, "\n".join(lines))
+    return Failure(kind(error), "\n".join(lines))
+
+
+def describe(error: BaseException, what: str) -> str:
+    """That `what` failed, the class of the error, and its cause, as a few lines."""
+    return "\n".join([f"{what} failed ({kind(error)} error; {_ADVICE[kind(error)]})", *root_cause(error)])
 
 
 def root_cause(error: BaseException) -> list[str]:
     """The innermost reason, in at most 20 lines and without the frames of a JVM; then rows that a check has shown."""
     if isinstance(error, LakeError):
         return str(error).splitlines()
-    told = str(error) if _is_spark(error) or not error.__traceback__ else "".join(traceback.format_exception(error))
-    lines = [line for line in told.splitlines() if line.strip() and not line.strip().startswith(("at ", "... "))]
+    if is_bug(error) and error.__traceback__:
+        text = "".join(traceback.format_exception(error))
+    elif isinstance(error, OSError) and error.strerror:
+        text = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    else:
+        text = str(error)
+    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(("at ", "... "))]
     deeper = [n for n, line in enumerate(lines) if line.startswith("Caused by:")]
     lines = lines[deeper[-1] :] if deeper else lines
     # The last lines of a Python traceback tell the most; a Spark message begins with what it is about.
     if len(lines) > _CAUSE_LINES and lines[0].startswith("Traceback"):
         lines = ["…", *lines[1 - _CAUSE_LINES :]]
     return [line[:_LINE_LENGTH] for line in lines[:_CAUSE_LINES]] or [type(error).__name__]
+
+
+def first_line(error: BaseException) -> str:
+    """The root cause in one line; a bug's traceback ends with what it is."""
+    return root_cause(error)[-1 if is_bug(error) else 0]
+
+
+def _is_of_a_system(error: BaseException) -> bool:
+    """Is it from Spark, gRPC, Delta or the operating system? Those of gRPC and Delta are known by their module."""
+    modules = ("grpc", "deltalake", "_internal", "pyo3_runtime")
+    return _is_spark(error) or isinstance(error, (OSError, MemoryError)) or type(error).__module__.startswith(modules)
 
 
 def _is_spark(error: BaseException) -> bool:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -45,16 +45,30 @@ def connect() -> SparkSession:
     url = urlsplit(address)
     host = url.hostname or "localhost"
     _wait_for(host, url.port or _PORT, 0 if host in _THIS_MACHINE else _PATIENCE_SECONDS)
-    if token := settings.spark_token():
-        # As a header and not as the client's own `token`, for which it would want TLS of any host but localhost.
-        address += f"{'' if ';' in address else '/'};authorization={quote('Bearer ' + token, safe='')}"
+    from pyspark.errors import PySparkException
+    from pyspark.sql.connect.client import DefaultChannelBuilder
     from pyspark.sql.connect.client.retries import DefaultPolicy
+    from pyspark.sql.connect.session import SparkSession as RemoteSession
 
-    spark = SparkSession.builder.remote(address).getOrCreate()
+    channel = DefaultChannelBuilder(address)
+    if token := settings.spark_token():
+        # A header: for the client's own `token` it would want TLS of any host but localhost. Not in the address, which
+        # PySpark keeps in the environment and shows in its errors.
+        channel.set("authorization", f"Bearer {token}")
+    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"  # by which PySpark's functions know whose columns to make
+    spark: Any = RemoteSession.builder.channelBuilder(channel).getOrCreate()
     spark.client.set_retry_policies([DefaultPolicy(**_RETRIES)])
-    for name, value in SESSION_CONF.items():
-        spark.conf.set(name, value)
-    return spark
+    try:
+        for name, value in SESSION_CONF.items():
+            spark.conf.set(name, value)
+    except PySparkException as error:
+        if "UNAUTHENTICATED" not in str(error):
+            raise
+        raise LakeError(
+            f"Spark Connect at {host}:{url.port or _PORT} refuses our token: set LAKE_SPARK_TOKEN to the one of the "
+            f"server, or restart our own server: `./lake spark stop`, `./lake spark start`"
+        ) from None
+    return cast(SparkSession, spark)
 
 
 def _address() -> str | None:

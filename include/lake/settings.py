@@ -4,15 +4,30 @@ import os
 import re
 from pathlib import Path
 
-from include.lake.errors import UsageError
+from include.lake.errors import LakeError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 SQL = ROOT / "include" / "sql"
 
 
+# delta-rs takes a path for a URL: on these characters it fails, or reads and writes another folder. The quotation mark
+# ends an option of Java.
+_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?\"]")
+
+
 def home() -> Path:
-    """The folder of everything that a lake keeps (`LAKE_HOME`, `.lake/` by default)."""
-    return Path(os.environ.get("LAKE_HOME") or ROOT / ".lake").expanduser().resolve()
+    """The folder of everything that a lake keeps (`LAKE_HOME`, `.lake/` by default); UsageError if it cannot be one."""
+    text = os.environ.get("LAKE_HOME") or str(ROOT / ".lake")
+    try:
+        path = Path(text).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a user who does not exist, a null byte
+        raise UsageError(f"LAKE_HOME={text!r} is no folder ({error}): set it to another one") from None
+    if refused := sorted(set(_REFUSED_IN_PATHS.findall(str(path)))):
+        raise UsageError(
+            f"LAKE_HOME={str(path)!r} has {' '.join(map(repr, refused))} in its path, with which Delta or Spark "
+            "goes wrong: set LAKE_HOME to a path without it"
+        )
+    return path
 
 
 def shown(path: Path) -> str:
@@ -65,17 +80,19 @@ def spark_token() -> str | None:
     """What the Spark Connect server asks its clients for (`LAKE_SPARK_TOKEN`, or the file of it in the lake)."""
     if token := os.environ.get("LAKE_SPARK_TOKEN"):
         return token
-    return spark_token_file().read_text().strip() if spark_token_file().exists() else None
-
-
-def spark_port() -> int | None:
-    """The port of the Spark Connect server that we start (`LAKE_SPARK_PORT`); None: any that is free."""
-    text = os.environ.get("LAKE_SPARK_PORT") or "0"
-    if not (text == "0" or (text.isdigit() and 1024 <= int(text) < 65536)):
-        raise UsageError(
-            f"LAKE_SPARK_PORT={text} is no port for Spark: give one above 1023, such as 15002, or unset it"
-        )
-    return int(text) or None
+    path = spark_token_file()
+    try:
+        with open(path) as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise LakeError(
+                    f"{path} may be read by other users, who could run code as you: "
+                    "`./lake spark stop` and then `./lake spark start` make a new token"
+                )
+            return file.read().strip() or None
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise LakeError(f"{path} is another user's: ask them for the token and set LAKE_SPARK_TOKEN") from None
 
 
 def maven_repository() -> str | None:

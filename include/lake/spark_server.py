@@ -9,10 +9,12 @@ import importlib.util
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -185,7 +187,7 @@ def _lock() -> Iterator[None]:
 
 def _state() -> dict[str, Any] | None:
     """What server.json says, if the process that it speaks of is still that one."""
-    with suppress(FileNotFoundError, json.JSONDecodeError):
+    with suppress(FileNotFoundError, PermissionError, json.JSONDecodeError):  # another user's server is none of ours
         state: dict[str, Any] = json.loads((_folder() / "server.json").read_text())
         if _process(state).alive:
             return state
@@ -193,10 +195,7 @@ def _state() -> dict[str, Any] | None:
 
 
 def _write(state: dict[str, Any]) -> None:
-    """At once and whole, because others read it without the lock."""
-    new = _folder() / "server.json.new"
-    new.write_text(json.dumps(state) + "\n")
-    new.replace(_folder() / "server.json")
+    _write_private(_folder() / "server.json", json.dumps(state))
 
 
 def _process(state: dict[str, Any]) -> processes.Process:
@@ -208,18 +207,34 @@ def _end(state: dict[str, Any], patience: float = 20) -> None:
     (_folder() / "server.json").unlink(missing_ok=True)
 
 
-def free_port() -> int:
-    """The port that is asked for, or any free one, to start on; LakeError if somebody else has it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free; one in use is not
-        try:
-            probe.bind(("127.0.0.1", settings.spark_port() or 0))
-        except OSError as error:
-            raise LakeError(
-                f"port {settings.spark_port()} for Spark Connect cannot be had ({error.strerror}): "
-                "stop what uses it, or unset LAKE_SPARK_PORT to take any free one"
-            ) from None
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def _ensure_token() -> None:
+    """Make the token that clients of the server read, unless there is one that no other user can have read.
+
+    Whoever reaches the port of a server without a token can run code as us: that is every user of this machine.
+    """
+    if os.environ.get("LAKE_SPARK_TOKEN"):
+        return
+    with suppress(LakeError):
+        if settings.spark_token():
+            return
+    _write_private(settings.spark_token_file(), secrets.token_urlsafe(32))
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only we can read, at once and whole, because others read it without the lock."""
+    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # it has mode 0600 and is a new file
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text + "\n")
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
 
 
 def serve(port: int) -> NoReturn:
@@ -264,7 +279,8 @@ def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[li
 
 
 def _spawn() -> dict[str, Any]:
-    port = free_port()
+    _ensure_token()
+    port = _free_port()
     command, environment = _command(port)
     with open(_folder() / "server.log", "w") as log:
         server = subprocess.Popen(

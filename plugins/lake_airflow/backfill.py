@@ -1,14 +1,15 @@
 """The tasks of the `backfill` DAG: plan what the form asks for, build it table by table, say what has come of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from airflow.sdk import BaseOperator, Param
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from include.lake import request
-from include.lake.errors import CheckFailed, ContractError, UsageError
+from include.lake import failures, request
+from include.lake.errors import ContractError, UsageError
 
 PLAN, SUMMARY = "plan", "summary"
 # Where Airflow's own branching tasks write down what is skipped. The scheduler reads it whatever became of the task,
@@ -61,6 +62,18 @@ def _run(context: Any) -> str:
     return f"{context['dag_run'].dag_id}/{context['dag_run'].run_id}"
 
 
+@contextmanager
+def _failing_well(what: str) -> Iterator[None]:
+    """End the task with the cause of an error in a few lines; Airflow tries again only what a retry can cure."""
+    try:
+        yield
+    except AirflowException:
+        raise
+    except Exception as error:
+        retry = failures.Failure(failures.kind(error), "").retry
+        raise (AirflowException if retry else AirflowFailException)(failures.describe(error, what)) from None
+
+
 class PlanBackfill(BaseOperator):
     """Show the plan before anything starts, and leave out the tasks of tables that it has nothing for."""
 
@@ -68,6 +81,10 @@ class PlanBackfill(BaseOperator):
     ui_color = "#f4ecd2"
 
     def execute(self, context: Any) -> dict[str, Any]:
+        with _failing_well("the plan"):
+            return self.plan(context)
+
+    def plan(self, context: Any) -> dict[str, Any]:
         from include.lake import plan  # heavy, and no business of a DAG parse
 
         tables = sorted(self.downstream_task_ids - {SUMMARY})
@@ -113,12 +130,10 @@ class BackfillTable(BaseOperator):
         from include.lake import backfill, plan
 
         asked, run = asked_for(context["params"]), _run(context)
-        progress = backfill.Progress(plan.plan(replace(asked, tables=(self.table,)), run))
-        self.log.info("%s: %s days in %s jobs", self.table, f"{progress.plan.partitions:,}", progress.plan.jobs)
-        try:
+        with _failing_well(f"{self.table} {asked.first}..{asked.last}"):
+            progress = backfill.Progress(plan.plan(replace(asked, tables=(self.table,)), run))
+            self.log.info("%s: %s days in %s jobs", self.table, f"{progress.plan.partitions:,}", progress.plan.jobs)
             bad = backfill.run_table(asked, self.table, run, self.log.info, progress)
-        except (ContractError, UsageError, CheckFailed) as error:  # a retry gives the same
-            raise AirflowFailException(str(error)) from None
         if bad:
             raise AirflowFailException(
                 f"{self.table} has bad days: {plan.ranges(sorted(bad))}: {next(iter(bad.values()))}"
@@ -139,7 +154,8 @@ class SummariseBackfill(BaseOperator):
             return {"summary": "a dry run: nothing was built"}
         from include.lake import backfill, plan
 
-        results = backfill.results(asked_for(context["params"]), _run(context))
+        with _failing_well("the summary"):
+            results = backfill.results(asked_for(context["params"]), _run(context))
         lines = backfill.summary(results)
         for line in lines:
             self.log.info("%s", line)

@@ -1,16 +1,20 @@
 """The pages of the lake in the Airflow UI: which days are there, and what the run in front of you did to them.
 
+A user sees the tables of the DAGs that Airflow lets them read. Error texts may show rows, so they are for those who may
+read a DAG that builds the table, whose log says the same.
+
 Imported by the API server alone. Endpoints are plain `def`: they read files and the database, in FastAPI's threads.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.common.db.common import SessionDep
-from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
@@ -20,14 +24,15 @@ from jinja2 import Environment, FileSystemLoader
 from lake_airflow.tasks import notice_edits
 from sqlalchemy import select
 
-from include.lake import contracts, lineage
+from include.lake import contracts, lineage, task_lists
 from include.lake.days import day_range, days_before, last_finished_day, parse_day
 from include.lake.errors import LakeError
-from include.lake.freshness import DayState, Lake
+from include.lake.freshness import FRESH, DayState, Lake
 
 DAYS = 14  # what fits on a laptop's screen, and two weekly cycles
 MAX_DAYS = 92  # of a backfill: its last ones, for a page of years is no page
 BUILDS = 50  # of one table, newest first
+BACKFILL = "backfill"  # the DAG that builds any table: who may read it may see every table
 
 app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(notice_edits)])
 _templates = Environment(
@@ -40,7 +45,33 @@ def _page(title: str, kind: str, status_code: int = 200, **values: Any) -> HTMLR
     return HTMLResponse(html, status_code)
 
 
-def _state(lake: Lake, table: str, day: str) -> DayState:
+@dataclass(frozen=True)
+class Rights:
+    """What a user may see. `shown`: tables that a readable DAG builds or waits for; `explained`: with error texts."""
+
+    shown: frozenset[str]
+    explained: frozenset[str]
+
+    @property
+    def everything(self) -> bool:
+        return len(self.explained) == len(contracts.load_all())
+
+
+def _rights(user: GetUserDep) -> Rights:
+    readable = get_auth_manager().get_authorized_dag_ids(user=user, method="GET")
+    if BACKFILL in readable:
+        every = frozenset(contracts.load_all())
+        return Rights(every, every)
+    lists = [listed for listed in task_lists.read_all() if listed.dag_id in readable]
+    built = frozenset(table for listed in lists for table in listed.tables)
+    shown = built.union(*(listed.waits_for for listed in lists))
+    return Rights(shown, built | {table for table in shown if contracts.get(table).is_source})
+
+
+RightsDep = Annotated[Rights, Depends(_rights)]
+
+
+def _state(lake: Lake, rights: Rights, table: str, day: str) -> DayState:
     """The state of a day; a mistake in one table's files is shown in its row and hides no other."""
     try:
         if not contracts.get(table).day_column:
@@ -48,13 +79,19 @@ def _state(lake: Lake, table: str, day: str) -> DayState:
             return DayState(
                 table, "", "missing" if absent else "fresh", "not loaded" if absent else "loaded, has no days"
             )
-        return lake.state(table, day)
+        state = lake.state(table, day)
+        if table not in rights.explained:
+            return replace(state, why="a DAG that you may not read builds it")
+        if not rights.everything and state.state != FRESH and lake.own_state(table, day).state == FRESH:
+            # The reason is an input, or one of its inputs, whose error may be none of the user's business.
+            return replace(state, why=state.why.partition(":")[0])
+        return state
     except LakeError as error:
         return DayState(table, day, "failed", str(error))
 
 
-def _row(lake: Lake, table: str, day: str) -> dict[str, Any]:
-    state = asdict(_state(lake, table, day))
+def _row(lake: Lake, rights: Rights, table: str, day: str) -> dict[str, Any]:
+    state = asdict(_state(lake, rights, table, day))
     source = contracts.get(table).is_source
     build = None if source else lake.built(table).get(day)
     return {**state, "dropped": build["dropped"] if build else {}, "source": source}
@@ -75,11 +112,11 @@ def _newest(lake: Lake, tables: list[str]) -> list[str]:
     return day_range(days_before(last, DAYS - 1), last)[::-1]
 
 
-def _grid(lake: Lake, tables: list[str], days: list[str] | None = None) -> dict[str, Any]:
+def _grid(lake: Lake, rights: Rights, tables: list[str], days: list[str] | None = None) -> dict[str, Any]:
     """Some tables by days, the newest ones where none are given."""
     shown = days or _newest(lake, tables)
     rows = [
-        (table, contracts.get(table), [_state(lake, table, day) for day in shown])
+        (table, contracts.get(table), [_state(lake, rights, table, day) for day in shown])
         for table in sorted(tables, key=lambda table: contracts.get(table).is_source)
         if contracts.get(table).day_column
     ]
@@ -92,35 +129,41 @@ def mistake(request: Request, error: LakeError) -> HTMLResponse:
     return _page("The lake cannot be read", "error", status_code=500, note=str(error))
 
 
-@app.get("/", dependencies=[Depends(get_user)])
-def overview(session: SessionDep, dag_id: str | None = None) -> HTMLResponse:
-    """Tables by days, of one DAG or of the whole lake."""
-    tables = lineage.in_order()
+# Without a dag_id Airflow asks here, as it does for its own list of DAGs, if the user may read any DAG at all.
+@app.get("/", dependencies=[Depends(requires_access_dag("GET"))])
+def overview(session: SessionDep, rights: RightsDep, dag_id: str | None = None) -> HTMLResponse:
+    """Tables by days, of one DAG or of all that the user may read."""
     if dag_id:
         serialized = SerializedDagModel.get(dag_id, session=session)
         if serialized is None:
             raise HTTPException(404, f"there is no DAG {dag_id!r}")
         tables = _tables_of(list(serialized.dag.task_ids))
-    return _page(f"Tables of {dag_id}" if dag_id else "Lake", "grid", **_grid(Lake(), tables))
+    else:
+        tables = [table for table in lineage.in_order() if table in rights.shown]
+    return _page(f"Tables of {dag_id}" if dag_id else "Lake", "grid", **_grid(Lake(), rights, tables))
 
 
-@app.get("/table", dependencies=[Depends(get_user)])
-def table(name: str) -> HTMLResponse:
+@app.get("/table", dependencies=[Depends(requires_access_dag("GET"))])
+def table(rights: RightsDep, name: str) -> HTMLResponse:
     """One table: what it is, its newest days and its newest builds."""
     try:
         contract = contracts.get(name)
     except LakeError as error:
         raise HTTPException(404, str(error)) from None
+    if name not in rights.shown:
+        raise HTTPException(403, f"no DAG that you may read builds {name} or waits for it")
     lake = Lake()
-    builds = [] if contract.is_source else [row for rows in lake.builds(name).values() for row in rows]
+    is_told = name in rights.explained and not contract.is_source
+    builds = [row for rows in lake.builds(name).values() for row in rows] if is_told else []
     builds.sort(key=lambda row: row["built_at"], reverse=True)
-    readers = [other for other in lineage.in_order() if name in lineage.inputs(other)]
-    links: dict[str, Any] = {"contract": contract, "inputs": lineage.inputs(name), "readers": readers}
-    return _page(name, "table", **links, **_grid(lake, [name]), builds=builds[:BUILDS])
+    inputs = [other for other in lineage.inputs(name) if other in rights.shown]
+    readers = [other for other in lineage.in_order() if name in lineage.inputs(other) and other in rights.shown]
+    links: dict[str, Any] = {"contract": contract, "inputs": inputs, "readers": readers}
+    return _page(name, "table", **links, **_grid(lake, rights, [name]), builds=builds[:BUILDS])
 
 
 @app.get("/run", dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN))])
-def run(session: SessionDep, dag_id: str, run_id: str, task_id: str | None = None) -> HTMLResponse:
+def run(session: SessionDep, rights: RightsDep, dag_id: str, run_id: str, task_id: str | None = None) -> HTMLResponse:
     """What the lake has for the day of a run, table by table; with `task_id` for the table of that task alone."""
     found = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
     if found is None:
@@ -134,12 +177,12 @@ def run(session: SessionDep, dag_id: str, run_id: str, task_id: str | None = Non
     try:
         if "first_day" in conf and "last_day" in conf:  # a backfill, which may be of years
             days = day_range(conf["first_day"], conf["last_day"])[-MAX_DAYS:]
-            return _page(title, "grid", **_grid(Lake(), tables, days[::-1]))
+            return _page(title, "grid", **_grid(Lake(), rights, tables, days[::-1]))
         day = parse_day(found.partition_key or conf.get("part_date") or "")
     except LakeError:
         return _page(title, "run", rows=[], this_run="", note="This run has no day, so it builds nothing.")
     lake = Lake()
-    rows = [_row(lake, name, day) for name in tables]
+    rows = [_row(lake, rights, name, day) for name in tables]
     rows.sort(key=lambda row: row["source"])
     note = "" if rows else "No task of this run has a table."
     return _page(title, "run", rows=rows, this_run=f"{dag_id}/{run_id}", note=note)

@@ -165,9 +165,10 @@ def test_an_edit_shows_without_a_restart(client, tmp_path, monkeypatch):
         user.with_name("brand_new.yaml").write_text(user.read_text())
         assert client.get("/table?name=we_mart.brand_new").status_code == 200
         user.with_name("brand_new.yaml").write_text("about: ''")
-        broken = client.get("/")
+        broken = client.get("/table?name=we_mart.brand_new")
         assert broken.status_code == 500
-        assert "brand_new.yaml: `about` is missing" in broken.text
+        assert "brand_new.yaml:1: `about`:" in broken.text
+        assert client.get("/").status_code == 200
     assert client.get("/table?name=we_mart.brand_new").status_code == 404
 
 

@@ -72,7 +72,7 @@ def names() -> list[str]:
 
     What is broken cannot be asked for.
     """
-    lists, _ = task_lists.read_all()
+    lists = task_lists.read_all()
     built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
     return [
         *built,
@@ -85,7 +85,7 @@ def _tables(named: list[str], downstream: bool) -> list[str]:
     """The tables behind names of tables, steps and DAGs, in order; with `downstream` all made of them, too."""
     if not named:
         raise UsageError("name at least one table, step or DAG")
-    lists, broken = task_lists.read_all()
+    lists, broken = task_lists.read_all(), task_lists.broken()
     found: set[str] = set()
     for name in named:
         if of_dag := [table for listed in lists if listed.dag_id == name for table in listed.tables]:

@@ -6,6 +6,7 @@ timezone whose days a table has.
 
 import ast
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -57,8 +58,7 @@ class TaskList:
 
 def zones_of_source(table: str) -> set[str]:
     """The timezones in which days of a source end: those of the task lists whose tables read it; else UTC."""
-    lists, _ = read_all()
-    return {one.timezone for one in lists if any(table in lineage.inputs(name) for name in one.tables)} or {"UTC"}
+    return {one.timezone for one in read_all() if any(table in lineage.inputs(name) for name in one.tables)} or {"UTC"}
 
 
 def paths(family: str = "*") -> list[Path]:
@@ -70,15 +70,22 @@ def paths(family: str = "*") -> list[Path]:
     )
 
 
-def read_all() -> tuple[list[TaskList], dict[str, str]]:
-    """Every good task list of the project, by DAG id, and what is wrong with the others, by the name of the file."""
-    lists, broken = [], {}
+def read_all() -> list[TaskList]:
+    """Every good task list of the project, by DAG id."""
+    return [task_list for _, task_list in _tries() if isinstance(task_list, TaskList)]
+
+
+def broken() -> dict[str, str]:
+    """DAG id -> what is wrong, of the task lists that `read_all()` leaves out."""
+    return {path.stem: str(error) for path, error in _tries() if isinstance(error, LakeError)}
+
+
+def _tries() -> Iterator[tuple[Path, TaskList | LakeError]]:
     for path in paths():
         try:
-            lists.append(read(path))
+            yield path, read(path)
         except LakeError as error:
-            broken[path.stem] = str(error)
-    return lists, broken
+            yield path, error
 
 
 def timezones(table: str) -> list[str]:

@@ -26,7 +26,7 @@ from sqlalchemy import select
 
 from include.lake import contracts, lineage, task_lists
 from include.lake.days import day_range, days_before, last_finished_day, parse_day
-from include.lake.errors import LakeError
+from include.lake.errors import LakeError, UsageError
 from include.lake.freshness import FRESH, DayState, Lake
 
 DAYS = 14  # what fits on a laptop's screen, and two weekly cycles
@@ -125,7 +125,7 @@ def _grid(lake: Lake, rights: Rights, tables: list[str], days: list[str] | None 
 
 @app.exception_handler(LakeError)
 def mistake(request: Request, error: LakeError) -> HTMLResponse:
-    """A contract that cannot be read concerns every page: say which, and in which line."""
+    """A contract that cannot be read: say which, and in which line."""
     return _page("The lake cannot be read", "error", status_code=500, note=str(error))
 
 
@@ -148,7 +148,7 @@ def table(rights: RightsDep, name: str) -> HTMLResponse:
     """One table: what it is, its newest days and its newest builds."""
     try:
         contract = contracts.get(name)
-    except LakeError as error:
+    except UsageError as error:
         raise HTTPException(404, str(error)) from None
     if name not in rights.shown:
         raise HTTPException(403, f"no DAG that you may read builds {name} or waits for it")

@@ -227,7 +227,7 @@ def test_good_rows_with_such_names_are_published(shop, spark) -> None:  # noqa: 
     shop(BLIND)
     load(("good", 1, DAY), ("good", 1, NEXT))
     assert build(spark, DAY, NEXT).rows == 2
-    assert list(ledger.read()[-1]["checks"])[:1] == ["day is in the range"]
+    assert "day is in the range" in ledger.read()[-1]["checks"]
 
 
 @pytest.mark.spark

@@ -16,7 +16,7 @@ from include.lake import contracts, lineage, plan, settings
 from include.lake.days import day_range, days_before
 from include.lake.errors import LakeError
 from scripts import stack
-from scripts.run import Api, _is_parsed, _number, _until, dag_ids, down
+from scripts.run import Api, _is_parsed, _number, dag_ids, down, until
 from scripts.stack import Clock, Stack
 
 FIRST = "2026-01-03"
@@ -62,9 +62,9 @@ def up(running: Stack, say: Clock, days: list[str], scale: float) -> Api:
     for name in stack.AIRFLOW:
         running.start_airflow(name, env)
     api = Api(running.url, stack.USER, stack.password())
-    _until(running, api.up, PATIENCE_SECONDS, "the Airflow API")
+    until(running, api.up, PATIENCE_SECONDS, "the Airflow API")
     for dag_id in [*dag_ids(), "backfill"]:
-        _until(running, lambda d=dag_id: _is_parsed(api, d), PATIENCE_SECONDS, f"Airflow to parse {dag_id}")
+        until(running, lambda d=dag_id: _is_parsed(api, d), PATIENCE_SECONDS, f"Airflow to parse {dag_id}")
         api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
     say("everything is up")
     return api
@@ -86,7 +86,7 @@ def scheduled(running: Stack, api: Api, days: list[str]) -> float:
             ended += api("GET", runs + "success")["total_entries"]
         return ended == len(days) * len(dag_ids())
 
-    _until(running, done, PATIENCE_SECONDS, "the runs of the days")
+    until(running, done, PATIENCE_SECONDS, "the runs of the days")
     return time.monotonic() - began
 
 
@@ -100,7 +100,7 @@ def backfill(running: Stack, api: Api, days: list[str]) -> float:
         found = str(api("GET", f"/dags/backfill/dagRuns/{run}")["state"])
         return found if found in ("success", "failed") else ""
 
-    if _until(running, state, PATIENCE_SECONDS, "the backfill") == "failed":
+    if until(running, state, PATIENCE_SECONDS, "the backfill") == "failed":
         raise LakeError(f"the backfill failed: its logs are in {stack.logs()}")
     return time.monotonic() - began
 

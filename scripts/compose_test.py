@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from include.lake import contracts, lineage, settings, storage
+from include.lake import contracts, lineage, settings, storage, wait
 from include.lake.days import days_before, last_finished_day
 from include.lake.errors import LakeError
 from scripts import container, stack
@@ -128,15 +128,11 @@ class Test:
         return self.compose("exec", "-T", service, *command, quiet=True)
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
+        def answer() -> Any:
             with suppress(OSError):
-                if found := condition():
-                    return found
-            if time.monotonic() > deadline:
-                raise LakeError(f"waited {PATIENCE_SECONDS} s for {what}")
-            self.say.still(f"waiting for {what}")
-            time.sleep(0.5)
+                return condition()
+
+        return wait.until(answer, PATIENCE_SECONDS, what, pause=0.5, waiting=self.say.still)
 
     def require(self, good: object, what: str) -> None:
         if not good:

@@ -11,7 +11,6 @@ import socket
 import socketserver
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from urllib.parse import quote
 
 import psycopg2
 
-from include.lake import settings, spark_server
+from include.lake import settings, spark_server, wait
 from include.lake.days import last_finished_day
 from include.lake.errors import LakeError, UsageError
 from scripts import run, stack
@@ -103,9 +102,11 @@ def airflow_env() -> dict[str, str]:
 
 def connect(seconds: float = DATABASE_SECONDS) -> Any:
     """A connection to the database, which may be on its way up. A password that it refuses, it will not take later."""
-    deadline = time.monotonic() + seconds
     password = secret("POSTGRES_PASSWORD")
-    while True:
+    refusal = ""
+
+    def try_once() -> Any:
+        nonlocal refusal
         try:
             return psycopg2.connect(
                 host=POSTGRES, user="airflow", dbname="airflow", password=password, connect_timeout=5
@@ -116,9 +117,11 @@ def connect(seconds: float = DATABASE_SECONDS) -> Any:
                     "PostgreSQL was made with another password, since its volume is older than the volume `secrets`: "
                     "set POSTGRES_PASSWORD in .env to that password, or remove both volumes"
                 ) from None
-            if time.monotonic() > deadline:
-                raise LakeError(f"PostgreSQL does not answer: `docker-compose up -d {POSTGRES}` ({error})") from None
-            time.sleep(0.5)
+            refusal = str(error)
+            return None
+
+    cure = f"`docker-compose up -d {POSTGRES}`"
+    return wait.until(try_once, seconds, "PostgreSQL", pause=0.5, cure=lambda: f"{cure} ({refusal})")
 
 
 def start_airflow(name: str) -> NoReturn:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from include.lake import contracts, lineage, settings
+from include.lake import contracts, lineage, settings, wait
 from include.lake.days import days_before, last_finished_day
 from include.lake.errors import LakeError, UsageError
 from scripts import stack
@@ -145,7 +145,7 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
             say("Spark Connect listens")
         running.start_airflow(name, env)
     api = Api(running.url, stack.USER, stack.password())
-    _until(running, api.up, DAGS_SECONDS, "the Airflow API to answer")
+    until(running, api.up, DAGS_SECONDS, "the Airflow API to answer")
     say(f"Airflow answers on {running.url}")
     if sampling:
         running.wait("sample")
@@ -158,15 +158,9 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     return green
 
 
-def _until(running: Stack, condition: Any, seconds: float, what: str) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        running.check()
-        running.say.still(f"waiting for {what}")
-        if time.monotonic() > deadline:
-            raise LakeError(f"waited {seconds:.0f} s for {what}; the logs are in {stack.logs()}")
-        time.sleep(0.2)
-    return found
+def until(running: Stack, condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Wait, and watch over what runs meanwhile."""
+    return wait.until(condition, seconds, what, waiting=running.watch, cure=lambda: f"the logs are in {stack.logs()}")
 
 
 # -- sample data
@@ -227,7 +221,7 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
     """Switch the DAGs on and follow their runs of `day`; False if one of them failed or takes too long."""
     began = time.time()
     for dag_id in dag_ids():
-        _until(running, lambda d=dag_id: _is_parsed(api, d), DAGS_SECONDS, f"Airflow to parse {dag_id}")
+        until(running, lambda d=dag_id: _is_parsed(api, d), DAGS_SECONDS, f"Airflow to parse {dag_id}")
         api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
     say(f"following {', '.join(dag_ids())} for {day}")
     shown: dict[tuple[str, str], str] = {}

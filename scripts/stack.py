@@ -9,6 +9,7 @@ import fcntl
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import pwd
 import secrets
@@ -24,7 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from include.lake import processes, settings, spark_server
+from include.lake import processes, settings, spark_server, wait
 from include.lake.errors import LakeError
 from include.lake.processes import Process
 
@@ -170,10 +171,8 @@ class Stack:
         return True
 
     def wait(self, name: str) -> None:
-        while not self.done(name):
-            self.check()
-            self.say.still(f"waiting for {name} (its log: {self._children[name][2]})")
-            time.sleep(0.05)
+        log = self._children[name][2]
+        wait.until(lambda: self.done(name), math.inf, f"{name} (its log: {log})", pause=0.05, waiting=self.watch)
         del self._children[name]
 
     def lake(self, *arguments: str) -> list[str | Path]:
@@ -226,13 +225,16 @@ class Stack:
             "synchronous_commit=off",
         ]
         self.spawn("postgres", [*as_user, programs / "postgres", "-D", folder, *options])
-        deadline = time.monotonic() + 60  # it is there in a second; after a crash it reads its log first
-        while subprocess.run([programs / "pg_isready", "-q", "-h", self._sockets], check=False).returncode:
-            self.check()
-            if time.monotonic() > deadline:
-                log = self._children["postgres"][2]
-                raise LakeError(f"PostgreSQL was not ready within 60 s; the end of {log}:\n{processes.last_lines(log)}")
-            time.sleep(0.05)
+        is_ready = [programs / "pg_isready", "-q", "-h", self._sockets]
+        log = self._children["postgres"][2]
+        wait.until(
+            lambda: subprocess.run(is_ready, check=False).returncode == 0,
+            60,  # it is there in a second; after a crash it reads its log first
+            "PostgreSQL",
+            pause=0.05,
+            waiting=self.watch,
+            cure=lambda: f"the end of {log}:\n{processes.last_lines(log)}",
+        )
         # None of Airflow runs now. (An empty database has no such table, which is fine.)
         psql = [str(programs / "psql"), "-h", str(self._sockets), "-U", "postgres", "-qc", END_JOBS]
         subprocess.run(psql, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
@@ -264,6 +266,11 @@ class Stack:
         if self._spark and "spark" not in self._children and not spark_server.address():
             log = settings.home() / "spark" / "server.log"
             raise LakeError(f"the Spark Connect server died; the end of {log}:\n{processes.last_lines(log)}")
+
+    def watch(self, line: str) -> None:
+        """For whoever waits: LakeError if a process died, and the line after a while without any other."""
+        self.check()
+        self.say.still(line)
 
     def down(self, patience: float = STOP_SECONDS) -> None:
         """End everything that this run has started, by force after `patience` seconds."""

@@ -260,7 +260,7 @@ def test_a_database_that_is_not_up_is_waited_for(places: Path, monkeypatch: pyte
     monkeypatch.setattr(psycopg2, "connect", connect)
     assert container.connect() == "connected"
     tries.clear()
-    with pytest.raises(LakeError, match=r"PostgreSQL does not answer: `docker-compose up -d postgres`"):
+    with pytest.raises(LakeError, match=r"for PostgreSQL: `docker-compose up -d postgres` \(Connection refused"):
         container.connect(seconds=0)
 
 

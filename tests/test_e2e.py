@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from include.lake import contracts, ledger, lineage, processes, settings
+from include.lake import contracts, ledger, lineage, processes, settings, wait
 from include.lake.days import day_range, days_before
 from include.lake.processes import Process
 from scripts.run import Api
@@ -238,11 +238,7 @@ def ended(api: Api, run_id: str) -> str:
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {SECONDS} s for {what}"
-        time.sleep(0.5)
-    return found
+    return wait.until(condition, SECONDS, what, pause=0.5)
 
 
 def built_days() -> dict[str, Counter]:

@@ -28,7 +28,9 @@ from include.lake import contracts, lineage, settings, storage, wait
 from include.lake.days import days_before, last_finished_day
 from include.lake.errors import LakeError
 from scripts import container, stack
-from scripts.run import DEFAULT_DAYS, DEFAULT_SCALE, Api, dag_ids
+from scripts.airflow_env import USER
+from scripts.api import Api, dag_ids
+from scripts.seed import DEFAULT_DAYS, DEFAULT_SCALE
 from scripts.stack import Clock
 
 PROJECT = "lake-compose-test"
@@ -177,7 +179,7 @@ class Test:
 
     def login(self) -> Api:
         password = self.inside("cat", "/secrets/ui-password", service="airflow-api-server").strip()
-        api = Api(f"http://127.0.0.1:{self.port}", stack.USER, password)
+        api = Api(f"http://127.0.0.1:{self.port}", USER, password)
         self.until(api.up, "the Airflow UI")
         return api
 

@@ -20,7 +20,7 @@ import pytest
 from include.lake import contracts, ledger, lineage, processes, settings, wait
 from include.lake.days import day_range, days_before
 from include.lake.processes import Process
-from scripts.run import Api
+from scripts.api import Api
 from tests.conftest import JAVA_OPTIONS, QUICK
 
 DAGS = sorted(path.stem for path in (settings.ROOT / "dags").glob("utils/dynamic_dag/*/task_list/*.py"))

@@ -124,7 +124,7 @@ def test_the_secrets_of_others_are_out_of_sparks_reach(services: dict[str, Any])
 
 
 def test_the_image_has_what_its_set_up_reads(tmp_path: Path) -> None:
-    """The image has only some files before the set-up, and no packages (-S): what the set-up imports has to be there."""
+    """Before the set-up the image has only some files and no packages (-S): they have to be all that it imports."""
     steps = (settings.ROOT / "Dockerfile").read_text().replace("\\\n", " ").split("\nRUN ")[0]
     for copied in re.findall(r"^COPY (.*)$", steps, re.M):
         *sources, target = copied.split()

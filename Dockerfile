@@ -11,12 +11,12 @@ ARG LAKE_MAVEN_REPOSITORY
 
 # Only what the set-up reads, so that an edit of the rest does not do it again.
 COPY requirements.lock ./
-COPY scripts/setup.sh scripts/setup.py scripts/
-COPY include/lake/__init__.py include/lake/errors.py include/lake/locks.py include/lake/processes.py \
-     include/lake/settings.py include/lake/spark_server.py include/lake/
+COPY scripts/setup.sh scripts/setup.py scripts/truststore.py scripts/
+COPY include/lake/__init__.py include/lake/errors.py include/lake/locks.py include/lake/settings.py \
+     include/lake/toolchain.py include/lake/
 # PIP_USER: the base wants pip to install into the user's folder, which a virtual environment refuses.
 RUN PIP_USER=false sh scripts/setup.sh \
-    && rm -rf /root/.cache /var/lib/apt/lists/* \
+    && rm -rf /root/.cache \
     # What a volume is mounted over takes its owner from here.
     && install -d -o airflow -g 0 /lake /secrets /opt/airflow/logs
 

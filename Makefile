@@ -11,7 +11,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z -]*\):[^#]*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{printf "%-23s %s\n", $$1, $$2}'
 	@echo "The lake itself is looked at and built with ./lake (./lake --help)."
 
-setup:  ## virtual environment, Java, Delta jars: what is missing of them
+setup:  ## virtual environment (with Java), Delta jars: what is missing of them
 	@sh scripts/setup.sh
 
 run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONCE=1: ends after green runs] [DAYS=3] [SCALE=0.1]

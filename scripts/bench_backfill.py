@@ -10,13 +10,16 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from typing import Any
 
 from include.lake import contracts, lineage, plan, settings
 from include.lake.days import day_range, days_before
 from include.lake.errors import LakeError
-from scripts import stack
-from scripts.run import Api, _is_parsed, _number, _until, dag_ids, down
+from scripts import airflow_env
+from scripts.api import Api, dag_ids, is_parsed
+from scripts.options import read_number
+from scripts.run import down, until
 from scripts.stack import Clock, Stack
 
 FIRST = "2026-01-03"
@@ -29,12 +32,12 @@ WANTED_RATIO, WANTED_OVERHEAD = 10.0, 0.3
 
 def main() -> int:
     say = Clock()
-    days = day_range(FIRST, days_before(FIRST, 1 - _number("DAYS", 90, int)))
+    days = day_range(FIRST, days_before(FIRST, 1 - read_number("DAYS", 90, int)))
     os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-bench-")
-    running = Stack(_number("LAKE_UI_PORT", 8080, int), say)
+    running = Stack(read_number("LAKE_UI_PORT", 8080, int), say)
     try:
         running.acquire()
-        api = up(running, say, days, _number("SCALE", 0.1, float))
+        api = up(running, say, days, read_number("SCALE", 0.1, float))
         backfill(running, api, WARM)
         say("warm")
         per_day = scheduled(running, api, days)
@@ -55,16 +58,16 @@ def up(running: Stack, say: Clock, days: list[str], scale: float) -> Api:
     running.start_spark()
     sample = running.lake("sample", "--from", WARM[0], "--to", days[-1], "--scale", str(scale))
     running.spawn("sample", sample, {**os.environ, "PYTHONPATH": str(settings.ROOT)})
-    env = stack.airflow_env(running.port, running.start_postgres())
+    env = airflow_env.of_make_run(running.port, running.start_postgres())
     running.migrate(env)
     running.wait("sample")
     running.wait_for_spark()
-    for name in stack.AIRFLOW:
+    for name in airflow_env.AIRFLOW:
         running.start_airflow(name, env)
-    api = Api(running.url, stack.USER, stack.password())
-    _until(running, api.up, PATIENCE_SECONDS, "the Airflow API")
+    api = Api(running.url, airflow_env.USER, airflow_env.password())
+    until(running, api.up, PATIENCE_SECONDS, "the Airflow API")
     for dag_id in [*dag_ids(), "backfill"]:
-        _until(running, lambda d=dag_id: _is_parsed(api, d), PATIENCE_SECONDS, f"Airflow to parse {dag_id}")
+        until(running, partial(is_parsed, api, dag_id), PATIENCE_SECONDS, f"Airflow to parse {dag_id}")
         api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
     say("everything is up")
     return api
@@ -86,7 +89,7 @@ def scheduled(running: Stack, api: Api, days: list[str]) -> float:
             ended += api("GET", runs + "success")["total_entries"]
         return ended == len(days) * len(dag_ids())
 
-    _until(running, done, PATIENCE_SECONDS, "the runs of the days")
+    until(running, done, PATIENCE_SECONDS, "the runs of the days")
     return time.monotonic() - began
 
 
@@ -100,8 +103,8 @@ def backfill(running: Stack, api: Api, days: list[str]) -> float:
         found = str(api("GET", f"/dags/backfill/dagRuns/{run}")["state"])
         return found if found in ("success", "failed") else ""
 
-    if _until(running, state, PATIENCE_SECONDS, "the backfill") == "failed":
-        raise LakeError(f"the backfill failed: its logs are in {stack.logs()}")
+    if until(running, state, PATIENCE_SECONDS, "the backfill") == "failed":
+        raise LakeError(f"the backfill failed: its logs are in {airflow_env.logs()}")
     return time.monotonic() - began
 
 

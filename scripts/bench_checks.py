@@ -14,7 +14,7 @@ from pathlib import Path
 from include.lake import contracts, lineage, plan, runner, settings, spark_server, storage
 from include.lake.errors import LakeError
 from include.sample import generate
-from scripts.run import _number
+from scripts.options import read_number
 from scripts.stack import Clock
 
 TABLE = "we_mart.wv_server_log_base"
@@ -40,7 +40,7 @@ DAYS = [
 
 def main() -> int:
     say = Clock()
-    rounds, scale = _number("ROUNDS", 7, int), _number("SCALE", 1.0, float)
+    rounds, scale = read_number("ROUNDS", 7, int), read_number("SCALE", 1.0, float)
     os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-bench-")
     seconds: dict[str, list[float]] = {"without checks": [], f"{len(ROWS)} of rows, {len(DAYS)} of days": []}
     try:

@@ -24,11 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from include.lake import contracts, lineage, settings, storage
+from include.lake import contracts, lineage, settings, storage, wait
 from include.lake.days import days_before
 from include.lake.errors import LakeError
 from scripts import container, stack
-from scripts.run import DEFAULT_DAYS, DEFAULT_SCALE, Api, dag_ids, newest_day
+from scripts.airflow_env import USER
+from scripts.api import Api, dag_ids
+from scripts.seed import DEFAULT_DAYS, DEFAULT_SCALE, newest_day
 from scripts.stack import Clock
 
 PROJECT = "lake-compose-test"
@@ -128,15 +130,11 @@ class Test:
         return self.compose("exec", "-T", service, *command, quiet=True)
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
+        def answer() -> Any:
             with suppress(OSError):
-                if found := condition():
-                    return found
-            if time.monotonic() > deadline:
-                raise LakeError(f"waited {PATIENCE_SECONDS} s for {what}")
-            self.say.still(f"waiting for {what}")
-            time.sleep(0.5)
+                return condition()
+
+        return wait.until(answer, PATIENCE_SECONDS, what, pause=0.5, waiting=self.say.still)
 
     def require(self, good: object, what: str) -> None:
         if not good:
@@ -181,7 +179,7 @@ class Test:
 
     def login(self) -> Api:
         password = self.inside("cat", "/secrets/ui-password", service="airflow-api-server").strip()
-        api = Api(f"http://127.0.0.1:{self.port}", stack.USER, password)
+        api = Api(f"http://127.0.0.1:{self.port}", USER, password)
         self.until(api.up, "the Airflow UI")
         return api
 

@@ -11,7 +11,6 @@ import socket
 import socketserver
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +19,12 @@ from urllib.parse import quote
 
 import psycopg2
 
-from include.lake import settings, spark_server
+from include.lake import settings, spark_server, wait
 from include.lake.errors import LakeError, UsageError
-from scripts import run, stack
+from scripts import seed as sample
+from scripts.airflow_env import USER, command, environment, new_keys, write_private
+from scripts.options import read_number
+from scripts.postgres import END_JOBS
 from scripts.stack import Clock
 
 SECRETS = Path("/secrets")
@@ -51,7 +53,7 @@ def secret_files() -> dict[str, Path]:
 
 def make_secrets() -> None:
     """Write the secrets of .env, and make those that it does not give, unless they have been made."""
-    keys = stack.new_keys()
+    keys = new_keys()
     made = {
         "LAKE_FERNET_KEY": keys["fernet"],
         "LAKE_JWT_SECRET": keys["jwt"],
@@ -65,7 +67,7 @@ def make_secrets() -> None:
                 "and the one that it was made with is used"
             )
         if (wanted := given or kept or made.get(name) or secrets.token_urlsafe(18)) != kept:
-            stack.write_private(path, wanted)
+            write_private(path, wanted)
             print(f"{name}: {'taken from .env' if given else 'made'}", flush=True)
 
 
@@ -86,7 +88,7 @@ def airflow_env() -> dict[str, str]:
     """The environment of Airflow in a container: that of `make run`, with the addresses of the network."""
     keys = {name: secret(f"LAKE_{key}") for name, key in
             {"fernet": "FERNET_KEY", "jwt": "JWT_SECRET", "session": "SESSION_SECRET"}.items()}  # fmt: skip
-    stack.write_private(AIRFLOW_HOME / "passwords.json", json.dumps({stack.USER: secret("LAKE_UI_PASSWORD")}))
+    write_private(AIRFLOW_HOME / "passwords.json", json.dumps({USER: secret("LAKE_UI_PASSWORD")}))
     more: dict[str, dict[str, object]] = {
         "core": {
             "parallelism": PARALLELISM,
@@ -96,15 +98,17 @@ def airflow_env() -> dict[str, str]:
         "api": {"host": "0.0.0.0", "port": API_PORT},
     }
     database = f"postgresql+psycopg2://airflow:{quote(secret('POSTGRES_PASSWORD'), safe='')}@{POSTGRES}/airflow"
-    port = run._number("LAKE_UI_PORT", 8080, int)
-    return stack.environment(AIRFLOW_HOME, keys, database, f"http://127.0.0.1:{port}", more)
+    port = read_number("LAKE_UI_PORT", 8080, int)
+    return environment(AIRFLOW_HOME, keys, database, f"http://127.0.0.1:{port}", more)
 
 
 def connect(seconds: float = DATABASE_SECONDS) -> Any:
     """A connection to the database, which may be on its way up. A password that it refuses, it will not take later."""
-    deadline = time.monotonic() + seconds
     password = secret("POSTGRES_PASSWORD")
-    while True:
+    refusal = ""
+
+    def try_once() -> Any:
+        nonlocal refusal
         try:
             return psycopg2.connect(
                 host=POSTGRES, user="airflow", dbname="airflow", password=password, connect_timeout=5
@@ -115,9 +119,11 @@ def connect(seconds: float = DATABASE_SECONDS) -> Any:
                     "PostgreSQL was made with another password, since its volume is older than the volume `secrets`: "
                     "set POSTGRES_PASSWORD in .env to that password, or remove both volumes"
                 ) from None
-            if time.monotonic() > deadline:
-                raise LakeError(f"PostgreSQL does not answer: `docker-compose up -d {POSTGRES}` ({error})") from None
-            time.sleep(0.5)
+            refusal = str(error)
+            return None
+
+    cure = f"`docker-compose up -d {POSTGRES}`"
+    return wait.until(try_once, seconds, "PostgreSQL", pause=0.5, cure=lambda: f"{cure} ({refusal})")
 
 
 def start_airflow(name: str) -> NoReturn:
@@ -125,8 +131,8 @@ def start_airflow(name: str) -> NoReturn:
     env = airflow_env()
     with connect() as connection, connection.cursor() as cursor:
         if name in JOBS:  # there is one of each: if one is there, it is the one that was killed before us
-            cursor.execute(f"{stack.END_JOBS} and job_type = %s", [JOBS[name]])
-    become(stack.airflow_command(name), env)
+            cursor.execute(f"{END_JOBS} and job_type = %s", [JOBS[name]])
+    become(command(name), env)
 
 
 def migrate() -> NoReturn:
@@ -157,11 +163,11 @@ def seed() -> int:
     from include.lake import cli, ledger  # heavy, and no business of a health check
 
     ledger.create()
-    days, scale = run._number("DAYS", run.DEFAULT_DAYS, int), run._number("SCALE", 0.0, float)
-    if arguments := run.missing_sample(Clock(), run.newest_day(), days, scale):
+    days, scale = read_number("DAYS", sample.DEFAULT_DAYS, int), read_number("SCALE", 0.0, float)
+    if arguments := sample.missing_sample(Clock(), sample.newest_day(), days, scale):
         if failed := cli.main(arguments):
             return failed
-        run.finish_sample()
+        sample.finish_sample()
     return 0
 
 

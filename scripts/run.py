@@ -8,22 +8,18 @@ import os
 import signal
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from types import FrameType
 from typing import Any
 
-from include.lake import contracts, lineage, settings, task_lists
-from include.lake.days import days_before, last_finished_day
+from include.lake import contracts, lineage, settings, wait
 from include.lake.errors import LakeError, UsageError
-from scripts import stack
+from scripts import airflow_env, seed, stack
+from scripts.api import Api, dag_ids, is_parsed
+from scripts.options import read_number
 from scripts.stack import Clock, Stack
 
-# One day more than we_mart.wv_comm_user looks back.
-DEFAULT_DAYS = 3
-DEFAULT_SCALE = 0.1
 # From a start to green runs it takes one minute; a big SCALE some more. What takes this long is stuck.
 PATIENCE_SECONDS = 20 * 60
 # Airflow parses the DAGs within a few seconds of its start.
@@ -39,41 +35,6 @@ class Stopped(Exception):
     """Somebody pressed Ctrl-C, closed the terminal, or sent SIGTERM."""
 
 
-class Api:
-    """Airflow's REST API."""
-
-    def __init__(self, url: str, user: str, password: str) -> None:
-        self.url, self._login, self._token = url, {"username": user, "password": password}, ""
-
-    def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer; None if there is no such thing (404), or it is there already (409)."""
-        if not self._token:
-            self._token = self._ask("POST", "/auth/token", self._login)["access_token"]
-        try:
-            return self._ask(method, "/api/v2" + path, body)
-        except urllib.error.HTTPError as error:
-            if error.code in (404, 409):
-                return None
-            raise LakeError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:500]}") from None
-
-    def up(self) -> bool:
-        try:
-            self._ask("GET", "/api/v2/monitor/health", None)
-        except OSError:
-            return False
-        return True
-
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        request = urllib.request.Request(self.url + path, method=method)
-        request.add_header("Content-Type", "application/json")
-        if self._token:
-            request.add_header("Authorization", f"Bearer {self._token}")
-        # No proxy: this never leaves the machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, None if body is None else json.dumps(body).encode(), timeout=30) as answer:
-            return json.loads(answer.read() or "null")
-
-
 def main() -> int:
     say = Clock()
     for number in stack.STOP_SIGNALS:
@@ -81,8 +42,8 @@ def main() -> int:
     once = os.environ.get("ONCE", "") not in ("", "0")
     running = None
     try:
-        days, scale = _number("DAYS", DEFAULT_DAYS, int), _number("SCALE", 0.0, float)
-        running = Stack(_number("LAKE_UI_PORT", 8080, int), say)
+        days, scale = read_number("DAYS", seed.DEFAULT_DAYS, int), read_number("SCALE", 0.0, float)
+        running = Stack(read_number("LAKE_UI_PORT", 8080, int), say)
         running.acquire()
         green = up(running, say, days, scale)
         if once:
@@ -105,17 +66,6 @@ def _stopped(number: int, frame: FrameType | None) -> None:
     raise Stopped
 
 
-def _number(name: str, default: Any, kind: type) -> Any:
-    text = os.environ.get(name) or ""
-    try:
-        value = kind(text) if text else default
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise UsageError(f"{name}={text} makes no sense: give a number, such as {name}={default or DEFAULT_SCALE}")
-    return value
-
-
 def down(running: Stack, say: Clock) -> None:
     """Stop all; asked a second time, at once."""
     try:
@@ -128,50 +78,41 @@ def down(running: Stack, say: Clock) -> None:
         running.down(patience=0)
 
 
-def newest_day() -> str:
-    """The newest day that is over in the timezones of all DAGs."""
-    return min(last_finished_day(listed.timezone) for listed in task_lists.read_all())
-
-
 def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     """Start everything and see the newest day through; True if all of its runs are green."""
-    day = newest_day()
+    day = seed.newest_day()
     # What does not need each other starts at the same time.
     say("starting Spark Connect, PostgreSQL and Airflow")
     running.start_spark()
     sampling = start_sample(running, say, day, days, scale)
     database = running.start_postgres()
-    env = stack.airflow_env(running.port, database)
+    env = airflow_env.of_make_run(running.port, database)
     if running.migrate(env):
         say("Airflow's database is made")
-    for name in stack.AIRFLOW:
+    for name in airflow_env.AIRFLOW:
         if name == "scheduler":  # last: its tasks want Spark, and would start one each without the server
             running.wait_for_spark()
             say("Spark Connect listens")
         running.start_airflow(name, env)
-    api = Api(running.url, stack.USER, stack.password())
-    _until(running, api.up, DAGS_SECONDS, "the Airflow API to answer")
+    api = Api(running.url, airflow_env.USER, airflow_env.password())
+    until(running, api.up, DAGS_SECONDS, "the Airflow API to answer")
     say(f"Airflow answers on {running.url}")
     if sampling:
         running.wait("sample")
-        finish_sample()
+        seed.finish_sample()
         say("sample data is there")
     green = watch(running, say, api, day)
     show(day)
-    print(f"\nAirflow UI: {running.url}   user: {stack.USER}   password: {stack.password()}", flush=True)
+    print(f"\nAirflow UI: {running.url}   user: {airflow_env.USER}   password: {airflow_env.password()}", flush=True)
     print(f"The lake:   {settings.home()}   (./lake --help)", flush=True)
     return green
 
 
-def _until(running: Stack, condition: Any, seconds: float, what: str) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        running.check()
-        running.say.still(f"waiting for {what}")
-        if time.monotonic() > deadline:
-            raise LakeError(f"waited {seconds:.0f} s for {what}; the logs are in {stack.logs()}")
-        time.sleep(0.2)
-    return found
+def until(running: Stack, condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Wait, and watch over what runs meanwhile."""
+    return wait.until(
+        condition, seconds, what, waiting=running.watch, cure=lambda: f"the logs are in {airflow_env.logs()}"
+    )
 
 
 # -- sample data
@@ -179,60 +120,20 @@ def _until(running: Stack, condition: Any, seconds: float, what: str) -> Any:
 
 def start_sample(running: Stack, say: Clock, day: str, count: int, scale: float) -> bool:
     """Begin to make those of the newest days that no source has; False if all are there."""
-    arguments = missing_sample(say, day, count, scale)
+    arguments = seed.missing_sample(say, day, count, scale)
     if arguments:
         running.spawn("sample", running.lake(*arguments), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
     return bool(arguments)
 
 
-def missing_sample(say: Callable[[str], None], day: str, count: int, scale: float) -> list[str]:
-    """The `./lake` command that makes those of the newest days that no source has; empty if all are there."""
-    from include.lake.freshness import Lake
-
-    note = _sample_note()
-    told = json.loads(note.read_text()) if note.exists() else {}
-    if scale and told and scale != told["scale"]:
-        say(f"sample days of scale {told['scale']} are there and kept; ./lake sample --scale {scale} … replaces them")
-    lake = Lake()
-    with_days = [
-        name for name in lineage.in_order() if contracts.get(name).is_source and contracts.get(name).day_column
-    ]
-    wanted = [days_before(day, back) for back in reversed(range(count))]
-    missing = [
-        d for d in wanted if d in told.get("unfinished", []) or all(lake.absent(name, [d]) for name in with_days)
-    ]
-    if not missing:
-        return []
-    # Days added later are of the same world as those before them, or sessions and members would not fit.
-    chosen = told.get("scale") or scale or DEFAULT_SCALE
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"scale": chosen, "unfinished": missing}))
-    say(f"making sample data for {missing[0]}..{missing[-1]} (scale {chosen})")
-    return ["sample", "--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
-
-
-def _sample_note() -> Path:
-    return settings.home() / "run" / "sample.json"
-
-
-def finish_sample() -> None:
-    told = json.loads(_sample_note().read_text())
-    _sample_note().write_text(json.dumps({**told, "unfinished": []}))
-
-
 # -- the runs of the newest day
-
-
-def dag_ids() -> list[str]:
-    """A task list is a DAG of its file's name."""
-    return sorted(path.stem for path in task_lists.paths())
 
 
 def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
     """Switch the DAGs on and follow their runs of `day`; False if one of them failed or takes too long."""
     began = time.time()
     for dag_id in dag_ids():
-        _until(running, lambda d=dag_id: _is_parsed(api, d), DAGS_SECONDS, f"Airflow to parse {dag_id}")
+        until(running, partial(is_parsed, api, dag_id), DAGS_SECONDS, f"Airflow to parse {dag_id}")
         api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
     say(f"following {', '.join(dag_ids())} for {day}")
     shown: dict[tuple[str, str], str] = {}
@@ -304,12 +205,6 @@ def _built_tables() -> list[str]:
     return [name for name in lineage.in_order() if not contracts.get(name).is_source]
 
 
-def _is_parsed(api: Api, dag_id: str) -> bool:
-    if errors := api("GET", "/importErrors")["import_errors"]:
-        raise LakeError("\n".join(f"{error['filename']}: {error['stack_trace'].strip()}" for error in errors))
-    return api("GET", f"/dags/{dag_id}") is not None
-
-
 def _run_of(api: Api, dag_id: str, day: str) -> dict[str, Any] | None:
     found = api("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={day}&order_by=-run_after&limit=1")
     return found["dag_runs"][0] if found and found["dag_runs"] else None
@@ -332,7 +227,9 @@ def _tell(say: Clock, dag_id: str, task: dict[str, Any], state: str) -> None:
 
 def _last_words(task: dict[str, Any]) -> str:
     """The end of a task's log: JSON lines, of which people want the event and the error, and not all rows of it."""
-    folder = stack.logs() / f"dag_id={task['dag_id']}" / f"run_id={task['dag_run_id']}" / f"task_id={task['task_id']}"
+    folder = (
+        airflow_env.logs() / f"dag_id={task['dag_id']}" / f"run_id={task['dag_run_id']}" / f"task_id={task['task_id']}"
+    )
     log = folder / f"attempt={task['try_number']}.log"
     events = []
     for line in log.read_text(errors="replace").splitlines() if log.exists() else []:

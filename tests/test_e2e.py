@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from include.lake import contracts, ledger, lineage, processes, settings, task_lists
+from include.lake import contracts, ledger, lineage, processes, settings, task_lists, wait
 from include.lake.days import day_range, days_before
 from include.lake.processes import Process
-from scripts.run import Api
+from scripts.api import Api
 from tests.conftest import JAVA_OPTIONS, QUICK
 
 DAGS = sorted(path.stem for path in task_lists.paths())
@@ -238,11 +238,7 @@ def ended(api: Api, run_id: str) -> str:
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {SECONDS} s for {what}"
-        time.sleep(0.5)
-    return found
+    return wait.until(condition, SECONDS, what, pause=0.5)
 
 
 def built_days() -> dict[str, Counter]:

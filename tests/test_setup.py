@@ -1,8 +1,7 @@
-"""What `make setup` makes sure of: pinned and hashed requirements, a Java, and Delta jars that are what they say."""
+"""What `make setup` makes sure of: pinned and hashed requirements, Java among them, and jars that are what they say."""
 
 import hashlib
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from include.lake import settings, spark_server
+from include.lake import settings, toolchain
 from include.lake.errors import LakeError
 
 REQUIREMENTS = (settings.ROOT / "requirements.txt").read_text()
@@ -35,7 +34,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "repository" / "io" / "delta" / "delta-x_2.13" / "1.2.3"
     folder.mkdir(parents=True)
     (folder / "delta-x_2.13-1.2.3.jar").write_bytes(b"right")
-    monkeypatch.setattr(spark_server, "JARS", {"delta-x_2.13-1.2.3.jar": hashlib.sha256(b"right").hexdigest()})
+    monkeypatch.setattr(toolchain, "JARS", {"delta-x_2.13-1.2.3.jar": hashlib.sha256(b"right").hexdigest()})
     monkeypatch.setenv("LAKE_MAVEN_REPOSITORY", (tmp_path / "repository").as_uri())
     monkeypatch.setenv("LAKE_JARS", str(tmp_path / "jars"))
     return folder / "delta-x_2.13-1.2.3.jar"
@@ -61,12 +60,12 @@ def test_the_lock_is_hashed_and_names_no_host_and_no_folder() -> None:
 def test_a_jar_is_fetched_once_and_kept(
     setup: ModuleType, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    setup.jars(Path("/no/java"))
+    setup.jars()
     jar = settings.jars() / repository.name
     assert jar.read_bytes() == b"right"
     assert "Fetching" in capsys.readouterr().out
     repository.unlink()
-    setup.jars(Path("/no/java"))
+    setup.jars()
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in settings.jars().iterdir()) == [".lock", jar.name]
 
@@ -78,32 +77,32 @@ def test_a_wrong_jar_in_the_cache_is_replaced(
     jar = settings.jars() / repository.name
     jar.write_bytes(b"wrong")
     with pytest.raises(LakeError, match=r"has sha256 .*: run `make setup`"):
-        spark_server.jar_paths()
-    setup.jars(Path("/no/java"))
+        toolchain.jar_paths()
+    setup.jars()
     assert "removed, fetching it again" in capsys.readouterr().out
-    assert spark_server.jar_paths() == [jar]
+    assert toolchain.jar_paths() == [jar]
 
 
 def test_a_wrong_jar_of_the_repository_is_not_kept(setup: ModuleType, repository: Path) -> None:
     repository.write_bytes(b"wrong")
     with pytest.raises(LakeError, match=r"has sha256 .* nothing was kept"):
-        setup.jars(Path("/no/java"))
+        setup.jars()
     assert [path.name for path in settings.jars().iterdir()] == [".lock"]
     repository.unlink()
     with pytest.raises(LakeError, match=r"cannot be fetched .*LAKE_MAVEN_REPOSITORY"):
-        setup.jars(Path("/no/java"))
+        setup.jars()
     assert [path.name for path in settings.jars().iterdir()] == [".lock"]
 
 
 def test_two_setups_at_once_fetch_a_jar_once(
     setup: ModuleType, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    both = [threading.Thread(target=setup.jars, args=(Path("/no/java"),)) for _ in range(2)]
+    both = [threading.Thread(target=setup.jars) for _ in range(2)]
     for one in both:
         one.start()
     for one in both:
         one.join()
-    assert spark_server.jar_paths()
+    assert toolchain.jar_paths()
     assert capsys.readouterr().out.count("Fetching") == 1
 
 
@@ -114,46 +113,34 @@ def program(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_java_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path / "old" / "bin" / "java", """echo 'openjdk version "1.8.0_402"' >&2""")
-    program(tmp_path / "new" / "bin" / "java", """echo 'openjdk version "21.0.2" 2024-01-16' >&2""")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
-    monkeypatch.setenv("PATH", str(tmp_path / "new" / "bin"), prepend=os.pathsep)
-    assert spark_server.java_home() == tmp_path / "new"
-
-
-def test_without_a_java_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path / "old" / "bin" / "java", """echo 'openjdk version "1.8.0_402"' >&2""")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
-    monkeypatch.setattr(spark_server, "JAVA_VERSION", 999)
-    with pytest.raises(LakeError, match=r"Java 999 or newer is needed \(.*old/bin/java is Java 8.*JAVA_HOME") as error:
-        spark_server.java_home()
-    assert "\n" not in str(error.value)
-
-
-def test_java_is_installed_where_that_is_ours_to_do(
-    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("version", "used"), [("", False), ("1.8.0_402", False), ("17.0.15", True), ("25", True), ("not to be run", False)]
+)
+def test_java_is_the_users_if_it_is_new_enough_else_that_of_the_wheel(
+    version: str, used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, answers = tmp_path / "log", iter([LakeError("no Java: install it"), tmp_path])
+    if version == "not to be run":
+        monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nothing"))
+    elif version:
+        program(tmp_path / "bin" / "java", f"""echo 'openjdk version "{version}"' >&2""")
+        monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    else:
+        monkeypatch.delenv("JAVA_HOME", raising=False)
+    assert toolchain.java_home() == (tmp_path if used else toolchain.JRE)
+    monkeypatch.setenv("JAVA_HOME", str(toolchain.JRE))
+    assert toolchain.java_home() == toolchain.JRE, "a process that another one of ours has started"
 
-    def java_home() -> Path:
-        answer = next(answers)
-        if isinstance(answer, LakeError):
-            raise answer
-        return answer
 
-    program(tmp_path / "bin" / "apt-get", f'echo "$@" >> {log}')
-    program(tmp_path / "bin" / "apt-cache", "echo openjdk-11-jre-headless openjdk-21-jre-headless openjdk-17-jdk")
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    monkeypatch.setattr(spark_server, "java_home", java_home)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert setup.java() == tmp_path
-    assert log.read_text().splitlines()[1] == "install -y --no-install-recommends openjdk-21-jre-headless"
-
-    answers = iter([LakeError("no Java: install it")])
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(LakeError, match="no Java: install it"):
-        setup.java()
+def test_the_java_of_the_wheel_starts_with_the_options_of_spark() -> None:
+    """Spark asks for a module that the wheel has not got, among options that have to arrive as they are."""
+    spark_home = importlib.util.find_spec("pyspark").submodule_search_locations[0]
+    options = ["--add-modules=jdk.incubator.vector", "-Da=b c", "-XshowSettings:properties", "-version"]
+    done = subprocess.run(
+        [toolchain.JRE / "bin" / "java", *options], env={"SPARK_HOME": spark_home}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a = b c" in done.stderr
+    assert int(re.search(r'version "(\d+)', done.stderr)[1]) >= toolchain.JAVA_VERSION
 
 
 def test_a_failing_command_is_shown_with_its_cure(setup: ModuleType) -> None:

@@ -1,16 +1,16 @@
-"""Processes that outlive whoever started them: is it still the one we started, and how to end it with its children."""
+"""Processes that outlive their parent: is it still the process that we started, and how to end it with its children."""
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-_PROC = Path("/proc")
-_LINUX = (_PROC / "self" / "stat").exists()
+import psutil
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Process(NamedTuple):
@@ -25,13 +25,14 @@ class Process(NamedTuple):
 
 
 def identity(pid: int) -> str | None:
-    """The start of a process, and the boot of its machine; None if it is not alive."""
-    with suppress(OSError, subprocess.CalledProcessError):
-        if _LINUX:
-            fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-            return None if fields[0] in "ZX" else f"{_boot()}/{fields[19]}"
-        state, start = subprocess.check_output(["ps", "-o", "state=,lstart=", "-p", str(pid)], text=True).split(None, 1)
-        return None if state.startswith("Z") else start.strip()
+    """Boot and start of a process; None if it is not alive. A zombie is not alive: it waits for its parent.
+
+    The start is counted from the boot, because the clock of a machine may be set.
+    """
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return f"{_boot()}/{process.create_time() - psutil.boot_time():.2f}"
     return None
 
 
@@ -43,22 +44,17 @@ def of(pid: int) -> Process:
 def members(process: Process) -> list[int]:
     """The live processes of the session that `process` leads or led.
 
-    The session, because tasks of Airflow leave the process group of their scheduler, and sessions they do not leave.
+    Tasks of Airflow leave the process group of their scheduler, and children lose a parent that died. Neither leaves
+    the session.
     """
-    if identity(process.pid) not in (None, process.identity) or (
-        _LINUX and not process.identity.startswith(_boot() + "/")
-    ):
-        return []  # the pid has been given to somebody else
-    if _LINUX:
-        pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
-    else:
-        pids = [int(text) for text in subprocess.check_output(["ps", "-axo", "pid="], text=True).split()]
-    found = []
-    for pid in pids:
+    if identity(process.pid) not in (None, process.identity) or not process.identity.startswith(_boot() + "/"):
+        return []  # the system has given the pid to another process
+    pids = []
+    for pid in psutil.pids():
         with suppress(OSError):
             if os.getsid(pid) == process.pid and identity(pid):
-                found.append(pid)
-    return found
+                pids.append(pid)
+    return pids
 
 
 def end(processes: Iterable[Process], patience: float = 20, how: signal.Signals = signal.SIGTERM) -> None:
@@ -92,4 +88,5 @@ def last_lines(log: Path, count: int = 15) -> str:
 
 
 def _boot() -> str:
-    return (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+    """Each boot counts pids anew. Linux names its boots; macOS does not."""
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""

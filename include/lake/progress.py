@@ -1,49 +1,45 @@
 """How a backfill shows on the command line: a bar on a terminal, plain lines where the output is kept."""
 
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
 from include.lake.backfill import Progress
 
-# A bar moves every second, so that it is seen to live; a file gets a line every half minute.
-_BAR_SECONDS, _LINE_SECONDS = 1, 30
+# A file gets a line every half minute; a bar moves every second, so that it is seen to live.
+_LINE_SECONDS = 30
 _WIDTH = 24
 
 
 @contextmanager
 def showing(progress: Progress) -> Iterator[tuple[Progress, Callable[[str], None]]]:
     """Shows `progress` as long as it lasts; gives it, and the log whose lines go above the bar."""
-    on_terminal, ended, lock = sys.stdout.isatty(), threading.Event(), threading.Lock()
+    console = Console(soft_wrap=True, markup=False, highlight=False)
 
-    def bar() -> str:
-        share = progress.done / max(1, progress.plan.partitions)
-        full = "#" * round(_WIDTH * share)
-        return f"[{full:-<{_WIDTH}}] {progress.line()}  {progress.doing}"[: shutil.get_terminal_size().columns - 1]
+    def bar() -> Table:
+        row = Table.grid(padding=(0, 1))
+        share = ProgressBar(total=max(1, progress.plan.partitions), completed=progress.done, width=_WIDTH)
+        row.add_row(share, Text(f"{progress.line()}  {progress.doing}", no_wrap=True, overflow="ellipsis"))
+        return row
 
-    def draw() -> None:
-        with lock:
-            if not ended.is_set():
-                sys.stdout.write(f"\r\x1b[K{bar()}")
-                sys.stdout.flush()
+    def keep_logging() -> None:
+        while not ended.wait(_LINE_SECONDS):
+            console.print(f"… {progress.line()}  {progress.doing}")
 
-    def log(line: str) -> None:
-        with lock:
-            print(f"\r\x1b[K{line}" if on_terminal else line, flush=True)
-        if on_terminal:
-            draw()
-
-    def keep_showing() -> None:
-        while not ended.wait(_BAR_SECONDS if on_terminal else _LINE_SECONDS):
-            draw() if on_terminal else log(f"… {progress.line()}  {progress.doing}")
-
-    threading.Thread(target=keep_showing, daemon=True).start()
+    if sys.stdout.isatty():
+        with Live(get_renderable=bar, console=console, refresh_per_second=1, transient=True):
+            yield progress, console.print
+        return
+    ended = threading.Event()
+    threading.Thread(target=keep_logging, daemon=True).start()
     try:
-        yield progress, log
+        yield progress, console.print
     finally:
         ended.set()
-        if on_terminal:
-            with lock:
-                print("\r\x1b[K", end="", flush=True)

@@ -1,14 +1,12 @@
-"""The lake's own Spark: Java, the two Delta jars, the settings, and a Spark Connect server that tasks share.
+"""The lake's own Spark: its settings, and a Spark Connect server that tasks share.
 
 A task of its own JVM costs 13 s, a session of a running server less than one. Nothing here imports pyspark.
 """
 
 import fcntl
-import hashlib
 import importlib.util
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -23,56 +21,13 @@ from typing import Any, NoReturn
 
 from include.lake import locks, processes, settings
 from include.lake.errors import LakeError
+from include.lake.toolchain import jar_paths, java_home
 
-# Spark 4.2 runs on this Java and newer ones.
-JAVA_VERSION = 17
-# All that Spark 4.2 needs to speak Delta, by file name; the hashes are those of Maven Central.
-JARS = {
-    "delta-spark_4.2_2.13-4.4.0.jar": "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
-    "delta-storage-4.4.0.jar": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
-}
 # It listens after 4 s on an idle machine of 2 cores and 10 s on a busy one; what takes this long is stuck.
 _START_SECONDS = 120
 
 
 # -- what Spark needs on this machine
-
-
-def java_home() -> Path:
-    """A Java that Spark can use: of JAVA_HOME, of the PATH, or where systems keep theirs; LakeError with the cure."""
-    places = [Path(os.environ["JAVA_HOME"]) / "bin" / "java"] if os.environ.get("JAVA_HOME") else []
-    places += [Path(found)] if (found := shutil.which("java")) else []
-    places += sorted(Path("/usr/lib/jvm").glob("*/bin/java"), reverse=True)
-    places += sorted(Path("/opt/homebrew/opt").glob("openjdk*/bin/java"), reverse=True)
-    seen = []
-    for java in places:
-        with suppress(OSError):
-            told = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
-            version = re.search(r'version "(?:1\.)?(\d+)', told)
-            if version and int(version[1]) >= JAVA_VERSION:
-                return java.resolve().parent.parent
-            seen.append(f"{java} is {'Java ' + version[1] if version else 'no Java that runs'}")
-    raise LakeError(
-        f"Java {JAVA_VERSION} or newer is needed ({'; '.join(seen) or 'none found'}): install a JRE, "
-        f"such as openjdk-{JAVA_VERSION}-jre-headless, or set JAVA_HOME to one"
-    )
-
-
-def wrong_jar(path: Path) -> str | None:
-    """Why the file is not the jar that its name says; None if it is."""
-    if not path.exists():
-        return "is missing"
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    return None if found == JARS[path.name] else f"has sha256 {found}, not {JARS[path.name]}"
-
-
-def jar_paths() -> list[Path]:
-    """The Delta jars; LakeError if `make setup` has not fetched them."""
-    paths = [settings.jars() / name for name in JARS]
-    for path in paths:
-        if wrong := wrong_jar(path):
-            raise LakeError(f"{path} {wrong}: run `make setup`")
-    return paths
 
 
 def spark_conf() -> dict[str, str]:

@@ -1,0 +1,52 @@
+"""Which days of sample data a lake still needs. The file run/sample.json keeps what was begun, and its scale."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from include.lake import contracts, lineage, settings, task_lists
+from include.lake.days import days_before, last_finished_day
+
+# One day more than we_mart.wv_comm_user looks back.
+DEFAULT_DAYS = 3
+DEFAULT_SCALE = 0.1
+
+
+def newest_day() -> str:
+    """The newest day that is over in the timezones of all DAGs."""
+    return min(last_finished_day(listed.timezone) for listed in task_lists.read_all())
+
+
+def missing_sample(say: Callable[[str], None], day: str, count: int, scale: float) -> list[str]:
+    """The `./lake` command that makes those of the newest days that no source has; empty if all are there."""
+    from include.lake.freshness import Lake
+
+    note = _sample_note()
+    told = json.loads(note.read_text()) if note.exists() else {}
+    if scale and told and scale != told["scale"]:
+        say(f"sample days of scale {told['scale']} are there and kept; ./lake sample --scale {scale} … replaces them")
+    lake = Lake()
+    with_days = [
+        name for name in lineage.in_order() if contracts.get(name).is_source and contracts.get(name).day_column
+    ]
+    wanted = [days_before(day, back) for back in reversed(range(count))]
+    missing = [
+        d for d in wanted if d in told.get("unfinished", []) or not any(d in lake.files(name) for name in with_days)
+    ]
+    if not missing:
+        return []
+    # Days added later are of the same world as those before them, or sessions and members would not fit.
+    chosen = told.get("scale") or scale or DEFAULT_SCALE
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"scale": chosen, "unfinished": missing}))
+    say(f"making sample data for {missing[0]}..{missing[-1]} (scale {chosen})")
+    return ["sample", "--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
+
+
+def _sample_note() -> Path:
+    return settings.home() / "run" / "sample.json"
+
+
+def finish_sample() -> None:
+    told = json.loads(_sample_note().read_text())
+    _sample_note().write_text(json.dumps({**told, "unfinished": []}))

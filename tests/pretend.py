@@ -62,7 +62,7 @@ def build(table: str, days: list[str], status: str = "built", **facts: Any) -> N
     write_deltalake(str(settings.table_path(table)), nothing, mode="append", commit_properties=metadata)
     delta = storage.ensure_table(contract)
     table_id = str(delta.metadata().id)
-    known = ledger.known_version(ledger.history(table, ledger.open_ledger()), table_id)
+    known = ledger.known_version(ledger.Reader().history(table), table_id)
     rows = ledger.rows_of_commits(contract, table_id, storage.commits(delta, contract, known))
     facts = {"bytes": 1000, "seconds": 4.0} | facts
     ledger.append([row | facts if row["build_id"] == build_id else row for row in rows])

@@ -16,7 +16,8 @@ from lake_airflow import backfill as tasks
 
 from include.lake import backfill, lineage, request
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
-from tests.test_plan import BASE, DAYS, TOP, enter, files_of, load
+from tests.pretend import build, load
+from tests.test_plan import BASE, DAYS, TOP, files_of
 
 CONF = {"first_day": "2026-01-05", "last_day": "2026-01-06", "tables": ["members"]}
 
@@ -139,7 +140,7 @@ def with_conf(dag: Any, conf: dict[str, Any], planned: Any = None) -> dict[str, 
 
 
 def test_the_plan_is_shown_and_leaves_out_what_has_nothing_to_do(dag: Any, shop: dict[str, Any]) -> None:
-    enter(BASE, DAYS)
+    build(BASE, DAYS)
     task = dag.get_task("plan")
     given = with_conf(dag, shop)
     value = task.execute(given)
@@ -186,10 +187,10 @@ def test_only_what_a_retry_can_cure_is_retried(
 
 
 def test_the_summary_names_the_bad_days(dag: Any, shop: dict[str, Any]) -> None:
-    enter(BASE, DAYS[:4], run="backfill/manual__1")
-    enter(BASE, DAYS[4:5], "failed", run="backfill/manual__1")
-    enter(BASE, DAYS[5:], run="backfill/manual__1")
-    enter(TOP, [day for day in DAYS if day != DAYS[4]], run="backfill/manual__1")
+    build(BASE, DAYS[:4], run="backfill/manual__1")
+    build(BASE, DAYS[4:5], "failed", run="backfill/manual__1")
+    build(BASE, DAYS[5:], run="backfill/manual__1")
+    build(TOP, [day for day in DAYS if day != DAYS[4]], run="backfill/manual__1")
     summary = dag.get_task("summary")
     given = with_conf(dag, shop, {"dry_run": False})
     with pytest.raises(AirflowFailException, match=rf"^not built: {BASE} 2026-01-05$"):
@@ -198,7 +199,7 @@ def test_the_summary_names_the_bad_days(dag: Any, shop: dict[str, Any]) -> None:
     assert told["bad_days"] == {BASE: {DAYS[4]: "rows are bad"}}
     assert f"bad: {BASE} 2026-01-05: rows are bad" in told["summary"]
     assert f"skipped: {TOP} 2026-01-05: {BASE} is missing" in told["summary"]
-    enter(BASE, DAYS[4:5], run="backfill/manual__1")
-    enter(TOP, DAYS[4:5], run="backfill/manual__1")
+    build(BASE, DAYS[4:5], run="backfill/manual__1")
+    build(TOP, DAYS[4:5], run="backfill/manual__1")
     value = summary.execute(given)
     assert value["summary"][1].split()[:3] == [BASE, "10", "10"] and value["bad_days"] == {}

@@ -2,6 +2,7 @@
 
 import re
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from include.lake.errors import UsageError
@@ -11,24 +12,30 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 def parse_day(text: str) -> str:
     """`text`, if it is a day that exists; UsageError otherwise. What passes here is safe in SQL and in a path."""
-    if isinstance(text, str) and _DAY.fullmatch(text):
-        try:
-            return date.fromisoformat(text).isoformat()
-        except ValueError:
-            pass
+    if isinstance(text, str) and _exists(text):
+        return text
     raise UsageError(f"{text!r} is not a day: write it as yyyy-MM-dd, such as 2026-01-31")
+
+
+@lru_cache(maxsize=10_000)  # a look asks for its days again and again
+def _exists(day: str) -> bool:
+    if not _DAY.fullmatch(day):
+        return False
+    try:
+        return bool(date.fromisoformat(day))
+    except ValueError:
+        return False
 
 
 def is_day(text: str) -> bool:
     """Is `text` a day that exists, written yyyy-MM-dd?"""
-    try:
-        return parse_day(text) == text
-    except UsageError:
-        return False
+    return _exists(text)
 
 
 def day_range(start: str, end: str) -> list[str]:
     """The days from `start` to `end`, both inclusive; UsageError if they are not days or upside down."""
+    if start == end:  # as nearly always
+        return [parse_day(start)]
     first, last = date.fromisoformat(parse_day(start)), date.fromisoformat(parse_day(end))
     if first > last:
         raise UsageError(f"the range is upside down: {start} is after {end}")

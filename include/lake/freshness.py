@@ -42,11 +42,11 @@ class DayState:
 class _History:
     """What the ledger and the commits after its last row say of one table with days."""
 
-    def __init__(self, table: str, delta: DeltaTable | None, entered: DeltaTable | None) -> None:
+    def __init__(self, table: str, delta: DeltaTable | None, entered: ledger.Reader) -> None:
         contract = contracts.get(table)
         self.version = None if delta is None else delta.version()
         self.table_id = "" if delta is None else str(delta.metadata().id)
-        data = ledger.history(table, entered)
+        data = entered.history(table)
         # What the commits say and the ledger does not know yet.
         self.unrecorded: list[dict[str, Any]] = []
         if delta is not None:
@@ -54,7 +54,7 @@ class _History:
             known = ledger.known_version(data, self.table_id)
             self.unrecorded = ledger.rows_of_commits(contract, self.table_id, storage.commits(delta, contract, known))
             if self.unrecorded:
-                data = pa.concat_tables([data.select(ledger.SCHEMA.names), ledger.encoded(self.unrecorded)])
+                data = pa.concat_tables([data, ledger.encoded(self.unrecorded)])
         self._data = data
         # Positions in `_data` by day, of the rows that speak of this very table.
         self.positions: dict[str, list[int]] = {}
@@ -107,7 +107,7 @@ class Lake:
     """
 
     def __init__(self) -> None:
-        self._ledger: list[DeltaTable | None] = []
+        self._ledger: ledger.Reader | None = None
         self._deltas: dict[str, DeltaTable | None] = {}
         self._histories: dict[str, _History] = {}
         self._built: dict[str, dict[str, dict[str, Any]]] = {}
@@ -128,9 +128,8 @@ class Lake:
 
     def _history(self, table: str) -> _History:
         if table not in self._histories:
-            if not self._ledger:
-                self._ledger = [ledger.open_ledger()]
-            self._histories[table] = _History(table, self._delta(table), self._ledger[0])
+            self._ledger = self._ledger or ledger.Reader()
+            self._histories[table] = _History(table, self._delta(table), self._ledger)
         return self._histories[table]
 
     def unrecorded(self, tables: Iterable[str]) -> list[dict[str, Any]]:
@@ -293,7 +292,7 @@ class Lake:
         changed = []
         for name in lineage.inputs(table):
             if contracts.get(name).day_column:
-                table_id, _, version = inputs.get(name, "").partition("@")
+                table_id, _, version = inputs.get(name, "@-1").partition("@")
                 if table_id != self.table_id(name) or self._newest_change(table, name, day) > int(version):
                     changed.append(name)
         return changed

@@ -44,6 +44,8 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+# The columns of a file: its folder names the table.
+_STORED = SCHEMA.remove(0)
 _MAPS = ("inputs", "checks", "dropped")
 _EMPTY_ROW: dict[str, Any] = dict.fromkeys(SCHEMA.names) | {name: {} for name in _MAPS}
 # One small file per build: beyond this many commits they are made one, so that reading stays a matter of milliseconds.
@@ -62,9 +64,19 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["day"]))
 
 
-def history(table: str, delta: DeltaTable | None) -> pa.Table:
-    """The rows of one table in an opened ledger: in any order, some perhaps twice. `decoded` makes rows of them."""
-    return SCHEMA.empty_table() if delta is None else storage.rows(delta, [("table", "=", table)])
+class Reader:
+    """The ledger as it is now, read table by table: what a look costs does not depend on the other tables' history."""
+
+    def __init__(self) -> None:
+        self._delta = open_ledger()
+        self._files = storage.files_by(self._delta, "table") if self._delta else {}
+
+    def history(self, table: str) -> pa.Table:
+        """The rows of one table with the columns of SCHEMA, in any order, some perhaps twice; see `decoded`."""
+        if self._delta is None or table not in self._files:
+            return SCHEMA.empty_table()
+        data = storage.read_files(self._delta, self._files[table], _STORED)
+        return data.add_column(0, "table", pa.repeat(table, len(data))).cast(SCHEMA)
 
 
 def decoded(data: pa.Table) -> list[dict[str, Any]]:
@@ -145,7 +157,7 @@ def record(table: str, more: Iterable[dict[str, Any]] = ()) -> list[dict[str, An
         append(list(more))
         return []
     table_id = delta.metadata().id
-    data = history(table, open_ledger())
+    data = Reader().history(table)
     known = known_version(data, str(table_id))
     rows = rows_of_commits(contract, str(table_id), storage.commits(delta, contract, known))
     append([*rows, *more])

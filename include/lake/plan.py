@@ -137,7 +137,10 @@ def _why_not(lake: Lake, table: str, day: str, mode: str, run: str) -> str:
     except LakeError as error:  # an input that cannot be looked at
         return str(error)
     # In words that are the same for days of the same reason: the day itself is left out.
-    return "; ".join(f"{name} {min(reasons.values())}" for name, reasons in sorted(absent.items()))
+    names: dict[str, list[str]] = {}
+    for name, reasons in sorted(absent.items()):
+        names.setdefault(min(reasons.values()), []).append(name)
+    return "; ".join(f"{', '.join(listed)} {reason}" for reason, listed in names.items())
 
 
 def _is_late(lake: Lake, name: str, days: list[str]) -> bool:

@@ -160,7 +160,7 @@ def _recorded(lake: Lake, table: str, build_id: str) -> list[dict[str, Any]]:
     Delta may clean its logs up after some weeks. So what they say of the inputs is entered, too.
     """
     ledger.record(table, lake.unrecorded(name for name in lineage.inputs(table) if contracts.get(name).is_source))
-    rows = ledger.decoded(ledger.history(table, ledger.open_ledger()).filter(pc.field("build_id") == build_id))
+    rows = ledger.decoded(ledger.Reader().history(table).filter(pc.field("build_id") == build_id))
     return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["day"])
 
 

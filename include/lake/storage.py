@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow import dataset
 from pyarrow.fs import FileSystem, SubTreeFileSystem
 
 from include.lake import settings
@@ -111,6 +112,24 @@ def rows(delta: DeltaTable, filters: list[tuple[str, str, Any]] | None = None) -
     # still call it while the interpreter shuts down, and the process aborts.
     local, folder = FileSystem.from_uri(delta.table_uri)
     return delta.to_pyarrow_table(filters=filters, filesystem=SubTreeFileSystem(folder, local))
+
+
+def files_by(delta: DeltaTable, column: str) -> dict[str, list[str]]:
+    """Value of a partition column -> the files with it."""
+    actions = pa.table(delta.get_add_actions(flatten=True))
+    if not actions.num_rows:
+        return {}
+    files: dict[str, list[str]] = {}
+    for path, value in zip(*(actions[name].to_pylist() for name in ("path", f"partition.{column}")), strict=True):
+        files.setdefault(value, []).append(path)
+    return files
+
+
+def read_files(delta: DeltaTable, paths: list[str], schema: pa.Schema) -> pa.Table:
+    """The rows of some files of a table without deletion vectors: a few milliseconds, however many others there are."""
+    local, folder = FileSystem.from_uri(delta.table_uri)
+    files = dataset.dataset([f"{folder}/{path}" for path in paths], schema=schema, format="parquet", filesystem=local)
+    return files.to_table()
 
 
 def query(delta: DeltaTable, sql: str) -> pa.Table:

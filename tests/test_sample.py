@@ -289,6 +289,11 @@ def test_dirt_of_the_members(day: str) -> None:
     assert min(counts.values()) >= 1, counts
 
 
+def test_leaving_is_written_in_korean_wall_clock_and_all_else_in_utc() -> None:
+    left = rows("we_mart.we_user", DAYS[1]).dropna(subset="wv_leave_dt")
+    assert set(left.wv_leave_dt - left.wv_deactivated_dt) == {pd.Timedelta(hours=9)}
+
+
 def test_artists_visit() -> None:
     special = rows("weverse2.community_member_special_member")
     artists = set(special[special.special_member_type == "ARTIST"].user_id.astype(str))

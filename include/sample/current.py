@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from include.sample import words
-from include.sample.clock import DAY, NEVER, midnight
+from include.sample.clock import DAY, KST, NEVER, midnight
 from include.sample.draw import either, fill, generator, ms, put, some, take, tear, texts, with_repeats
 from include.sample.universe import HORIZON, NO_COMMUNITY, Columns, Universe
 
@@ -119,7 +119,8 @@ def wv1_joins(world: Universe) -> dict[str, Any]:
     rng, stays = generator(world.seed, "wv1 joins"), world.stays
     early = stays.is_first & (stays.start < WV1_ENDS) & world.communities.known[stays.comm]
     rows = np.flatnonzero(early & (rng.random(early.size) < 0.4))
-    joined, is_first = stays.start[rows] - ms(rng, 100 * DAY, rows.size), rng.random(rows.size) < 0.6
+    # KST wall clock, as the first Weverse kept its times.
+    joined, is_first = stays.start[rows] + KST - ms(rng, 100 * DAY, rows.size), rng.random(rows.size) < 0.6
     unknown = rng.random((3, rows.size)) < 0.04
     columns = {
         "wv_user_id": pa.array(world.users.id[stays.user[rows]]),

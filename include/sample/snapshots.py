@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from include.sample import words
-from include.sample.clock import DAY, HOUR, MINUTE, NEVER, YEAR, midnight
+from include.sample.clock import DAY, HOUR, KST, MINUTE, NEVER, YEAR, midnight
 from include.sample.draw import either, fill, take, texts
 from include.sample.universe import Universe
 
@@ -61,7 +61,9 @@ def we_user(world: Universe, day: int) -> dict[str, Any]:
         "wv_status": take(["NORMAL", "DEACTIVATED"], np.where(in_weverse, left < NEVER, -1)),
         **dict.fromkeys(("wv_cre_dt", "wv_first_cre_dt", "wv_join_dt", "wv_first_join_dt"), opened),
         **dict.fromkeys(("wv_upd_dt", "wv_last_access_dt"), np.where(in_weverse, visited, NEVER)),
-        **dict.fromkeys(("wv_deactivated_dt", "wv_leave_dt"), np.where(in_weverse, left, NEVER)),
+        "wv_deactivated_dt": np.where(in_weverse, left, NEVER),
+        # The one time of this source that is KST wall clock, and not UTC.
+        "wv_leave_dt": np.where(in_weverse, left + KST, NEVER),
         "wv_service_user_key": take(users.key, np.where(in_weverse, rows, -1)),
         "ws_user_id": pa.array(ids + 70_000_000, mask=~in_shop),
         "ws_status": take(["NORMAL"], np.where(in_shop, 0, -1)),

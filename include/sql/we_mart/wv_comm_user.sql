@@ -93,8 +93,7 @@ users as (
         cast(user.part_date as date) as day,
         user.wv_user_id as user_id,
         min(struct(
-            user.we_member_id is null as last_of_all, user.we_member_id, user.wv_status,
-            user.wv_leave_dt + interval 9 hours as wv_leave_dt, user.vlive_id
+            user.we_member_id is null as last_of_all, user.we_member_id, user.wv_status, user.wv_leave_dt, user.vlive_id
         )) as account
     from we_mart.we_user as user
     where user.part_date between :start_date and :end_date and user.wv_user_id is not null
@@ -138,11 +137,7 @@ first_weverse as (
     select
         info.wv_user_id as user_id,
         info.we_art_id,
-        min(struct(
-            info.comm_user_first_dt + interval 9 hours as comm_user_first_dt,
-            info.tot_comm_user_first_dt + interval 9 hours as tot_comm_user_first_dt,
-            info.is_first_user_comm
-        )) as info
+        min(struct(info.comm_user_first_dt, info.tot_comm_user_first_dt, info.is_first_user_comm)) as info
     from we_mart.wv1_join_info as info
     group by info.wv_user_id, info.we_art_id
 ),

@@ -36,53 +36,102 @@ kept as (
 reasoned as (
     select
         kept.*,
-        -- In every window below, so that a row that is dropped cuts or joins no session of those that are kept.
-        case when device is null then 'no_device' when log_dt is null then 'no_timestamp' end as drop_reason
+        -- In every window of a device, so that a row that is dropped cuts or joins no session of those that are kept.
+        case when device is null then 'no_device' when log_dt is null then 'no_timestamp' end as unusable,
+        trim(trailing '0123456789|' from device) as stem
     from kept
+),
+-- Devices that could be mistaken for one another have one root: d1, d1|301 and d1|301|5 have d1.
+-- Spark shuffles the rows once, by the root: every window below partitions by it.
+rooted as (
+    select /*+ repartition(date_id, device_root) */
+        reasoned.*,
+        concat(stem, substring_index(substring(device, length(stem) + 1), '|', 1)) as device_root
+    from reasoned
 ),
 gaps as (
     select
-        reasoned.*,
-        unix_millis(log_dt) - unix_millis(lag(log_dt) over (
-            partition by drop_reason, device, date_id order by log_dt
-        )) > 1800000 as starts_session
-    from reasoned
+        rooted.*,
+        coalesce(
+            unix_millis(log_dt) - unix_millis(lag(log_dt) over (
+                partition by date_id, device_root, unusable, device order by log_dt
+            )) > 1800000,
+            true
+        ) as starts_session
+    from rooted
 ),
-numbered as (
+started as (
     select
         gaps.*,
         -- Rows of one instant belong to one session: the default frame ends after all of them.
-        1 + count_if(starts_session) over (partition by drop_reason, device, date_id order by log_dt) as sess_seq
+        max(case when starts_session then log_dt end) over (
+            partition by date_id, device_root, unusable, device order by log_dt
+        ) as sess_start_dt
     from gaps
 ),
 filled as (
     select
-        numbered.*,
-        min(log_dt) over (partition by drop_reason, device, date_id, sess_seq) as sess_start_dt,
-        max(log_dt) over (partition by drop_reason, device, date_id, sess_seq) as sess_end_dt,
+        started.*,
+        max(log_dt) over (
+            partition by date_id, device_root, unusable, device, sess_start_dt
+            order by log_dt, hour, user_info_user_key, user_id
+            rows between unbounded preceding and unbounded following
+        ) as sess_end_dt,
         coalesce(
             user_id,
             -- The next user: the last one seen when the session is read backwards.
             last_value(user_id, true) over (
-                partition by drop_reason, device, date_id, sess_seq
-                order by log_dt desc, hour desc, user_info_user_key desc, user_info_id desc
+                partition by date_id, device_root, unusable, device, sess_start_dt
+                order by log_dt desc, hour desc, user_info_user_key desc, user_id desc
                 rows between unbounded preceding and current row
             ),
             last_value(user_id, true) over (
-                partition by drop_reason, device, date_id, sess_seq
-                order by log_dt, hour, user_info_user_key, user_info_id
+                partition by date_id, device_root, unusable, device, sess_start_dt
+                order by log_dt, hour, user_info_user_key, user_id
                 rows between unbounded preceding and current row
             )
         ) as user_id_fill
-    from numbered
+    from started
+),
+dated as (
+    select
+        filled.*,
+        min(log_dt) over (
+            partition by date_id, device_root, sess_start_dt, unusable, device, user_id_fill
+        ) as user_sess_start_dt,
+        max(log_dt) over (
+            partition by date_id, device_root, sess_start_dt, unusable, device, user_id_fill
+        ) as user_sess_end_dt
+    from filled
+),
+-- Sessions that start in one millisecond have one user_sess_id only where a device without a user is written as
+-- another device and its user: `d1|301`, and `d1` with user 301. Text puts the first one later, so that is dropped.
+confused as (
+    select
+        dated.*,
+        user_id_fill is null and array_contains(
+            collect_set(case when user_id_fill is not null then concat(device, '|', user_id_fill) end) over (
+                partition by date_id, device_root, sess_start_dt
+            ),
+            device
+        ) as is_ambiguous
+    from dated
+),
+judged as (
+    select
+        confused.*,
+        coalesce(unusable, case when is_ambiguous then 'ambiguous_device' end) as drop_reason
+    from confused
 ),
 named as (
     select
-        filled.*,
+        judged.*,
         concat(date_format(sess_start_dt + interval 9 hours, 'yyyyMMddHHmmssSSS'), '|', device) as sess_id,
-        min(log_dt) over (partition by drop_reason, device, date_id, sess_seq, user_id_fill) as user_sess_start_dt,
-        max(log_dt) over (partition by drop_reason, device, date_id, sess_seq, user_id_fill) as user_sess_end_dt
-    from filled
+        -- Counted last, so that a session that is dropped leaves no hole.
+        count_if(starts_session) over (
+            partition by date_id, device_root, drop_reason, device order by sess_start_dt
+        ) as sess_seq
+    from judged
 )
 select
     date_id,
@@ -96,7 +145,7 @@ select
     concat_ws('|', sess_id, user_id_fill) as user_sess_id,
     user_sess_start_dt,
     user_sess_end_dt,
-    user_info_id,
+    user_id as user_info_id,
     device as user_info_device_id,
     case
         when upper(provider_id) = 'WEVAPP' and upper(os_param) in ('ANDTV', 'APPLETV', 'FIRETV', 'TIZEN', 'WEBOS') then 'TV'

@@ -1,6 +1,6 @@
 # Few targets, and everything they need they get themselves: a bare machine needs make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test laws faults races wap bench-checks bench-backfill compose-test lint format lock clean
+.PHONY: help setup run test approve laws faults races wap bench-checks bench-backfill compose-test lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -20,6 +20,9 @@ run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONC
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
 	@# Two at a time: the Spark of each has one thread. One test after the other is given to whoever is free.
 	@$(PY) -m pytest -n 2 --dist load --maxschedchunk 1 $(ARGS)
+
+approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), for a review to see what changed
+	@APPROVE=1 $(PY) -m pytest -q tests/test_dags.py -k approved
 
 laws faults races wap: setup  ## a proof of `make test` with more examples, kills, seeds or failures [N=1000]
 	@N=$(N) $(PY) -m pytest -s tests/test_$@.py

@@ -3,14 +3,14 @@
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
-from lake_airflow.timetable import DailyPartitions
+from lake_airflow.timetable import DailyPartitions, Partitions
 
 
 class LakePlugin(AirflowPlugin):
     """The pages are made when the API server asks for them: FastAPI is no business of a DAG parse."""
 
     name = "lake"
-    timetables: list[Any] = [DailyPartitions]  # noqa: RUF012  (Airflow declares it so)
+    timetables: list[Any] = [DailyPartitions, Partitions]  # noqa: RUF012  (Airflow declares it so)
     # {…} is filled in by the Airflow UI. The views of a DAG, a run and a task are tabs on their pages.
     external_views: list[Any] = [  # noqa: RUF012
         {"name": "Lake", "href": "lake/", "url_route": "lake", "destination": "nav", "nav_top_level": True},

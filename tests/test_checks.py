@@ -177,7 +177,7 @@ def test_what_derives_from_a_sensitive_column_is_known(project) -> None:
 
 
 # Every column has a name that generated SQL might use, or that means something else where it is not quoted.
-NAMES = ["times", "rows", "holds", "reason", "row0", "this", "true"]
+NAMES = ["times", "rows", "holds", "reason", "row0", "this", "kept"]
 BLIND = {
     "shop/total.yaml": "about: x\nkey: [times]\npartitioned_by: [art, day]\ncolumns:\n"
     + "".join(f"  - {{name: '{name}', type: bigint, nullable: false}}\n" for name in NAMES)
@@ -200,7 +200,7 @@ BLIND = {
     ("bad", "failure"),
     [
         ([("twice", 5, DAY)] * 15, "`key (times) occurs once a day` fails 1 times"),
-        ([("null", 13, DAY)], "`true is not null` fails 1 times"),
+        ([("null", 13, DAY)], "`kept is not null` fails 1 times"),
         ([("empty", 5, DAY)], "`art is not ''` fails 1 times"),
         ([("nan", 5, DAY)], "`size is not NaN` fails 1 times"),
         ([("other", 5, DAY)], "`day is in the range` fails 1 times"),

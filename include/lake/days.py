@@ -1,7 +1,7 @@
 """Days, as text `yyyy-MM-dd` everywhere outside this file, and ranges of them, inclusive at both ends."""
 
 import re
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -58,7 +58,20 @@ def consecutive(days: list[str]) -> list[tuple[str, str]]:
     return ranges
 
 
+def day_start(day: str, timezone: str) -> datetime:
+    """The instant (UTC) at which `day` begins in `timezone`, and the day before it is over.
+
+    Where clocks are put forward over midnight, the day begins at that instant. Where midnight comes twice, its second
+    time counts: the day before may go on until then. A day that a timezone skipped begins and ends at one instant.
+    """
+    midnight = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(timezone))
+    return max(midnight.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+
+
 def last_finished_day(timezone: str, now: datetime | None = None) -> str:
     """The newest day that is over in `timezone`."""
-    local = now.astimezone(ZoneInfo(timezone)) if now else datetime.now(ZoneInfo(timezone))
-    return days_before(local.date().isoformat(), 1)
+    now = now or datetime.now(UTC)
+    day = now.astimezone(ZoneInfo(timezone)).date().isoformat()
+    while now < day_start(day, timezone):  # clocks are put back over a midnight: the day before goes on
+        day = days_before(day, 1)
+    return days_before(day, 1)

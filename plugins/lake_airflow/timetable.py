@@ -1,4 +1,4 @@
-"""When a DAG runs: every night, once for each day of its timezone, and never for a day that is not over."""
+"""When a DAG runs: once for each period (a day, a week, a month) of its timezone, and never before that is over."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -6,71 +6,142 @@ from typing import Any
 
 import pendulum
 from airflow.exceptions import InvalidPartitionKeyError
-from airflow.timetables.base import DagRunInfo, TimeRestriction
+from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction, Timetable
 from airflow.timetables.trigger import CronPartitionTimetable
+from pendulum import DateTime
 
-from include.lake.days import last_finished_day, parse_day
+from include.lake.days import day_start
 from include.lake.errors import UsageError
+from include.lake.periods import GRAINS, Grain, Period
 
-# The sources of a day arrive after midnight; a run that started then would only wait for them.
+# The sources of a period arrive after its end; a run that started then would only wait for them.
 START_AFTER_MIDNIGHT = timedelta(hours=1)
+ADJECTIVES: dict[Grain, str] = {"day": "daily", "week": "weekly", "month": "monthly"}
 
 
-class DailyPartitions(CronPartitionTimetable):
-    """The run at 01:00 of day D+1 has the partition key D; days and hours are those of `timezone`."""
+class Partitions(Timetable):
+    """The run of a period comes an hour after its last day; its partition key is the text of the period.
 
-    def __init__(self, timezone: Any) -> None:
-        # Partitions start at 00:00 and the run is delayed: with a cron at 01:00, Airflow would take partitions to start
-        # at 01:00, lose the last day of a backfill and not see that a manual run is of the same partition.
-        super().__init__("0 0 * * *", timezone=timezone, run_offset=-1, key_format="%Y-%m-%d")
-        self.description = f"At 01:00 {self._timezone.name}, for the day before"
+    Airflow's own cron timetable loses days: where the clocks of a timezone skip a midnight, its cron has no tick. Here
+    days are counted by the calendar, and a timezone only says when each one is over. A day that a timezone skipped
+    (2011-12-30 in Apia) has its run, too, like any other: it is a key, and tables and ranges have it.
+    """
+
+    partitioned = True
+
+    def __init__(self, timezone: str, grain: Grain = "day") -> None:
+        if grain not in GRAINS:
+            raise UsageError(f"{grain!r} is no grain: write one of {', '.join(GRAINS)}")
+        self.timezone, self.grain = timezone, grain
+        after = {"day": "", "week": " on Mondays", "month": " on the 1st"}[grain]
+        self.description = f"At 01:00{after} {timezone}, for the {grain} before"
+
+    # The key is part of the id, so that runs of two periods never have one.
+    generate_run_id = CronPartitionTimetable.generate_run_id
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.serialize() == self.serialize()
+
+    def __hash__(self) -> int:
+        return hash((self.timezone, self.grain))
 
     def serialize(self) -> dict[str, Any]:
-        return {"timezone": self._timezone.name}
+        return {"timezone": self.timezone, "grain": self.grain}
 
     @classmethod
-    def deserialize(cls, data: dict[str, Any]) -> "DailyPartitions":
-        return cls(data["timezone"])
+    def deserialize(cls, data: dict[str, Any]) -> "Partitions":
+        return cls(**data)
 
     @property
     def summary(self) -> str:
-        return f"daily, {self._timezone.name}"
+        return f"{ADJECTIVES[self.grain]}, {self.timezone}"
+
+    def infer_manual_data_interval(self, *, run_after: DateTime) -> DataInterval:
+        return DataInterval.exact(run_after)
+
+    def next_dagrun_info(
+        self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
+    ) -> DagRunInfo | None:
+        raise NotImplementedError("a run of a partition has no data interval: Airflow calls next_dagrun_info_v2")
 
     def next_dagrun_info_v2(
         self, *, last_dagrun_info: DagRunInfo | None, restriction: TimeRestriction
     ) -> DagRunInfo | None:
-        """The next scheduled run: Airflow's own answer, asked without the delay, and then delayed."""
+        """The run after the last one; without catch-up, the newest period that is over if that is later."""
+        periods = []
         if last_dagrun_info is not None and last_dagrun_info.partition_date is not None:
-            midnight_after = self._get_next(last_dagrun_info.partition_date)
-            last_dagrun_info = last_dagrun_info._replace(run_after=midnight_after)
-        info = super().next_dagrun_info_v2(last_dagrun_info=last_dagrun_info, restriction=restriction)
-        return info and info._replace(run_after=info.run_after + START_AFTER_MIDNIGHT)
+            periods.append(self._period(last_dagrun_info).after(1))
+        if restriction.earliest is not None and not (periods and restriction.catchup):
+            periods.append(self._first(restriction.earliest))
+        if not (periods and restriction.catchup):
+            periods.append(Period.newest_over(self.grain, self.timezone))
+        period = max(periods)
+        if restriction.latest is not None and restriction.latest < self._end(period):
+            return None
+        return self._info(period, self._end(period) + START_AFTER_MIDNIGHT)
 
-    def localize_partition_datetime(self, dt: datetime) -> pendulum.DateTime:
-        """The day that is meant by `dt`, the first or last day of a backfill or a clear, as its start in our timezone.
-
-        The command line gives a midnight in UTC. The UI gives the start of the first day and the end (23:59) of the
-        last one in the timezone of the browser, converted to UTC: the nearest midnight in UTC tells the day, from
-        UTC-11 to UTC+12, whatever the timezone of the DAG.
-        """
-        instant = pendulum.instance(dt, tz="UTC").in_timezone("UTC")
-        is_end = instant.minute % 15 == 14  # of an hour, a half or a quarter: where a timezone's days may end
-        day = instant.add(hours=12, minutes=is_end).subtract(days=is_end)
-        return pendulum.datetime(day.year, day.month, day.day, tz=self._timezone).in_timezone("UTC")
+    def localize_partition_datetime(self, dt: datetime) -> DateTime:
+        """The start of the day that is meant by `dt`, the first or last day of a backfill or a clear."""
+        return self._start(_day_meant(dt))
 
     def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterator[DagRunInfo]:
-        """The runs of a backfill: the days from `earliest` to `latest`, but for those that are not over."""
-        last = last_finished_day(self._timezone.name)
-        for info in super().iter_partition_dagrun_infos(earliest=earliest, latest=latest):
-            if str(info.partition_key) <= last:
-                yield info
+        """The runs of a backfill: the periods that begin from `earliest` to `latest`, but for those not over."""
+        first_day, last_day = _day_meant(earliest), _day_meant(latest)
+        first = Period.of(self.grain, first_day)
+        first = first if first.first_day == first_day else first.after(1)
+        last = min(Period.of(self.grain, last_day), Period.newest_over(self.grain, self.timezone))
+        for period in Period.range(first, last) if first <= last else ():
+            yield self._info(period, self._start(period.first_day))
 
     def _decode_partition_date(self, partition_key: str) -> datetime:
         """Called when somebody triggers a run: a wrong key is refused there and then."""
         try:
-            day = parse_day(partition_key)
+            period = Period.parse(self.grain, partition_key)
         except UsageError as error:
             raise InvalidPartitionKeyError(str(error)) from None
-        if day > (last := last_finished_day(self._timezone.name)):
-            raise InvalidPartitionKeyError(f"{day} is not over in {self._timezone.name}; the newest day is {last}")
-        return super()._decode_partition_date(day)
+        newest = Period.newest_over(self.grain, self.timezone)
+        if period > newest:
+            raise InvalidPartitionKeyError(
+                f"{period} is not over in {self.timezone}; the newest {self.grain} is {newest}"
+            )
+        return self._start(period.first_day)
+
+    def _info(self, period: Period, run_after: DateTime) -> DagRunInfo:
+        start = self._start(period.first_day)
+        return DagRunInfo(run_after=run_after, data_interval=None, partition_date=start, partition_key=period.text)
+
+    def _period(self, info: DagRunInfo) -> Period:
+        """The period of a run, which may be of the DAG's schedule before it was changed."""
+        try:
+            return Period.parse(self.grain, str(info.partition_key))
+        except UsageError:
+            day = pendulum.instance(info.partition_date).in_timezone(self.timezone).date()  # type: ignore[arg-type]
+            return Period.of(self.grain, day.isoformat())
+
+    def _first(self, earliest: DateTime) -> Period:
+        """The first period that is not over before `earliest`."""
+        period = Period.of(self.grain, earliest.in_timezone(self.timezone).date().isoformat())
+        return period.before(1) if self._start(period.first_day) >= earliest else period
+
+    def _start(self, day: str) -> DateTime:
+        return pendulum.instance(day_start(day, self.timezone))
+
+    def _end(self, period: Period) -> DateTime:
+        return self._start(period.after(1).first_day)
+
+
+class DailyPartitions(Partitions):
+    """Of days. Serialised DAGs know it by this name."""
+
+
+def _day_meant(dt: datetime) -> str:
+    """The day that is meant by `dt`, the first or last day of a backfill or a clear.
+
+    The command line gives a midnight in UTC. The UI gives the start of the first day and the end (23:59) of the last
+    one in the timezone of the browser, converted to UTC: the nearest midnight in UTC tells the day, from UTC-11 to
+    UTC+12, whatever the timezone of the DAG.
+    """
+    instant = pendulum.instance(dt, tz="UTC").in_timezone("UTC")
+    is_end = instant.minute % 15 == 14  # of an hour, a half or a quarter: where a timezone's days may end
+    day = instant.add(hours=12, minutes=is_end).subtract(days=is_end)
+    return day.date().isoformat()

@@ -93,35 +93,38 @@ filled as (
         ) as user_id_fill
     from started
 ),
-dated as (
+written as (
     select
         filled.*,
+        concat_ws('|', device, user_id_fill) as device_and_user
+    from filled
+),
+dated as (
+    select
+        written.*,
         min(log_dt) over (
-            partition by date_id, device_root, sess_start_dt, unusable, device, user_id_fill
+            partition by date_id, device_root, unusable, sess_start_dt, device_and_user, device
         ) as user_sess_start_dt,
         max(log_dt) over (
-            partition by date_id, device_root, sess_start_dt, unusable, device, user_id_fill
+            partition by date_id, device_root, unusable, sess_start_dt, device_and_user, device
         ) as user_sess_end_dt
-    from filled
+    from written
 ),
 -- Sessions that start in one millisecond have one user_sess_id only where a device without a user is written as
 -- another device and its user: `d1|301`, and `d1` with user 301. Text puts the first one later, so that is dropped.
-confused as (
-    select
-        dated.*,
-        user_id_fill is null and array_contains(
-            collect_set(case when user_id_fill is not null then concat(device, '|', user_id_fill) end) over (
-                partition by date_id, device_root, sess_start_dt
-            ),
-            device
-        ) as is_ambiguous
-    from dated
-),
 judged as (
     select
-        confused.*,
-        coalesce(unusable, case when is_ambiguous then 'ambiguous_device' end) as drop_reason
-    from confused
+        dated.*,
+        -- Ordered by device, so that Spark sorts once for this window and those before.
+        coalesce(
+            unusable,
+            case
+                when device > min(device) over (
+                    partition by date_id, device_root, unusable, sess_start_dt, device_and_user order by device
+                ) then 'ambiguous_device'
+            end
+        ) as drop_reason
+    from dated
 ),
 named as (
     select

@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -25,8 +25,7 @@ MISSING, FRESH, STALE, FAILED = "missing", "fresh", "stale", "failed"
 _PLANNED = 1 << 62
 
 
-@dataclass(frozen=True)
-class DayState:
+class DayState(NamedTuple):
     """One day of one table. `why` says in words what `state` means here; the rest is of the newest good build."""
 
     table: str
@@ -37,6 +36,15 @@ class DayState:
     built_at: datetime | None = None
     seconds: float | None = None
     run: str | None = None
+
+
+@dataclass(frozen=True)
+class _Input:
+    """An input with days. `earlier`: how many days before the built one are read of it, or `all`."""
+
+    name: str
+    earlier: int | str
+    is_source: bool
 
 
 class _History:
@@ -118,6 +126,7 @@ class Lake:
         self._own_states: dict[tuple[str, str], DayState] = {}
         self._oldest: dict[str, str | None] = {}
         self._table_ids: dict[str, str] = {}
+        self._inputs: dict[str, list[_Input]] = {}
         self._first_days: dict[str, str | None] = {}
         self._cumulative: dict[str, tuple[list[str], list[int]]] = {}
 
@@ -131,6 +140,16 @@ class Lake:
             self._ledger = self._ledger or ledger.Reader()
             self._histories[table] = _History(table, self._delta(table), self._ledger)
         return self._histories[table]
+
+    def _inputs_with_days(self, table: str) -> list[_Input]:
+        if table not in self._inputs:
+            earlier = dict(contracts.get(table).reads)
+            self._inputs[table] = [
+                _Input(name, earlier.get(name, 0), contracts.get(name).is_source)
+                for name in lineage.inputs(table)
+                if contracts.get(name).day_column
+            ]
+        return self._inputs[table]
 
     def unrecorded(self, tables: Iterable[str]) -> list[dict[str, Any]]:
         """The rows that are missing in the ledger, for those of `tables` that have days."""
@@ -290,31 +309,28 @@ class Lake:
         Inputs without days do not count: they have no part that belongs to the day.
         """
         changed = []
-        for name in lineage.inputs(table):
-            if contracts.get(name).day_column:
-                table_id, _, version = inputs.get(name, "@-1").partition("@")
-                if table_id != self.table_id(name) or self._newest_change(table, name, day) > int(version):
-                    changed.append(name)
+        for read in self._inputs_with_days(table):
+            table_id, _, version = inputs.get(read.name, "@-1").partition("@")
+            if table_id != self.table_id(read.name) or self._newest_change(read, day) > int(version):
+                changed.append(read.name)
         return changed
 
-    def _newest_change(self, table: str, name: str, day: str) -> int:
+    def _newest_change(self, read: _Input, day: str) -> int:
         """The newest version of an input that changed a day which the build of `day` reads.
 
         A source may drop its oldest days, which changes nothing: days before the first one that is left do not count.
         """
-        earlier = dict(contracts.get(table).reads).get(name, 0)
-        changes, planned = self._history(name).changes, self._planned.get(name, ())
-        first_kept = self._first_day(name) if contracts.get(name).is_source else ""
-        if earlier == "all":
-            days, newest = self._newest_changes(name)
-            return max(newest[bisect_right(days, day)], -1)
-        first = days_before(day, int(earlier)) if earlier else day
-        window = [day] if not earlier else day_range(first, day)
-        if first_kept:
+        if read.earlier == "all":
+            days, newest = self._newest_changes(read.name)
+            return newest[bisect_right(days, day)]
+        window = day_range(days_before(day, int(read.earlier)), day) if read.earlier else [day]
+        if read.is_source and (first_kept := self._first_day(read.name)):
             window = window[bisect_left(window, first_kept) :]
-        if any(planned_day in planned for planned_day in window):
+        planned = self._planned.get(read.name)
+        if planned and not planned.isdisjoint(window):
             return _PLANNED
-        return max((changes.get(known, -1) for known in (*window, ANY_DAY)), default=-1)
+        changes = self._history(read.name).changes
+        return max(changes.get(changed_day, -1) for changed_day in (*window, ANY_DAY))
 
     def _newest_changes(self, table: str) -> tuple[list[str], list[int]]:
         """Sorted days with, at n, the newest change of the first n of them; made in one go over the history."""
@@ -400,10 +416,11 @@ class Lake:
         own = self.own_state(table, day)
         if own.state != FRESH or contracts.get(table).is_source:
             return own
-        for name, days in self.input_days(table, day, day).items():
-            if contracts.get(name).is_source:
-                continue
-            if dict(contracts.get(table).reads).get(name) == "all":
+        built = [read for read in self._inputs_with_days(table) if not read.is_source]
+        needed_days = self.input_days(table, day, day) if built else {}
+        for read in built:
+            name, days = read.name, needed_days[read.name]
+            if read.earlier == "all":
                 oldest = self._oldest_due(name)
                 days = [oldest, *days] if oldest and oldest <= day else days
             for needed in days:

@@ -6,7 +6,7 @@ read a DAG that builds the table, whose log says the same.
 Imported by the API server alone. Endpoints are plain `def`: they read files and the database, in FastAPI's threads.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,17 +81,17 @@ def _state(lake: Lake, rights: Rights, table: str, day: str) -> DayState:
             )
         state = lake.state(table, day)
         if table not in rights.explained:
-            return replace(state, why="a DAG that you may not read builds it")
+            return state._replace(why="a DAG that you may not read builds it")
         if not rights.everything and state.state != FRESH and lake.own_state(table, day).state == FRESH:
             # The reason is an input, or one of its inputs, whose error may be none of the user's business.
-            return replace(state, why=state.why.partition(":")[0])
+            return state._replace(why=state.why.partition(":")[0])
         return state
     except LakeError as error:
         return DayState(table, day, "failed", str(error))
 
 
 def _row(lake: Lake, rights: Rights, table: str, day: str) -> dict[str, Any]:
-    state = asdict(_state(lake, rights, table, day))
+    state = _state(lake, rights, table, day)._asdict()
     source = contracts.get(table).is_source
     build = None if source else lake.built(table).get(day)
     return {**state, "dropped": build["dropped"] if build else {}, "source": source}

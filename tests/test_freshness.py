@@ -1,5 +1,6 @@
 """Which days are stale, exactly: random histories against brute force, and how long it takes. No Spark."""
 
+import gc
 import os
 import random
 import subprocess
@@ -125,10 +126,14 @@ def test_fifty_tables_by_730_days_take_less_than_three_seconds(project, lake_hom
     for table in lineage.in_order(tables):
         build(table, days)
     load("shop.event", days[-1])
+    gc.collect()
+    gc.freeze()  # else Python's garbage collector looks through all that other tests have left, again and again
     began = time.process_time()
     lake = Lake()
     states = [lake.state(table, day).state for table in tables for day in days]
-    assert time.process_time() - began < 3
+    seconds = time.process_time() - began
+    gc.unfreeze()
+    assert seconds < 3, f"{seconds:.2f} s"
     assert states.count("stale") == 50 and states.count("fresh") == 50 * 729
 
 

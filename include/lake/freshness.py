@@ -38,6 +38,18 @@ class DayState(NamedTuple):
     run: str | None = None
 
 
+class _Build(NamedTuple):
+    """What the state of a day needs to know of its newest good build, out of its ledger row."""
+
+    version: int
+    code_id: str
+    inputs: dict[str, str]
+    rows: int
+    built_at: datetime
+    seconds: float
+    run: str
+
+
 @dataclass(frozen=True)
 class _Input:
     """An input with days. `earlier`: how many days before the built one are read of it, or `all`."""
@@ -95,6 +107,7 @@ class _History:
                 if status in (BUILT, CHANGED):
                     self.changes[day] = max(version, self.changes.get(day, -1))
         self._rows: dict[int, dict[str, Any]] = {}
+        self._newest: dict[str, _Build] | None = None
 
     def rows(self, positions: Iterable[int]) -> list[dict[str, Any]]:
         """The ledger rows at some positions."""
@@ -102,6 +115,20 @@ class _History:
         if new := [position for position in wanted if position not in self._rows]:
             self._rows.update(zip(new, ledger.decoded(self._data.take(new)), strict=True))
         return [self._rows[position] for position in wanted]
+
+    def newest_build(self, day: str) -> "_Build | None":
+        """The facts of the newest good build of a day; those of all days are read in one go."""
+        if self._newest is None:
+            data = self._data.take(list(self.built.values()))
+            columns = {name: data[name].to_pylist() for name in _Build._fields if name not in ("inputs", "built_at")}
+            columns["built_at"] = ledger.moments(data["built_at"])
+            # All days of a build have the same inputs, and one dict of them.
+            inputs: dict[tuple[str, ...], dict[str, str]] = {}
+            columns["inputs"] = [inputs.setdefault(tuple(map(str, pairs)), dict(pairs)) for pairs in
+                                 ledger.pairs(data["inputs"])]  # fmt: skip
+            values = zip(*(columns[name] for name in _Build._fields), strict=True)
+            self._newest = dict(zip(self.built, map(_Build._make, values), strict=True))
+        return self._newest.get(day)
 
     def changed_by_others(self, day: str, version: int) -> bool:
         """Has another writer changed rows of the day after a version?"""
@@ -365,29 +392,29 @@ class Lake:
         if contracts.get(table).is_source:
             return self._look_at_source(table, day)
         history = self._history(table)
-        row = self.built(table).get(day)
-        facts = (row["rows"], row["built_at"], row["seconds"], row["run"]) if row else ()
+        build = history.newest_build(day)
+        facts = (build.rows, build.built_at, build.seconds, build.run) if build else ()
         failed = history.rows([history.failed[day]])[0] if day in history.failed else None
-        if failed and self._still_fails(table, day, failed, row):
+        if failed and self._still_fails(table, day, failed, build):
             why = f"the build of {failed['built_at']:%F %T} failed: {failed['error']}"
             return DayState(table, day, FAILED, why, *facts)
-        if row is None:
+        if build is None:
             absent = self.absent_inputs(table, day, day)
             return DayState(table, day, MISSING, f"never built; {describe_absent(absent) or 'its inputs are there'}")
-        if row["code_id"] != lineage.code_id(table):
+        if build.code_id != lineage.code_id(table):
             return DayState(table, day, STALE, "the SELECT or the contract has changed since the build", *facts)
-        if history.changed_by_others(day, row["version"]):
+        if history.changed_by_others(day, build.version):
             return DayState(table, day, STALE, "changed by another writer since the build", *facts)
-        if changed := self.changed_inputs(table, day, row["inputs"]):
+        if changed := self.changed_inputs(table, day, build.inputs):
             return DayState(table, day, STALE, f"{', '.join(changed)} changed since the build", *facts)
-        return DayState(table, day, FRESH, f"built {row['built_at']:%F %T} by {row['run']}", *facts)
+        return DayState(table, day, FRESH, f"built {build.built_at:%F %T} by {build.run}", *facts)
 
-    def _still_fails(self, table: str, day: str, failed: dict[str, Any], built: dict[str, Any] | None) -> bool:
+    def _still_fails(self, table: str, day: str, failed: dict[str, Any], build: _Build | None) -> bool:
         """Would the build that failed fail again: has nothing changed since, and has no later build been good?
 
         Versions and not clocks say what came later: the clocks of two workers may differ by minutes.
         """
-        if built and built["version"] > failed["version"]:
+        if build and build.version > failed["version"]:
             return False
         now = self.input_versions(table)
         without_days = [name for name in lineage.inputs(table) if not contracts.get(name).day_column]

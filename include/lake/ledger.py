@@ -48,7 +48,6 @@ SCHEMA = pa.schema(
 # The columns of a file: its folder names the table.
 _STORED = SCHEMA.remove(0)
 _MAPS = ("inputs", "checks", "dropped")
-_OTHERS = [name for name in SCHEMA.names if name != "built_at"]
 _EMPTY_ROW: dict[str, Any] = dict.fromkeys(SCHEMA.names) | {name: {} for name in _MAPS}
 # One small file per build: beyond this many commits they are made one, so that reading stays a matter of milliseconds.
 _COMPACT_EVERY = 50
@@ -84,23 +83,27 @@ class Reader:
 def decoded(data: pa.Table) -> list[dict[str, Any]]:
     """Arrow's rows as dicts with the fields of SCHEMA."""
     # Column by column: Table.to_pylist() takes several times as long.
-    columns = {name: _maps(data[name]) if name in _MAPS else data[name].to_pylist() for name in _OTHERS}
-    # pyarrow looks the timezone up again for each value, where there is one.
-    moments = data["built_at"].cast(pa.timestamp("us")).to_pylist()
-    columns["built_at"] = [moment and moment.replace(tzinfo=UTC) for moment in moments]
+    columns = {name: data[name].to_pylist() for name in SCHEMA.names if name not in (*_MAPS, "built_at")}
+    columns |= {name: [dict(row) for row in pairs(data[name])] for name in _MAPS}
+    columns["built_at"] = moments(data["built_at"])
     return [
         dict(zip(SCHEMA.names, values, strict=True))
         for values in zip(*(columns[name] for name in SCHEMA.names), strict=True)
     ]
 
 
-def _maps(column: pa.ChunkedArray) -> list[dict[str, Any]]:
-    """The maps of a column; a null is an empty one."""
-    maps = []
+def pairs(column: pa.ChunkedArray) -> list[list[tuple[str, Any]]]:
+    """The maps of a column as lists of pairs; a null is an empty one."""
+    lists = []
     for chunk in column.chunks:
-        keys, values, offsets = chunk.keys.to_pylist(), chunk.items.to_pylist(), chunk.offsets.to_pylist()
-        maps += [dict(zip(keys[a:b], values[a:b], strict=True)) if a < b else {} for a, b in pairwise(offsets)]
-    return maps
+        entries = list(zip(chunk.keys.to_pylist(), chunk.items.to_pylist(), strict=True))
+        lists += [entries[first:end] for first, end in pairwise(chunk.offsets.to_pylist())]
+    return lists
+
+
+def moments(column: pa.ChunkedArray) -> list[datetime]:
+    """The moments of a column. pyarrow itself looks the timezone up again for each value."""
+    return [moment.replace(tzinfo=UTC) for moment in column.cast(pa.timestamp("us")).to_pylist()]
 
 
 def open_ledger() -> DeltaTable | None:
@@ -161,21 +164,20 @@ def failed(
     append([{**row, "day": day} for day in days])
 
 
-def record(table: str, more: Iterable[dict[str, Any]] = ()) -> list[dict[str, Any]]:
-    """Enter what the commits of a table say and the ledger does not know yet, and `more` rows; gives the former.
+def record(table: str) -> list[dict[str, Any]]:
+    """Enter what the commits of a table say and the ledger does not know yet; gives the rows that were added.
 
     The runner calls it after each commit of its own. So a killed build is entered by the next one of its table.
     """
     contract = contracts.get(table)
     delta = storage.open_table(table)
     if delta is None or not contract.day_column:
-        append(list(more))
         return []
     table_id = delta.metadata().id
     data = Reader().history(table)
     known = known_version(data, str(table_id))
     rows = rows_of_commits(contract, str(table_id), storage.commits(delta, contract, known))
-    append([*rows, *more])
+    append(rows)
     return rows
 
 
@@ -260,5 +262,5 @@ def _rows_of_all_commits() -> Iterator[dict[str, Any]]:
 
 def encoded(rows: list[dict[str, Any]]) -> pa.Table:
     """Rows as Arrow takes them: a map is a list of pairs."""
-    pairs = [{**row, **{name: sorted(row[name].items()) for name in _MAPS}} for row in rows]
-    return pa.Table.from_pylist(pairs, schema=SCHEMA)
+    plain = [{**row, **{name: sorted(row[name].items()) for name in _MAPS}} for row in rows]
+    return pa.Table.from_pylist(plain, schema=SCHEMA)

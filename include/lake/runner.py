@@ -75,7 +75,9 @@ def build(
     started = time.monotonic()
     outcome = Outcome(table, start, end)
     lake = Lake()
-    ledger.append(lake.unrecorded([table]))  # what a killed build has left out
+    # What a killed build has left out, and what others did to the sources: Delta may clean its logs up some day.
+    sources = [name for name in lineage.inputs(table) if contracts.get(name).is_source]
+    ledger.append(lake.unrecorded([table, *sources]))
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
     absent = {day: missing for day in due if (missing := lake.absent_inputs(table, day, day))}
     for first, last in consecutive([day for day in due if day not in absent]):
@@ -132,7 +134,7 @@ def _build_range(
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue
             error = checks.masked(error, contract)
-            if not _recorded(lake, table, build_id):  # else the connection was lost, and not the commit
+            if not _recorded(table, build_id):  # else the connection was lost, and not the commit
                 seconds = (datetime.now(UTC) - started_at).total_seconds()
                 seen = lake.version(table)
                 ledger.failed(
@@ -142,7 +144,7 @@ def _build_range(
                 if isinstance(error, AnalysisException):
                     raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
                 raise error from None
-        rows = _recorded(lake, table, build_id)
+        rows = _recorded(table, build_id)
         outcome.days += days
         for row in rows:
             outcome.rows += row["rows"]
@@ -154,12 +156,9 @@ def _build_range(
     raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
 
 
-def _recorded(lake: Lake, table: str, build_id: str) -> list[dict[str, Any]]:
-    """Enter the newest commits of the table in the ledger; gives the rows of a build, none if it has no commit.
-
-    Delta may clean its logs up after some weeks. So what they say of the inputs is entered, too.
-    """
-    ledger.record(table, lake.unrecorded(name for name in lineage.inputs(table) if contracts.get(name).is_source))
+def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:
+    """Enter the newest commits of the table in the ledger; gives the rows of a build, none if it has no commit."""
+    ledger.record(table)
     rows = ledger.decoded(ledger.Reader().history(table).filter(pc.field("build_id") == build_id))
     return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["day"])
 

@@ -119,7 +119,7 @@ class _History:
     def newest_build(self, day: str) -> "_Build | None":
         """The facts of the newest good build of a day; those of all days are read in one go."""
         if self._newest is None:
-            data = self._data.take(list(self.built.values()))
+            data = self._data.take(pa.array(list(self.built.values()), pa.int64()))
             columns = {name: data[name].to_pylist() for name in _Build._fields if name not in ("inputs", "built_at")}
             columns["built_at"] = ledger.moments(data["built_at"])
             # All days of a build have the same inputs, and one dict of them.

@@ -120,6 +120,7 @@ def _build_range(
         lake.version(table)
         # Who forces a build wants it done by this run, also when another run has come first.
         if attempt and not force and all(lake.own_state(table, day).state == FRESH for day in days):
+            ledger.append(lake.unrecorded([table]))  # the other may have been killed after its commit
             outcome.note = f"{table} {first}..{last} is fresh: {lake.own_state(table, last).why}"
             return
         if absent := lake.absent_inputs(table, first, last):

@@ -6,7 +6,8 @@ from airflow.sdk import DAG
 from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
 from utils.dynamic_dag.build import RETRIES, BrokenFiles, table_docs
 
-from include.lake import contracts, lineage, request
+from include.lake.backfill.run import request
+from include.lake.project import contracts, lineage
 
 DOCS = """\
 Builds a range of days of any tables, one task per table. Stop it by marking the run as failed; clear the run to go on:

@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from include.lake import task_lists
+from include.lake.project import task_lists
 from include.lake.errors import LakeError
 
 

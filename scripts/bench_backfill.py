@@ -13,8 +13,10 @@ import time
 from functools import partial
 from typing import Any
 
-from include.lake import contracts, lineage, plan, settings
-from include.lake.days import day_range, days_before
+from include.lake import settings
+from include.lake.backfill.run import plan
+from include.lake.project import contracts, lineage
+from include.lake.project.days import day_range, days_before
 from include.lake.errors import LakeError
 from scripts import airflow_env
 from scripts.api import Api, dag_ids, is_parsed
@@ -110,8 +112,9 @@ def backfill(running: Stack, api: Api, days: list[str]) -> float:
 
 def sql_alone(days: list[str]) -> float:
     """Seconds that Spark takes for the SELECTs of the range when nothing is checked, written or recorded."""
-    from include.lake import runner, session
-    from include.lake.freshness import Lake
+    from include.lake.build import runner
+    from include.lake.engine import spark as session
+    from include.lake.state.look import Lake
 
     lake, seconds = Lake(), 0.0
     with session.opened() as spark:

@@ -11,7 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from include.lake import contracts, lineage, plan, runner, settings, spark_server, storage
+from include.lake import settings
+from include.lake.backfill.run import plan
+from include.lake.build import runner
+from include.lake.engine import spark_server
+from include.lake.project import contracts, lineage
+from include.lake.storage.delta_files import delta_files as storage
 from include.lake.errors import LakeError
 from include.sample import generate
 from scripts.options import read_number

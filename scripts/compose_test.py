@@ -24,8 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from include.lake import contracts, lineage, settings, storage, wait
-from include.lake.days import days_before
+from include.lake import settings
+from include.lake.local import wait
+from include.lake.project import contracts, lineage
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.days import days_before
 from include.lake.errors import LakeError
 from scripts import container, stack
 from scripts.airflow_env import USER
@@ -269,7 +272,7 @@ class Test:
         self.figure("edit of a SELECT, clear, result", time.monotonic() - began, WANTED_EDIT)
         day = f"filters=[('part_date', '=', '{self.day}')]"
         read = f"open_table('{EDITED}').to_pyarrow_table(columns=['sess_dur'], {day})"
-        code = f"from include.lake.storage import *; print(min({read}[0].to_pylist()))"
+        code = f"from include.lake.storage.delta_files import *; print(min({read}[0].to_pylist()))"
         found = self.inside(".venv/bin/python", "-c", code)
         self.require(int(found) > 100_000, f"the table has what was edited (the smallest sess_dur is {found.strip()})")
         path.write_text(text)
@@ -380,7 +383,7 @@ def lake(home: Path, *arguments: str) -> None:
     """./lake with its own Spark, as on any machine."""
     env = {name: value for name, value in os.environ.items() if name not in ("LAKE_SPARK_REMOTE", "LAKE_SPARK_TOKEN")}
     env |= {"LAKE_HOME": str(home), "PYTHONPATH": str(settings.ROOT)}
-    command = [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "include.lake.cli.main", *arguments]
     done = subprocess.run(command, env=env, text=True, capture_output=True)
     if done.returncode:
         raise LakeError(f"./lake {shlex.join(arguments)} failed: {done.stderr.strip()[-2000:]}")

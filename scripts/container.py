@@ -19,7 +19,9 @@ from urllib.parse import quote
 
 import psycopg2
 
-from include.lake import settings, spark_server, wait
+from include.lake import settings
+from include.lake.engine import spark_server
+from include.lake.local import wait
 from include.lake.errors import LakeError, UsageError
 from scripts import seed as sample
 from scripts.airflow_env import USER, command, environment, new_keys, write_private
@@ -160,7 +162,8 @@ def healthy(name: str) -> int:
 
 def seed() -> int:
     """The ledger's table, and sample data for those of the newest days that no source has."""
-    from include.lake import cli, ledger  # heavy, and no business of a health check
+    from include.lake.cli.main import main as cli
+    from include.lake.state import ledger  # heavy, and no business of a health check
 
     ledger.create()
     days, scale = read_number("DAYS", sample.DEFAULT_DAYS, int), read_number("SCALE", 0.0, float)

@@ -13,7 +13,9 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from include.lake import contracts, lineage, settings, wait
+from include.lake import settings
+from include.lake.local import wait
+from include.lake.project import contracts, lineage
 from include.lake.errors import LakeError, UsageError
 from scripts import airflow_env, seed, stack
 from scripts.api import Api, dag_ids, is_parsed
@@ -194,7 +196,7 @@ def _why_again(run: dict[str, Any], day: str) -> str | None:
     """Why a run that had ended before this start has to run again; None if it has not. Fresh tables are skipped."""
     if run["state"] == RED:
         return "failed the last time"
-    from include.lake.freshness import Lake
+    from include.lake.state.look import Lake
 
     lake = Lake()
     old = [name for name in _built_tables() if lake.state(name, day).state != "fresh"]
@@ -245,7 +247,7 @@ def _last_words(task: dict[str, Any]) -> str:
 
 def show(day: str) -> None:
     """A table of what there is for the day."""
-    from include.lake.freshness import Lake
+    from include.lake.state.look import Lake
 
     lake = Lake()
     rows = [("table", "day", "state", "rows", "seconds")]

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from include.lake import contracts, lineage, settings, task_lists
-from include.lake.days import days_before, last_finished_day
+from include.lake import settings
+from include.lake.project import contracts, lineage, task_lists
+from include.lake.project.days import days_before, last_finished_day
 
 # One day more than we_mart.wv_comm_user looks back.
 DEFAULT_DAYS = 3
@@ -19,7 +20,7 @@ def newest_day() -> str:
 
 def missing_sample(say: Callable[[str], None], day: str, count: int, scale: float) -> list[str]:
     """The `./lake` command that makes those of the newest days that no source has; empty if all are there."""
-    from include.lake.freshness import Lake
+    from include.lake.state.look import Lake
 
     note = _sample_note()
     told = json.loads(note.read_text()) if note.exists() else {}

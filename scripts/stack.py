@@ -22,9 +22,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from include.lake import processes, settings, spark_server, wait
+from include.lake import settings
+from include.lake.engine import spark_server
+from include.lake.local import processes, wait
 from include.lake.errors import LakeError
-from include.lake.processes import Process
+from include.lake.local.processes import Process
 from scripts import airflow_env, postgres
 from scripts.airflow_env import AIRFLOW, logs
 
@@ -161,7 +163,7 @@ class Stack:
 
     def lake(self, *arguments: str) -> list[str | Path]:
         """The command that runs ./lake with these arguments."""
-        return [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
+        return [sys.executable, "-P", "-m", "include.lake.cli.main", *arguments]
 
     def start_spark(self) -> None:
         """Begin to start the Spark Connect server; one that runs already, or is named by LAKE_SPARK_REMOTE, is used."""

@@ -20,9 +20,14 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from include.lake import contracts, ledger, runner, session, settings, spark_server, storage
-from include.lake.days import day_range
-from include.lake.freshness import FRESH, Lake
+from include.lake import settings
+from include.lake.build import runner
+from include.lake.engine import spark as session, spark_server
+from include.lake.project import contracts
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.days import day_range
+from include.lake.state.look import FRESH, Lake
 from tests.conftest import QUICK
 from tests.test_runner import CONTRACT, SELECT, SOURCE, TABLE
 

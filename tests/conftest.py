@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from include.lake import contracts, lineage, settings, spark_server, toolchain
+from include.lake import settings
+from include.lake.engine import spark_server, toolchain
+from include.lake.project import contracts, lineage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

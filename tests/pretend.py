@@ -8,8 +8,11 @@ from typing import Any
 import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
 
-from include.lake import contracts, ledger, lineage, settings, storage
-from include.lake.freshness import Lake
+from include.lake import settings
+from include.lake.project import contracts, lineage
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.state.look import Lake
 
 SOURCE = """\
 about: A source.

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from include.lake import backfill, ledger, plan, request, runner, storage
-from include.lake.backfill import Progress
-from include.lake.days import day_range
+from include.lake.backfill.run import plan, request, run as backfill
+from include.lake.build import runner
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.backfill.run import Progress
+from include.lake.project.days import day_range
 from include.lake.errors import CheckFailed, ContractError, LakeError
 from tests.test_runner import CONTRACT, SELECT, TABLE, load, shop  # noqa: F401 - a fixture
 

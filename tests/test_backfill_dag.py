@@ -14,7 +14,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, ParamValidationError
 from lake_airflow import backfill as tasks
 
-from include.lake import backfill, lineage, request
+from include.lake.backfill.run import request, run as backfill
+from include.lake.project import lineage
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
 from tests.pretend import build, load
 from tests.test_plan import BASE, DAYS, TOP, files_of

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from include.lake import backfill, checks, contracts, failures, ledger, lineage, storage
+from include.lake.backfill.run import run as backfill
+from include.lake.build import checks, failures
+from include.lake.project import contracts, lineage
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
 from include.lake.errors import DATA, CheckFailed, ContractError
 from tests.test_runner import CONTRACT, DAY, NEXT, SELECT, SOURCE, TABLE, build, load, shop  # noqa: F401
 

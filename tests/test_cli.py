@@ -14,7 +14,10 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from include.lake import cli, contracts, settings, storage, text
+from include.lake import settings
+from include.lake.cli.main import main as cli, text
+from include.lake.project import contracts
+from include.lake.storage.delta_files import delta_files as storage
 
 BACKFILL = ["backfill", "members", "--from", "2026-01-05", "--to", "2026-01-06"]
 BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026-01-05"]
@@ -156,7 +159,7 @@ def test_new_writes_stubs_that_hold_and_the_line_in_the_task_list(
     assert cli.main(["new", "we_mart.stats_wv_d_platform", "--dag", name]) == 0
     capsys.readouterr()
     project({})
-    from include.lake import contracts, lineage
+    from include.lake.project import contracts, lineage
 
     assert not contracts.get("we_mart.stats_wv_d_platform").is_source
     assert lineage.inputs("we_mart.stats_wv_d_platform") == ("we_mart.wv_sess_daily",)
@@ -273,7 +276,7 @@ def a_spark_server_that_says(status: str, details: str) -> Iterator[str]:
 
 def lake(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess[str]:
     """./lake in a process of its own."""
-    command = [sys.executable, "-m", "include.lake.cli", *arguments]
+    command = [sys.executable, "-m", "include.lake.cli.main", *arguments]
     return subprocess.run(
         command, env={**os.environ, **env}, cwd=settings.ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True
     )

@@ -15,7 +15,8 @@ import psycopg2
 import pytest
 import yaml
 
-from include.lake import cli, settings
+from include.lake import settings
+from include.lake.cli.main import main as cli
 from include.lake.errors import LakeError
 from scripts import airflow_env, container
 

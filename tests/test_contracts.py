@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from include.lake import cli, contracts, lineage, readiness, request, settings, task_lists
+from include.lake import settings
+from include.lake.backfill.run import request
+from include.lake.cli.main import main as cli
+from include.lake.project import contracts, lineage, readiness, task_lists
 from include.lake.errors import ContractError, UsageError
 
 Project = Callable[[dict[str, str]], None]

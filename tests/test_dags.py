@@ -20,7 +20,8 @@ from lake_airflow.tasks import DAY, BuildTable, LateDays, PartitionSensor, usabl
 from lake_airflow.timetable import DailyPartitions
 from utils.dynamic_dag import build
 
-from include.lake import contracts, lineage, settings, task_lists
+from include.lake import settings
+from include.lake.project import contracts, lineage, task_lists
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError, WriteConflict
 from tests.pretend import build as pretend_build
 
@@ -357,8 +358,8 @@ def builds(monkeypatch):
 
     import include.lake
 
-    monkeypatch.setitem(sys.modules, "include.lake.runner", SimpleNamespace(build=fake_build))
-    monkeypatch.setattr(include.lake, "runner", sys.modules["include.lake.runner"], raising=False)
+    monkeypatch.setitem(sys.modules, "include.lake.build.runner", SimpleNamespace(build=fake_build))
+    monkeypatch.setattr(include.lake, "runner", sys.modules["include.lake.build.runner"], raising=False)
     return SimpleNamespace(asked=asked, answer=answer)
 
 
@@ -379,7 +380,7 @@ def test_the_build_task_builds_the_day_and_says_what_it_did(bag, builds):
 
 
 def test_days_that_late_data_made_stale_are_built_again(bag, builds, lake_home, tmp_path):
-    from include.lake.load import load
+    from include.lake.build.load import load
 
     table, source = "we_mart.wv_server_log_base", "service_log.weverse_server_log"
     file = tmp_path / "log.jsonl"

@@ -17,9 +17,12 @@ from typing import Any
 
 import pytest
 
-from include.lake import contracts, ledger, lineage, processes, settings, task_lists, wait
-from include.lake.days import day_range, days_before
-from include.lake.processes import Process
+from include.lake import settings
+from include.lake.local import processes, wait
+from include.lake.project import contracts, lineage, task_lists
+from include.lake.state import ledger
+from include.lake.project.days import day_range, days_before
+from include.lake.local.processes import Process
 from scripts.api import Api
 from tests.conftest import JAVA_OPTIONS, QUICK
 
@@ -78,7 +81,7 @@ class Lake:
 
     def cli(self, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "include.lake.cli", *arguments],
+            [sys.executable, "-P", "-m", "include.lake.cli.main", *arguments],
             env=self.env | {"PYTHONPATH": str(settings.ROOT)}, text=True, capture_output=True, check=True,
         )  # fmt: skip
         return done.stdout

@@ -4,7 +4,8 @@ import pytest
 from deltalake.exceptions import DeltaError
 from pyspark.errors import PySparkException
 
-from include.lake import backfill, failures
+from include.lake.backfill.run import run as backfill
+from include.lake.build import failures
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
 
 DAY = "2026-01-05"

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from include.lake import settings, spark_server, storage
+from include.lake import settings
+from include.lake.engine import spark_server
+from include.lake.storage.delta_files import delta_files as storage
 from tests import builders
 from tests.builders import DAYS, TABLE, Reader, build, deliver, some_days, start
 

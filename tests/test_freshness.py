@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from include.lake import ledger, lineage, settings, storage
-from include.lake.days import day_range, days_before
-from include.lake.freshness import Lake
+from include.lake import settings
+from include.lake.project import lineage
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.days import day_range, days_before
+from include.lake.state.look import Lake
 from tests.pretend import BUILT, SOURCE, build, load, select
 
 

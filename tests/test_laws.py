@@ -20,11 +20,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from include.lake import contracts, lineage, runner, session, storage
-from include.lake.contracts import RUN_TIMESTAMP
-from include.lake.days import day_range
+from include.lake.build import runner
+from include.lake.engine import spark as session
+from include.lake.project import contracts, lineage
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.contracts import RUN_TIMESTAMP
+from include.lake.project.days import day_range
 from include.lake.errors import InputsMissing
-from include.lake.freshness import FRESH, Lake
+from include.lake.state.look import FRESH, Lake
 from include.sample import generate
 from tests import builders
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from include.lake import contracts, lineage
+from include.lake.project import contracts, lineage
 from include.lake.errors import ContractError, UsageError
 
 # The upstream lists of the tables' documentation pages.

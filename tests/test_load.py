@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from include.lake import cli, contracts, files, storage
+from include.lake.build import files
+from include.lake.cli.main import main as cli
+from include.lake.project import contracts
+from include.lake.storage.delta_files import delta_files as storage
 from include.lake.errors import LakeError, UsageError
-from include.lake.load import _checked, load
+from include.lake.build.load import _checked, load
 
 LOG = "service_log.weverse_server_log"
 NOTICE = "weverse2.community_content_common_notice"

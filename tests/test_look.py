@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from include.lake import contracts, ledger, settings, storage
-from include.lake.days import day_range, days_before, last_finished_day
+from include.lake import settings
+from include.lake.project import contracts
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.errors import ContractError, LakeError
-from include.lake.freshness import Lake
+from include.lake.state.look import Lake
 from tests.pretend import BUILT, SOURCE, build, load, select
 
 EVENT, TOTAL, WIDE, ALL = "shop.event", "shop.total", "shop.wide", "shop.whole"
@@ -101,7 +104,7 @@ def give_rows(table: str) -> None:
     import pyarrow as pa
     from deltalake import CommitProperties, write_deltalake
 
-    from include.lake import lineage
+    from include.lake.project import lineage
 
     contract = contracts.get(table)
     record = {

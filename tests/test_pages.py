@@ -21,9 +21,10 @@ from airflow.utils.session import create_session
 from fastapi.testclient import TestClient
 from lake_airflow import pages
 
-from include.lake import contracts, settings
-from include.lake.days import last_finished_day
-from include.lake.freshness import DayState, Lake
+from include.lake import settings
+from include.lake.project import contracts
+from include.lake.project.days import last_finished_day
+from include.lake.state.look import DayState, Lake
 from tests.pretend import build
 
 YESTERDAY = last_finished_day("UTC")

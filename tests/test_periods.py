@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from include.lake.errors import UsageError
-from include.lake.periods import GRAINS, Period, consecutive
+from include.lake.project.periods import GRAINS, Period, consecutive
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from include.lake import contracts, lineage, plan, request
-from include.lake.days import day_range, days_before, last_finished_day
+from include.lake.backfill.run import plan, request
+from include.lake.project import contracts, lineage
+from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.errors import UsageError
 from tests.pretend import BUILT, SOURCE, build, load, select
 

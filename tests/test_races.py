@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from include.lake import backfill, contracts, failures, plan, request, runner, storage
+from include.lake.backfill.run import plan, request, run as backfill
+from include.lake.build import failures, runner
+from include.lake.project import contracts
+from include.lake.storage.delta_files import delta_files as storage
 from include.lake.errors import WriteConflict
 from tests import builders
 from tests.builders import DAYS, TABLE, Reader, deliver, end_well, some_days, start

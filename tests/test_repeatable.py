@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import sqlglot
 
-from include.lake import repeatable, settings
+from include.lake import settings
+from include.lake.project import repeatable
 
 
 def fault(sql: str) -> tuple[str, int | None] | None:

@@ -9,9 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from include.lake import checks, contracts, ledger, runner, session, settings, storage
+from include.lake import settings
+from include.lake.build import checks, runner
+from include.lake.engine import spark as session
+from include.lake.project import contracts
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
-from include.lake.freshness import Lake
+from include.lake.state.look import Lake
 
 pytestmark = pytest.mark.spark
 
@@ -281,7 +286,7 @@ def test_all_failed_checks_are_named_and_sensitive_values_masked(shop, spark) ->
     ],
 )
 def test_a_wrong_check_is_told_without_spark(shop, check, told) -> None:
-    from include.lake import lineage
+    from include.lake.project import lineage
 
     shop(with_checks(json.dumps(check)))
     with pytest.raises(ContractError, match=r"shop/total\.yaml") as error:

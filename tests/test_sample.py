@@ -13,8 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from include.lake import contracts, settings
-from include.lake import days as calendar
+from include.lake import settings
+from include.lake.project import contracts
+from include.lake.project import days as calendar
 from include.lake.errors import UsageError
 from include.sample import generate
 from include.sample.clock import DAY, KST, day_number, midnight

@@ -19,7 +19,7 @@ from lake_airflow.tasks import PartitionSensor, PartitionTrigger, in_words, look
 from lake_airflow.timetable import DailyPartitions
 from pendulum import datetime as at
 
-from include.lake import contracts
+from include.lake.project import contracts
 from tests.pretend import build, load
 
 LOG = "service_log.weverse_server_log"
@@ -220,7 +220,7 @@ def test_looks_that_keep_failing_are_left_to_the_retries(monkeypatch):
 
 
 def test_an_error_while_looking_leaves_no_half_look_behind(monkeypatch):
-    from include.lake import freshness
+    from include.lake.state import look as freshness
 
     class Broken(freshness.Lake):
         def absent_reasons(self, table, days):
@@ -233,7 +233,7 @@ def test_an_error_while_looking_leaves_no_half_look_behind(monkeypatch):
 
 
 def test_many_sensors_wait_side_by_side_and_share_their_looks(monkeypatch):
-    from include.lake import freshness
+    from include.lake.state import look as freshness
 
     opened = []
 

@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from include.lake import settings, toolchain
+from include.lake import settings
+from include.lake.engine import toolchain
 from include.lake.errors import LakeError
 
 REQUIREMENTS = (settings.ROOT / "requirements.txt").read_text()

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from include.lake import locks, processes, settings, spark_server
+from include.lake import settings
+from include.lake.engine import spark_server
+from include.lake.local import locks, processes
 from include.lake.errors import LakeError
 
 FAMILY = """
@@ -234,7 +236,7 @@ def test_cores_are_a_number_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_elsewhere_that_is_being_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from include.lake import session
+    from include.lake.engine import spark as session
 
     tries: list[object] = []
 

@@ -21,9 +21,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import DagRunInfo, TimeRestriction
 from lake_airflow.timetable import DailyPartitions, Partitions
 
-from include.lake import periods
-from include.lake.days import day_range, day_start, days_before, last_finished_day
-from include.lake.periods import Period
+from include.lake.project import periods
+from include.lake.project.days import day_range, day_start, days_before, last_finished_day
+from include.lake.project.periods import Period
 
 START = pendulum.datetime(2020, 1, 1, tz="UTC")
 NOON = datetime(2026, 3, 10, 3, tzinfo=UTC)  # 12:00 in Seoul

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from include.lake import wait
+from include.lake.local import wait
 from include.lake.errors import LakeError
 
 

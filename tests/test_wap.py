@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from include.lake import ledger, runner
+from include.lake.build import runner
+from include.lake.state import ledger
 from include.lake.errors import CheckFailed
 from tests import builders
 from tests.test_runner import CONTRACT, SELECT, TABLE, load, shop  # noqa: F401 - a fixture

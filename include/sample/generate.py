@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.lake import contracts, storage
-from include.lake import days as calendar
-from include.lake.contracts import Contract
+from include.lake.project import contracts
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project import days as calendar
+from include.lake.project.contracts import Contract
 from include.lake.errors import ContractError, UsageError
 from include.sample import current as undated
 from include.sample import logs, snapshots

@@ -11,8 +11,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
-from include.lake import contracts, lineage
-from include.lake.days import consecutive, last_finished_day, parse_day
+from include.lake.project import contracts, lineage
+from include.lake.project.days import consecutive, last_finished_day, parse_day
 from include.lake.errors import LakeError, UsageError
 
 # Seconds between two looks at the lake. Nobody minds ten seconds on data that is hours late.
@@ -72,7 +72,7 @@ class BuildTable(BaseOperator):
 
     def build(self, first: str, last: str, run: str) -> Any:
         """Build with the runner; how it failed is the last that the task's log says."""
-        from include.lake import failures, runner  # heavy, and no business of a DAG parse
+        from include.lake.build import failures, runner  # heavy, and no business of a DAG parse
 
         error: Exception
         try:
@@ -102,7 +102,7 @@ class LateDays(BaseOperator):
         self.look_back_days = look_back_days
 
     def execute(self, context: Any) -> dict[str, list[str]]:
-        from include.lake import late  # heavy, and no business of a DAG parse
+        from include.lake.build import late  # heavy, and no business of a DAG parse
 
         day, run = day_and_run(context)
         result = late.build_stale_days(self.tables, day, self.look_back_days, run, self.log.info)
@@ -224,7 +224,7 @@ _newest_look: tuple[float, Any] = (0.0, None)
 def look(table: str, readers: list[str], day: str) -> dict[str, str]:
     """The days of `table` that keep `readers` from being built for `day`, each with the reason."""
     global _newest_look
-    from include.lake.freshness import Lake
+    from include.lake.state.look import Lake
 
     with _looking:
         if time.monotonic() - _newest_look[0] > LOOK_SECONDS or _newest_look[1] is None:

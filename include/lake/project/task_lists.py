@@ -15,7 +15,8 @@ from typing import Any
 
 import tzdata
 
-from include.lake import contracts, lineage, settings
+from include.lake import settings
+from include.lake.project import contracts, lineage
 from include.lake.errors import ContractError, LakeError, UsageError
 
 FIELDS = ("dag_id", "owner", "schedule", "timezone", "look_back_days", "dag_task_list")

@@ -3,7 +3,8 @@
 import ast
 import difflib
 
-from include.lake import contracts, settings, task_lists
+from include.lake import settings
+from include.lake.project import contracts, task_lists
 from include.lake.errors import UsageError
 
 _SELECT = """\

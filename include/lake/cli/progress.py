@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from include.lake.backfill import Progress
+from include.lake.backfill.run import Progress
 
 # A file gets a line every half minute; a bar moves every second, so that it is seen to live.
 _LINE_SECONDS = 30

@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from pyarrow.dataset import ParquetReadOptions
 
-from include.lake.contracts import Contract
+from include.lake.project.contracts import Contract
 from include.lake.errors import UsageError
 
 # Rows and bytes in memory at a time: enough that Arrow is quick, and few enough for a small machine.

@@ -5,8 +5,10 @@ from typing import Any
 from deltalake import DeltaTable
 from sqlglot import exp
 
-from include.lake import readiness, settings, storage
-from include.lake.contracts import Contract
+from include.lake import settings
+from include.lake.project import readiness
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.contracts import Contract
 from include.lake.errors import ContractError
 
 # (table id, table, ready_when) -> day -> (version of its rows, reason). While something waits for a day, it is asked

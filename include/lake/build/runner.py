@@ -18,12 +18,17 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from include.lake import checks, contracts, failures, ledger, lineage, session, settings, storage
-from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.days import consecutive, day_range
+from include.lake import settings
+from include.lake.build import checks, failures
+from include.lake.engine import spark as session
+from include.lake.project import contracts, lineage
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.project.days import consecutive, day_range
 from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
-from include.lake.freshness import FRESH, Lake, describe_absent
-from include.lake.storage import ANY_DAY
+from include.lake.state.look import FRESH, Lake, describe_absent
+from include.lake.storage.delta_files import ANY_DAY
 
 Log = Callable[[str], None]
 # Input -> its days that are not there, each with the reason.

@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlglot
 from sqlglot import exp
 
-from include.lake import contracts
+from include.lake.project import contracts
 from include.lake.errors import ContractError
 
 _AGGREGATES = (exp.Count, exp.Min, exp.Max, exp.Sum, exp.Avg)

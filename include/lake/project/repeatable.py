@@ -174,7 +174,7 @@ def _unknown(name: str) -> str | None:
         return None
     near = difflib.get_close_matches(name, REPEATABLE, n=1)
     hint = f"did you mean {near[0]}()? " if near else ""
-    return f"{name}() is not known to be repeatable; {hint}if it is, add it to include/lake/repeatable.py"
+    return f"{name}() is not known to be repeatable; {hint}if it is, add it to include/lake/project/repeatable.py"
 
 
 def _wrong_place(node: exp.Expr) -> str | None:

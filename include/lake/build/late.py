@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from include.lake import failures, lineage
-from include.lake.days import consecutive, day_range, days_before
-from include.lake.freshness import STALE, Lake
+from include.lake.build import failures
+from include.lake.project import lineage
+from include.lake.project.days import consecutive, day_range, days_before
+from include.lake.state.look import STALE, Lake
 
 
 @dataclass
@@ -27,7 +28,7 @@ def stale_days(table: str, day: str, count: int) -> list[str]:
 
 def build_stale_days(tables: list[str], day: str, count: int, run: str, log: Callable[[str], None]) -> LateDays:
     """Build the stale ones of the `count` days before `day`, table by table, inputs first; a failure stops no other."""
-    from include.lake import runner  # heavy, and most nights there is no late day
+    from include.lake.build import runner  # heavy, and most nights there is no late day
 
     result = LateDays()
     for table in lineage.in_order(tables):

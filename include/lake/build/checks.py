@@ -9,8 +9,10 @@ from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from include.lake import contracts, failures, lineage, settings
-from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake import settings
+from include.lake.build import failures
+from include.lake.project import contracts, lineage
+from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
 
 _SHOWN_ROWS = 20

@@ -15,8 +15,11 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from include.lake import contracts, failures, settings, storage
-from include.lake.contracts import Contract
+from include.lake import settings
+from include.lake.build import failures
+from include.lake.project import contracts
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.contracts import Contract
 from include.lake.errors import LakeError
 
 TABLE = "ops.partition_build"

@@ -4,8 +4,8 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from include.lake import contracts, lineage, task_lists
-from include.lake.days import day_range, last_finished_day
+from include.lake.project import contracts, lineage, task_lists
+from include.lake.project.days import day_range, last_finished_day
 from include.lake.errors import ContractError, UsageError
 
 # Mode -> which days it builds. A day whose newest build failed counts as missing or stale, too: a backfill that was

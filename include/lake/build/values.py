@@ -11,7 +11,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.lake.contracts import Column
+from include.lake.project.contracts import Column
 
 _INTEGERS = {"tinyint": 8, "int": 32, "bigint": 64}
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)

@@ -9,9 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.lake import contracts, files, ledger, settings, storage, values
-from include.lake.contracts import Contract
-from include.lake.days import parse_day
+from include.lake import settings
+from include.lake.build import files, values
+from include.lake.project import contracts
+from include.lake.state import ledger
+from include.lake.storage.delta_files import delta_files as storage
+from include.lake.project.contracts import Contract
+from include.lake.project.days import parse_day
 from include.lake.errors import LakeError, UsageError
 
 _SHOWN = 10

@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from include.lake import locks, processes, settings
+from include.lake import settings
+from include.lake.local import locks, processes
 from include.lake.errors import LakeError
-from include.lake.toolchain import jar_paths, java_home
+from include.lake.engine.toolchain import jar_paths, java_home
 
 # It listens after 4 s on an idle machine of 2 cores and 10 s on a busy one; what takes this long is stuck.
 _START_SECONDS = 120

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 
-from include.lake import failures, locks, runner, settings
-from include.lake import plan as planning
-from include.lake.days import day_range
+from include.lake import settings
+from include.lake.build import failures, runner
+from include.lake.local import locks
+from include.lake.backfill.run import plan as planning
+from include.lake.project.days import day_range
 from include.lake.errors import CODE, DATA, InputsMissing
-from include.lake.freshness import FAILED, Lake
-from include.lake.plan import Costs, Plan, clock, columns, ranges
-from include.lake.request import Request
+from include.lake.state.look import FAILED, Lake
+from include.lake.backfill.plan import Costs, Plan, clock, columns, ranges
+from include.lake.backfill.request import Request
 
 Log = Callable[[str], None]
 # The largest batch takes an hour or two: what holds its days for longer hangs.

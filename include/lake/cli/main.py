@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from include.lake import contracts, lineage, request, settings
-from include.lake.days import day_range, days_before, parse_day
+from include.lake import settings
+from include.lake.backfill.run import request
+from include.lake.project import contracts, lineage
+from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.errors import LakeError, UsageError
 
 _MAX_DAYS = 3660  # ten years: more is a slip of the finger
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _explained(error: BaseException, command: str) -> str:
     """What a person wants to read of an error that no line of ours has foreseen."""
-    from include.lake import failures
+    from include.lake.build import failures
 
     if os.environ.get("LAKE_DEBUG"):
         traceback.print_exception(error)
@@ -201,7 +203,7 @@ def _days(options: Any) -> list[str]:
 
 
 def _sample(options: Any) -> None:
-    from include.lake import storage
+    from include.lake.storage.delta_files import delta_files as storage
     from include.sample import generate
 
     days, began, rows = _days(options), time.monotonic(), 0
@@ -217,7 +219,7 @@ def _sample(options: Any) -> None:
 
 
 def _load(options: Any) -> None:
-    from include.lake.load import load
+    from include.lake.build.load import load
 
     if bool(options.start) != bool(options.end):
         raise UsageError("--from D and --to D go together")
@@ -239,7 +241,7 @@ def _build(options: Any) -> None:
     for name in options.tables:
         if contracts.get(name).is_source:
             raise UsageError(f"{name} is a source, nothing builds it: ./lake load {name} FILE")
-    from include.lake import failures, runner
+    from include.lake.build import failures, runner
 
     tables = lineage.upstream(options.tables) if options.upstream else lineage.in_order(options.tables)
     for name in tables:
@@ -261,7 +263,7 @@ def _backfill(options: Any) -> int:
     run = options.run or f"backfill-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w.:/+-]{1,100}", run):
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
-    from include.lake import plan
+    from include.lake.backfill.run import plan
 
     planned = plan.plan(asked, run)
     print("\n".join(planned.lines()), flush=True)
@@ -270,8 +272,8 @@ def _backfill(options: Any) -> int:
         return 0
     if asked.mode == "all":
         print(f"if it is stopped, the same command with --run {run} goes on with what is left", flush=True)
-    from include.lake import backfill
-    from include.lake.progress import showing
+    from include.lake.backfill.run import run as backfill
+    from include.lake.cli.progress import showing
 
     with showing(backfill.Progress(planned)) as (progress, log):
         results, stopped = backfill.run(asked, run, log, progress)
@@ -281,7 +283,7 @@ def _backfill(options: Any) -> int:
 
 def _why(table: str, day: str) -> None:
     """One cell of the grid in words, and of its inputs those that are the reason."""
-    from include.lake.freshness import FRESH, Lake
+    from include.lake.state.look import FRESH, Lake
 
     lake = Lake()
 
@@ -311,7 +313,7 @@ def _status(options: Any) -> None:
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
     lineage.in_order(tables)  # what is named and broken is an error
     _name_broken()
-    from include.lake.freshness import Lake
+    from include.lake.state.look import Lake
 
     lake = Lake()
     with_days = [name for name in tables if contracts.get(name).day_column]
@@ -348,7 +350,8 @@ def _status(options: Any) -> None:
 
 def _show(options: Any) -> None:
     contract = contracts.get(options.table)
-    from include.lake import storage, text
+    from include.lake.cli.main import text
+    from include.lake.storage.delta_files import delta_files as storage
 
     delta = storage.open_table(contract.table)
     if delta is None:
@@ -397,14 +400,14 @@ def _lineage(options: Any) -> None:
 
 
 def _new(options: Any) -> None:
-    from include.lake import scaffold
+    from include.lake.cli.main import new as scaffold
 
     for line in scaffold.new(options.table, options.dag):
         print(line)
 
 
 def _ledger(options: Any) -> None:
-    from include.lake import ledger
+    from include.lake.state import ledger
 
     with _ticking("reading the commits"):
         before, after = ledger.rebuild()
@@ -412,7 +415,7 @@ def _ledger(options: Any) -> None:
 
 
 def _spark(options: Any) -> int | None:
-    from include.lake import spark_server
+    from include.lake.engine import spark_server
 
     if options.what == "start":
         print(spark_server.start())

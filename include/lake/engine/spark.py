@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from pyspark.sql import DataFrame, SparkSession
 
-from include.lake import settings, spark_server
+from include.lake import settings
+from include.lake.engine import spark_server
 from include.lake.errors import LakeError
 
 # PySpark prints each error of a query with its stack as one line of many thousand characters, besides raising it.

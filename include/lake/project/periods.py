@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Literal, get_args
 
-from include.lake.days import day_range, last_finished_day, parse_day
+from include.lake.project.days import day_range, last_finished_day, parse_day
 from include.lake.errors import UsageError
 
 Grain = Literal["day", "week", "month"]

@@ -12,8 +12,9 @@ ARG LAKE_MAVEN_REPOSITORY
 # Only what the set-up reads, so that an edit of the rest does not do it again.
 COPY requirements.lock ./
 COPY scripts/setup.sh scripts/setup.py scripts/truststore.py scripts/
-COPY include/lake/__init__.py include/lake/errors.py include/lake/local/locks.py include/lake/settings.py \
-     include/lake/engine/toolchain.py include/lake/
+COPY include/lake/__init__.py include/lake/errors.py include/lake/settings.py include/lake/
+COPY include/lake/local include/lake/local
+COPY include/lake/engine/__init__.py include/lake/engine/toolchain.py include/lake/engine/
 # PIP_USER: the base wants pip to install into the user's folder, which a virtual environment refuses.
 RUN PIP_USER=false sh scripts/setup.sh \
     && rm -rf /root/.cache \

@@ -36,8 +36,8 @@ bench-backfill: setup  ## 90 days with a run per day against the backfill DAG [D
 compose-test: setup  ## docker-compose.yaml for real: up, green runs, edits, kills, down [KILL="spark postgres": only these]
 	@$(PY) -m scripts.compose_test
 
-lint: setup  ## ruff and mypy
-	@$(PY) -m ruff check $(CODE) && $(PY) -m ruff format --check $(CODE) && $(PY) -m mypy
+lint: setup  ## ruff, mypy, and the rule which room may import which
+	@$(PY) -m ruff check $(CODE) && $(PY) -m ruff format --check $(CODE) && $(PY) -m mypy && $(PY) -m scripts.check_imports
 
 format: setup  ## put the code into shape
 	@$(PY) -m ruff format $(CODE) && $(PY) -m ruff check --fix $(CODE)

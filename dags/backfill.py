@@ -6,8 +6,7 @@ from airflow.sdk import DAG
 from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
 from utils.dynamic_dag.build import RETRIES, BrokenFiles, table_docs
 
-from include.lake.backfill.run import request
-from include.lake.project import contracts, lineage
+from include.lake.project import contracts, lineage, task_lists
 
 DOCS = """\
 Builds a range of days of any tables, one task per table. Stop it by marking the run as failed; clear the run to go on:
@@ -30,7 +29,7 @@ with DAG(
     max_active_runs=MAX_ACTIVE_RUNS,
     is_paused_upon_creation=False,  # it does nothing by itself
     default_args={"owner": "data-insight", **RETRIES, "execution_timeout": TIMEOUT},
-    params=params(request.names()),
+    params=params(task_lists.names()),
     tags=["lake"],
 ) as dag:
     planned = PlanBackfill(task_id=PLAN)

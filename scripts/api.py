@@ -5,8 +5,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from include.lake.project import task_lists
 from include.lake.errors import LakeError
+from include.lake.project import task_lists
 
 
 class Api:

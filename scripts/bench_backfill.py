@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any
 
 from include.lake import settings
-from include.lake.backfill.run import plan
+from include.lake.backfill import plan
+from include.lake.errors import LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.days import day_range, days_before
-from include.lake.errors import LakeError
 from scripts import airflow_env
 from scripts.api import Api, dag_ids, is_parsed
 from scripts.options import read_number

@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 from include.lake import settings
-from include.lake.backfill.run import plan
+from include.lake.backfill import plan
 from include.lake.build import runner
 from include.lake.engine import spark_server
-from include.lake.project import contracts, lineage
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.errors import LakeError
+from include.lake.project import contracts, lineage
+from include.lake.storage import delta_files as storage
 from include.sample import generate
 from scripts.options import read_number
 from scripts.stack import Clock

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from include.lake import settings
+from include.lake.errors import LakeError
 from include.lake.local import wait
 from include.lake.project import contracts, lineage
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.project.days import days_before
-from include.lake.errors import LakeError
+from include.lake.storage import delta_files as storage
 from scripts import container, stack
 from scripts.airflow_env import USER
 from scripts.api import Api, dag_ids
@@ -383,7 +383,7 @@ def lake(home: Path, *arguments: str) -> None:
     """./lake with its own Spark, as on any machine."""
     env = {name: value for name, value in os.environ.items() if name not in ("LAKE_SPARK_REMOTE", "LAKE_SPARK_TOKEN")}
     env |= {"LAKE_HOME": str(home), "PYTHONPATH": str(settings.ROOT)}
-    command = [sys.executable, "-P", "-m", "include.lake.cli.main", *arguments]
+    command = [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
     done = subprocess.run(command, env=env, text=True, capture_output=True)
     if done.returncode:
         raise LakeError(f"./lake {shlex.join(arguments)} failed: {done.stderr.strip()[-2000:]}")

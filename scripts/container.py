@@ -21,8 +21,8 @@ import psycopg2
 
 from include.lake import settings
 from include.lake.engine import spark_server
-from include.lake.local import wait
 from include.lake.errors import LakeError, UsageError
+from include.lake.local import wait
 from scripts import seed as sample
 from scripts.airflow_env import USER, command, environment, new_keys, write_private
 from scripts.options import read_number
@@ -162,7 +162,7 @@ def healthy(name: str) -> int:
 
 def seed() -> int:
     """The ledger's table, and sample data for those of the newest days that no source has."""
-    from include.lake.cli.main import main as cli
+    from include.lake.cli import main as cli
     from include.lake.state import ledger  # heavy, and no business of a health check
 
     ledger.create()

@@ -14,9 +14,9 @@ from types import FrameType
 from typing import Any
 
 from include.lake import settings
+from include.lake.errors import LakeError, UsageError
 from include.lake.local import wait
 from include.lake.project import contracts, lineage
-from include.lake.errors import LakeError, UsageError
 from scripts import airflow_env, seed, stack
 from scripts.api import Api, dag_ids, is_parsed
 from scripts.options import read_number

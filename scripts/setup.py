@@ -20,10 +20,10 @@ from typing import TextIO
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from include.lake import settings
-from include.lake.engine import toolchain
-from include.lake.local import locks  # noqa: E402
+from include.lake import settings  # noqa: E402
+from include.lake.engine import toolchain  # noqa: E402
 from include.lake.errors import LakeError  # noqa: E402
+from include.lake.local import locks  # noqa: E402
 
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"

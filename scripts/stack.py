@@ -24,8 +24,8 @@ from typing import IO
 
 from include.lake import settings
 from include.lake.engine import spark_server
-from include.lake.local import processes, wait
 from include.lake.errors import LakeError
+from include.lake.local import processes, wait
 from include.lake.local.processes import Process
 from scripts import airflow_env, postgres
 from scripts.airflow_env import AIRFLOW, logs
@@ -163,7 +163,7 @@ class Stack:
 
     def lake(self, *arguments: str) -> list[str | Path]:
         """The command that runs ./lake with these arguments."""
-        return [sys.executable, "-P", "-m", "include.lake.cli.main", *arguments]
+        return [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
 
     def start_spark(self) -> None:
         """Begin to start the Spark Connect server; one that runs already, or is named by LAKE_SPARK_REMOTE, is used."""

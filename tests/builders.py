@@ -22,12 +22,13 @@ from deltalake import DeltaTable
 
 from include.lake import settings
 from include.lake.build import runner
-from include.lake.engine import spark as session, spark_server
+from include.lake.engine import spark as session
+from include.lake.engine import spark_server
 from include.lake.project import contracts
-from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.project.days import day_range
+from include.lake.state import ledger
 from include.lake.state.look import FRESH, Lake
+from include.lake.storage import delta_files as storage
 from tests.conftest import QUICK
 from tests.test_runner import CONTRACT, SELECT, SOURCE, TABLE
 

@@ -11,8 +11,8 @@ from deltalake import CommitProperties, write_deltalake
 from include.lake import settings
 from include.lake.project import contracts, lineage
 from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.state.look import Lake
+from include.lake.storage import delta_files as storage
 
 SOURCE = """\
 about: A source.
@@ -52,7 +52,7 @@ def build(table: str, days: list[str], status: str = "built", **facts: Any) -> N
         run = facts.pop("run", "test")
         ledger.failed(
             table, str(delta.metadata().id), delta.version(), days, build_id, run, lineage.code_id(table),
-            lake.input_versions(table), 4.0, Exception(error),
+            lake.input_versions(table), 4.0, {}, error,
         )  # fmt: skip
         return
     record = {

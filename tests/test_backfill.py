@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from include.lake.backfill.run import plan, request, run as backfill
+from include.lake.backfill import run as backfill
+from include.lake.backfill.run import Progress, plan, request
 from include.lake.build import runner
-from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
-from include.lake.backfill.run import Progress
-from include.lake.project.days import day_range
 from include.lake.errors import CheckFailed, ContractError, LakeError
+from include.lake.project.days import day_range
+from include.lake.state import ledger
+from include.lake.storage import delta_files as storage
 from tests.test_runner import CONTRACT, SELECT, TABLE, load, shop  # noqa: F401 - a fixture
 
 DAYS = day_range("2026-01-01", "2026-01-08")

@@ -14,9 +14,10 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, ParamValidationError
 from lake_airflow import backfill as tasks
 
-from include.lake.backfill.run import request, run as backfill
-from include.lake.project import lineage
+from include.lake.backfill import request
+from include.lake.backfill import run as backfill
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
+from include.lake.project import lineage, task_lists
 from tests.pretend import build, load
 from tests.test_plan import BASE, DAYS, TOP, files_of
 
@@ -32,7 +33,7 @@ def dag() -> Any:
 
 def test_a_task_per_table_between_plan_and_summary(dag: Any) -> None:
     tables = {task.table: task for task in dag.tasks if isinstance(task, tasks.BackfillTable)}
-    assert set(tables) == {name for name in request.names() if "." in name}
+    assert set(tables) == {name for name in task_lists.names() if "." in name}
     assert len(dag.tasks) == len(tables) + 2
     for name, task in tables.items():
         assert task.upstream_task_ids == {"plan", *(above for above in lineage.inputs(name) if above in tables)}
@@ -52,7 +53,7 @@ def test_the_form_has_a_default_for_all_but_days_and_tables(dag: Any) -> None:
     assert asked == request.check(["members"], "2026-01-05", "2026-01-06")
     assert tasks.asked_for(filled_in(dag, CONF | {"days_per_batch": 7})).days_per_batch == 7
     assert tasks.asked_for(filled_in(dag, CONF | {"days_per_batch": "7"})).days_per_batch == 7
-    assert set(dag.params.get_param("tables").schema["examples"]) == set(request.names())
+    assert set(dag.params.get_param("tables").schema["examples"]) == set(task_lists.names())
     for missing in CONF:
         with pytest.raises(ParamValidationError):
             filled_in(dag, {name: value for name, value in CONF.items() if name != missing})

@@ -25,9 +25,9 @@ from typing import Any
 
 import pytest
 import yaml
+from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP
 
 from include.lake import contracts, days, lineage
-from include.lake.contracts import DROP_REASON, RUN_TIMESTAMP
 
 CASES = Path(__file__).parent / "cases"
 PATHS = sorted(CASES.glob("*/*/*.yaml"))

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from include.lake.backfill.run import run as backfill
+from include.lake.backfill import run as backfill
 from include.lake.build import checks, failures
+from include.lake.errors import DATA, CheckFailed, ContractError
 from include.lake.project import contracts, lineage
 from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
-from include.lake.errors import DATA, CheckFailed, ContractError
+from include.lake.storage import delta_files as storage
 from tests.test_runner import CONTRACT, DAY, NEXT, SELECT, SOURCE, TABLE, build, load, shop  # noqa: F401
 
 SECRET = "type: string, nullable: true, sensitive: true"

@@ -15,9 +15,10 @@ import pytest
 from deltalake import write_deltalake
 
 from include.lake import settings
-from include.lake.cli.main import main as cli, text
+from include.lake.cli import main as cli
+from include.lake.cli import text
 from include.lake.project import contracts
-from include.lake.storage.delta_files import delta_files as storage
+from include.lake.storage import delta_files as storage
 
 BACKFILL = ["backfill", "members", "--from", "2026-01-05", "--to", "2026-01-06"]
 BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026-01-05"]
@@ -276,7 +277,7 @@ def a_spark_server_that_says(status: str, details: str) -> Iterator[str]:
 
 def lake(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess[str]:
     """./lake in a process of its own."""
-    command = [sys.executable, "-m", "include.lake.cli.main", *arguments]
+    command = [sys.executable, "-m", "include.lake.cli", *arguments]
     return subprocess.run(
         command, env={**os.environ, **env}, cwd=settings.ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True
     )
@@ -319,7 +320,7 @@ def test_an_error_of_the_spark_server_is_a_few_lines_in_backfill_too(
 
     project(files_of({BASE: ["shop.event"]}))
     load("shop.event", DAYS[0])
-    code = f"from include.lake import settings, cli; import pathlib; settings.SQL = pathlib.Path({str(settings.SQL)!r})"
+    code = f"from include.lake import settings; from include.lake.cli import main as cli; import pathlib; settings.SQL = pathlib.Path({str(settings.SQL)!r})"
     run = f"{code}\nraise SystemExit(cli.main(['backfill', {BASE!r}, '--from', {DAYS[0]!r}, '--to', {DAYS[0]!r}]))"
     with a_spark_server_that_says(status, details) as address:
         env = {**os.environ, "LAKE_SPARK_REMOTE": address, "LAKE_SPARK_TOKEN": "a very secret token"}

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from include.lake import settings
-from include.lake.cli.main import main as cli
+from include.lake.cli import main as cli
 from include.lake.errors import LakeError
 from scripts import airflow_env, container
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from include.lake import settings
-from include.lake.backfill.run import request
-from include.lake.cli.main import main as cli
-from include.lake.project import contracts, lineage, readiness, task_lists
+from include.lake.backfill import request
+from include.lake.cli import main as cli
 from include.lake.errors import ContractError, UsageError
+from include.lake.project import contracts, lineage, readiness, task_lists
 
 Project = Callable[[dict[str, str]], None]
 
@@ -247,7 +247,7 @@ def test_a_wrong_file_costs_itself_alone_and_is_named(
     project: Project, lake_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project({})
-    good, order, names = dict(contracts.load_all()), lineage.in_order(), request.names()
+    good, order, names = dict(contracts.load_all()), lineage.in_order(), task_lists.names()
     paths = [settings.SQL / name for name in [*WRONG_FILES, "we_mart/link_to_nowhere.yaml"]]
     for path, content in zip(paths, WRONG_FILES.values(), strict=False):
         path.parent.mkdir(exist_ok=True)
@@ -257,7 +257,7 @@ def test_a_wrong_file_costs_itself_alone_and_is_named(
             path.write_bytes(content.encode() if isinstance(content, str) else content)
     paths[-1].symlink_to("nowhere")
     contracts.load_all.cache_clear()
-    assert (dict(contracts.load_all()), lineage.in_order(), request.names()) == (good, order, names)
+    assert (dict(contracts.load_all()), lineage.in_order(), task_lists.names()) == (good, order, names)
     messages = sorted(lineage.broken().values())
     assert len(messages) == len(paths)
     assert all(message.startswith(f"{path}:") for message, path in zip(messages, sorted(paths), strict=True))

@@ -21,8 +21,8 @@ from lake_airflow.timetable import DailyPartitions
 from utils.dynamic_dag import build
 
 from include.lake import settings
-from include.lake.project import contracts, lineage, task_lists
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError, WriteConflict
+from include.lake.project import contracts, lineage, task_lists
 from tests.pretend import build as pretend_build
 
 DAGS = airflow_home.ROOT / "dags"
@@ -356,10 +356,10 @@ def builds(monkeypatch):
             raise answer.note
         return answer
 
-    import include.lake
+    import include.lake.build
 
     monkeypatch.setitem(sys.modules, "include.lake.build.runner", SimpleNamespace(build=fake_build))
-    monkeypatch.setattr(include.lake, "runner", sys.modules["include.lake.build.runner"], raising=False)
+    monkeypatch.setattr(include.lake.build, "runner", sys.modules["include.lake.build.runner"], raising=False)
     return SimpleNamespace(asked=asked, answer=answer)
 
 

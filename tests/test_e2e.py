@@ -19,10 +19,10 @@ import pytest
 
 from include.lake import settings
 from include.lake.local import processes, wait
-from include.lake.project import contracts, lineage, task_lists
-from include.lake.state import ledger
-from include.lake.project.days import day_range, days_before
 from include.lake.local.processes import Process
+from include.lake.project import contracts, lineage, task_lists
+from include.lake.project.days import day_range, days_before
+from include.lake.state import ledger
 from scripts.api import Api
 from tests.conftest import JAVA_OPTIONS, QUICK
 
@@ -81,7 +81,7 @@ class Lake:
 
     def cli(self, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "include.lake.cli.main", *arguments],
+            [sys.executable, "-P", "-m", "include.lake.cli", *arguments],
             env=self.env | {"PYTHONPATH": str(settings.ROOT)}, text=True, capture_output=True, check=True,
         )  # fmt: skip
         return done.stdout

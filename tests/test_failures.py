@@ -4,7 +4,7 @@ import pytest
 from deltalake.exceptions import DeltaError
 from pyspark.errors import PySparkException
 
-from include.lake.backfill.run import run as backfill
+from include.lake.backfill import run as backfill
 from include.lake.build import failures
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
 

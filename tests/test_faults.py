@@ -16,7 +16,7 @@ import pytest
 
 from include.lake import settings
 from include.lake.engine import spark_server
-from include.lake.storage.delta_files import delta_files as storage
+from include.lake.storage import delta_files as storage
 from tests import builders
 from tests.builders import DAYS, TABLE, Reader, build, deliver, some_days, start
 

@@ -12,10 +12,10 @@ import pytest
 
 from include.lake import settings
 from include.lake.project import lineage
-from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.project.days import day_range, days_before
+from include.lake.state import ledger
 from include.lake.state.look import Lake
+from include.lake.storage import delta_files as storage
 from tests.pretend import BUILT, SOURCE, build, load, select
 
 
@@ -142,8 +142,8 @@ def test_fifty_tables_by_730_days_take_less_than_three_seconds(project, lake_hom
 
 def test_a_process_that_ends_right_after_reading_the_ledger_ends_well(lake_home: Path) -> None:
     for day in day_range("2026-01-01", "2026-01-10"):
-        ledger.failed("a.b", "id", 0, [day], "an id", "test", "code", {}, 1.0, ValueError("a reason"))
-    read = "from include.lake import ledger; print(len(ledger.read()))"
+        ledger.failed("a.b", "id", 0, [day], "an id", "test", "code", {}, 1.0, {}, "a reason")
+    read = "from include.lake.state import ledger; print(len(ledger.read()))"
     for _ in range(3):
         ended = subprocess.run([sys.executable, "-c", read], cwd=settings.ROOT, capture_output=True, text=True)
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "10\n", "")

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from include.lake.build import runner
 from include.lake.engine import spark as session
+from include.lake.errors import InputsMissing
 from include.lake.project import contracts, lineage
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.project.contracts import RUN_TIMESTAMP
 from include.lake.project.days import day_range
-from include.lake.errors import InputsMissing
 from include.lake.state.look import FRESH, Lake
+from include.lake.storage import delta_files as storage
 from include.sample import generate
 from tests import builders
 

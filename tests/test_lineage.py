@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from include.lake.project import contracts, lineage
 from include.lake.errors import ContractError, UsageError
+from include.lake.project import contracts, lineage
 
 # The upstream lists of the tables' documentation pages.
 UPSTREAM = {

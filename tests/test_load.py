@@ -13,11 +13,11 @@ import pytest
 from deltalake import write_deltalake
 
 from include.lake.build import files
-from include.lake.cli.main import main as cli
-from include.lake.project import contracts
-from include.lake.storage.delta_files import delta_files as storage
-from include.lake.errors import LakeError, UsageError
 from include.lake.build.load import _checked, load
+from include.lake.cli import main as cli
+from include.lake.errors import LakeError, UsageError
+from include.lake.project import contracts
+from include.lake.storage import delta_files as storage
 
 LOG = "service_log.weverse_server_log"
 NOTICE = "weverse2.community_content_common_notice"

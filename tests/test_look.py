@@ -8,12 +8,12 @@ import pytest
 from deltalake import DeltaTable
 
 from include.lake import settings
-from include.lake.project import contracts
-from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
-from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.errors import ContractError, LakeError
+from include.lake.project import contracts
+from include.lake.project.days import day_range, days_before, last_finished_day
+from include.lake.state import ledger
 from include.lake.state.look import Lake
+from include.lake.storage import delta_files as storage
 from tests.pretend import BUILT, SOURCE, build, load, select
 
 EVENT, TOTAL, WIDE, ALL = "shop.event", "shop.total", "shop.wide", "shop.whole"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from include.lake.backfill.run import plan, request
-from include.lake.project import contracts, lineage
-from include.lake.project.days import day_range, days_before, last_finished_day
+from include.lake.backfill import plan, request
 from include.lake.errors import UsageError
+from include.lake.project import contracts, lineage, task_lists
+from include.lake.project.days import day_range, days_before, last_finished_day
 from tests.pretend import BUILT, SOURCE, build, load, select
 
 DAYS = day_range("2026-01-01", "2026-01-10")
@@ -152,7 +152,7 @@ def test_tables_are_named_by_table_step_or_dag() -> None:
         "we_mart.wv_server_log_base",
         "we_mart.wv_sess_daily",
     )
-    every = set(request.names())
+    every = set(task_lists.names())
     assert {"members", "logs", "sessions", "analytics_we_mart_wv1_daily", "we_mart.wv_comm_user"} <= every
     assert set(tables(*every)) == {name for name in contracts.load_all() if not contracts.get(name).is_source}
 

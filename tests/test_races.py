@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from include.lake.backfill.run import plan, request, run as backfill
+from include.lake.backfill import plan, request
+from include.lake.backfill import run as backfill
 from include.lake.build import failures, runner
-from include.lake.project import contracts
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.errors import WriteConflict
+from include.lake.project import contracts
+from include.lake.storage import delta_files as storage
 from tests import builders
 from tests.builders import DAYS, TABLE, Reader, deliver, end_well, some_days, start
 

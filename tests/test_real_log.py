@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from include.lake.build import runner
-from include.lake.cli.main import main as cli
+from include.lake.cli import main as cli
 from include.lake.engine import spark as session
 from include.lake.project import contracts, lineage
-from include.lake.storage.delta_files import delta_files as storage
+from include.lake.storage import delta_files as storage
 
 LOG = Path(__file__).parent / "data" / "apache_access.log.gz"
 LINE = re.compile(r'(\S+) \S+ (\S+) \[([^]]+)\] "(?:\S+ )?(\S*)[^"]*" \d+ \S+ "[^"]*" "(.*)"?$')

@@ -12,11 +12,11 @@ import pytest
 from include.lake import settings
 from include.lake.build import checks, runner
 from include.lake.engine import spark as session
+from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
 from include.lake.project import contracts
 from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
-from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
 from include.lake.state.look import Lake
+from include.lake.storage import delta_files as storage
 
 pytestmark = pytest.mark.spark
 

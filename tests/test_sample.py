@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from include.lake import settings
+from include.lake.errors import UsageError
 from include.lake.project import contracts
 from include.lake.project import days as calendar
-from include.lake.errors import UsageError
 from include.sample import generate
 from include.sample.clock import DAY, KST, day_number, midnight
 from include.sample.universe import UNKNOWN_COMMUNITIES, universe

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from include.lake.local import wait
 from include.lake.errors import LakeError
+from include.lake.local import wait
 
 
 def test_the_first_true_answer_ends_the_wait() -> None:

@@ -10,8 +10,8 @@ import pytest
 from deltalake import DeltaTable
 
 from include.lake.build import runner
-from include.lake.state import ledger
 from include.lake.errors import CheckFailed
+from include.lake.state import ledger
 from tests import builders
 from tests.test_runner import CONTRACT, SELECT, TABLE, load, shop  # noqa: F401 - a fixture
 

@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from include.lake.errors import ContractError, UsageError
 from include.lake.project import contracts
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.project import days as calendar
 from include.lake.project.contracts import Contract
-from include.lake.errors import ContractError, UsageError
+from include.lake.storage import delta_files as storage
 from include.sample import current as undated
 from include.sample import logs, snapshots
 from include.sample.clock import DAY, KST, NEVER, day_number

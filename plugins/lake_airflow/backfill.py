@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, Param
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from include.lake.backfill.run import request
+from include.lake.backfill import request
 from include.lake.build import failures
 from include.lake.errors import ContractError, UsageError
 
@@ -86,7 +86,7 @@ class PlanBackfill(BaseOperator):
             return self.plan(context)
 
     def plan(self, context: Any) -> dict[str, Any]:
-        from include.lake.backfill.run import plan  # heavy, and no business of a DAG parse
+        from include.lake.backfill import plan  # heavy, and no business of a DAG parse
 
         tables = sorted(self.downstream_task_ids - {SUMMARY})
         todo: Sequence[str] = []
@@ -128,7 +128,8 @@ class BackfillTable(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         if context["ti"].xcom_pull(task_ids=PLAN) is None:
             raise AirflowFailException("the plan has failed, so nothing is built")
-        from include.lake.backfill.run import plan, run as backfill
+        from include.lake.backfill import plan
+        from include.lake.backfill import run as backfill
 
         asked, run = asked_for(context["params"]), _run(context)
         with _failing_well(f"{self.table} {asked.first}..{asked.last}"):
@@ -153,7 +154,8 @@ class SummariseBackfill(BaseOperator):
             raise AirflowFailException("the plan has failed, so nothing was built: its log says why")
         if planned["dry_run"]:
             return {"summary": "a dry run: nothing was built"}
-        from include.lake.backfill.run import plan, run as backfill
+        from include.lake.backfill import plan
+        from include.lake.backfill import run as backfill
 
         with _failing_well("the summary"):
             results = backfill.results(asked_for(context["params"]), _run(context))

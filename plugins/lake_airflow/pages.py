@@ -24,9 +24,9 @@ from jinja2 import Environment, FileSystemLoader
 from lake_airflow.tasks import notice_edits
 from sqlalchemy import select
 
+from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import day_range, days_before, last_finished_day, parse_day
-from include.lake.errors import LakeError, UsageError
 from include.lake.state.look import FRESH, DayState, Lake
 
 DAYS = 14  # what fits on a laptop's screen, and two weekly cycles

@@ -11,9 +11,9 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
+from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage
 from include.lake.project.days import consecutive, last_finished_day, parse_day
-from include.lake.errors import LakeError, UsageError
 
 # Seconds between two looks at the lake. Nobody minds ten seconds on data that is hours late.
 POLL_SECONDS = 10

@@ -10,8 +10,8 @@ from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction, T
 from airflow.timetables.trigger import CronPartitionTimetable
 from pendulum import DateTime
 
-from include.lake.project.days import day_start
 from include.lake.errors import UsageError
+from include.lake.project.days import day_start
 from include.lake.project.periods import GRAINS, Grain, Period
 
 # The sources of a period arrive after its end; a run that started then would only wait for them.

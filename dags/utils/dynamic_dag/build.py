@@ -13,9 +13,9 @@ from lake_airflow.tasks import BuildTable, LateDays, PartitionSensor
 from lake_airflow.timetable import DailyPartitions
 
 from include.lake import settings
+from include.lake.errors import ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import Contract
-from include.lake.errors import ContractError, LakeError
 from include.lake.project.task_lists import INPUTS, TaskList, paths, read
 
 # Airflow wants a first day though catchup is off: any day before the first one that somebody may schedule will do.

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from include.lake import settings
+from include.lake.backfill.request import MODES, Request
+from include.lake.errors import LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.days import consecutive, day_range
-from include.lake.errors import LakeError
 from include.lake.state.look import FAILED, FRESH, MISSING, STALE, Lake
-from include.lake.backfill.request import MODES, Request
 
 # Parquet takes five to ten times its size once it is rows, and Spark spills what does not fit: a batch of an eighth of
 # Spark's memory is computed about in memory.

@@ -4,9 +4,9 @@ import difflib
 import re
 from dataclasses import dataclass
 
+from include.lake.errors import ContractError, UsageError
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import day_range, last_finished_day
-from include.lake.errors import ContractError, UsageError
 
 # Mode -> which days it builds. A day whose newest build failed counts as missing or stale, too: a backfill that was
 # stopped or met a bad day goes on in the mode that it was started in.
@@ -67,20 +67,6 @@ def check(
     return Request(tuple(tables), first, last, mode, None if number == AUTOMATIC else int(number))
 
 
-def names() -> list[str]:
-    """All that may be asked for: the tables that we build, the DAGs that build them, and the steps of these.
-
-    What is broken cannot be asked for.
-    """
-    lists = task_lists.read_all()
-    built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
-    return [
-        *built,
-        *sorted({listed.dag_id for listed in lists}),
-        *sorted({s for listed in lists for s, _ in listed.steps}),
-    ]
-
-
 def _tables(named: list[str], downstream: bool) -> list[str]:
     """The tables behind names of tables, steps and DAGs, in order; with `downstream` all made of them, too."""
     if not named:
@@ -95,7 +81,7 @@ def _tables(named: list[str], downstream: bool) -> list[str]:
         elif of_step := [t for listed in lists for label, tables in listed.steps if label == name for t in tables]:
             found |= set(of_step)
         elif name not in contracts.load_all() | contracts.load_all().broken:
-            near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.6)
+            near = difflib.get_close_matches(str(name), task_lists.names(), n=1, cutoff=0.6)
             cure = f"did you mean {near[0]}?" if near else "./lake lineage lists the tables"
             # A step of a list that cannot be read is not known.
             unread = "".join(f"\n{message}" for message in broken.values())

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from include.lake import settings
-from include.lake.build import failures, runner
-from include.lake.local import locks
-from include.lake.backfill.run import plan as planning
-from include.lake.project.days import day_range
-from include.lake.errors import CODE, DATA, InputsMissing
-from include.lake.state.look import FAILED, Lake
+from include.lake.backfill import plan as planning
 from include.lake.backfill.plan import Costs, Plan, clock, columns, ranges
 from include.lake.backfill.request import Request
+from include.lake.build import failures, runner
+from include.lake.errors import CODE, DATA, InputsMissing
+from include.lake.local import locks
+from include.lake.project.days import day_range
+from include.lake.state.look import FAILED, Lake
 
 Log = Callable[[str], None]
 # The largest batch takes an hour or two: what holds its days for longer hangs.

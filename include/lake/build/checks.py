@@ -11,9 +11,9 @@ from pyspark.sql import functions as F
 
 from include.lake import settings
 from include.lake.build import failures
+from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
 
 _SHOWN_ROWS = 20
 _SHOWN_LENGTH = 200

@@ -20,8 +20,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from pyarrow.dataset import ParquetReadOptions
 
-from include.lake.project.contracts import Contract
 from include.lake.errors import UsageError
+from include.lake.project.contracts import Contract
 
 # Rows and bytes in memory at a time: enough that Arrow is quick, and few enough for a small machine.
 _ROWS, _BYTES = 20_000, 16 << 20

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 
 from include.lake import settings
 from include.lake.build import files, values
+from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
-from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.project.contracts import Contract
 from include.lake.project.days import parse_day
-from include.lake.errors import LakeError, UsageError
+from include.lake.state import ledger
+from include.lake.storage import delta_files as storage
 
 _SHOWN = 10
 

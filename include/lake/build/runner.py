@@ -21,13 +21,13 @@ from pyspark.sql import functions as F
 from include.lake import settings
 from include.lake.build import checks, failures
 from include.lake.engine import spark as session
+from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
 from include.lake.project import contracts, lineage
-from include.lake.state import ledger
-from include.lake.storage.delta_files import delta_files as storage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.days import consecutive, day_range
-from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
+from include.lake.state import ledger
 from include.lake.state.look import FRESH, Lake, describe_absent
+from include.lake.storage import delta_files as storage
 from include.lake.storage.delta_files import ANY_DAY
 
 Log = Callable[[str], None]
@@ -145,10 +145,13 @@ def _build_range(
                 seen = lake.version(table)
                 ledger.failed(
                     table, Lake().table_id(table), -1 if seen is None else seen, days, build_id, run,
-                    lineage.code_id(table), lake.input_versions(table), seconds, error,
+                    lineage.code_id(table), lake.input_versions(table), seconds,
+                    getattr(error, "broken", {}), "\n".join(failures.root_cause(error)),
                 )  # fmt: skip
                 if isinstance(error, AnalysisException):
-                    raise ContractError(f"{contract.select_path.name}: {str(error).splitlines()[0]}") from None
+                    raise ContractError(
+                        f"{settings.shown(contract.select_path)}: {str(error).splitlines()[0]}"
+                    ) from None
                 raise error from None
         rows = _recorded(table, build_id)
         outcome.days += days

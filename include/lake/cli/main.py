@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from include.lake import settings
-from include.lake.backfill.run import request
+from include.lake.backfill import request
+from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage
 from include.lake.project.days import day_range, days_before, parse_day
-from include.lake.errors import LakeError, UsageError
 
 _MAX_DAYS = 3660  # ten years: more is a slip of the finger
 
@@ -203,7 +203,7 @@ def _days(options: Any) -> list[str]:
 
 
 def _sample(options: Any) -> None:
-    from include.lake.storage.delta_files import delta_files as storage
+    from include.lake.storage import delta_files as storage
     from include.sample import generate
 
     days, began, rows = _days(options), time.monotonic(), 0
@@ -263,7 +263,7 @@ def _backfill(options: Any) -> int:
     run = options.run or f"backfill-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w.:/+-]{1,100}", run):
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
-    from include.lake.backfill.run import plan
+    from include.lake.backfill import plan
 
     planned = plan.plan(asked, run)
     print("\n".join(planned.lines()), flush=True)
@@ -272,7 +272,7 @@ def _backfill(options: Any) -> int:
         return 0
     if asked.mode == "all":
         print(f"if it is stopped, the same command with --run {run} goes on with what is left", flush=True)
-    from include.lake.backfill.run import run as backfill
+    from include.lake.backfill import run as backfill
     from include.lake.cli.progress import showing
 
     with showing(backfill.Progress(planned)) as (progress, log):
@@ -350,8 +350,8 @@ def _status(options: Any) -> None:
 
 def _show(options: Any) -> None:
     contract = contracts.get(options.table)
-    from include.lake.cli.main import text
-    from include.lake.storage.delta_files import delta_files as storage
+    from include.lake.cli import text
+    from include.lake.storage import delta_files as storage
 
     delta = storage.open_table(contract.table)
     if delta is None:
@@ -400,7 +400,7 @@ def _lineage(options: Any) -> None:
 
 
 def _new(options: Any) -> None:
-    from include.lake.cli.main import new as scaffold
+    from include.lake.cli import new as scaffold
 
     for line in scaffold.new(options.table, options.dag):
         print(line)
@@ -425,7 +425,3 @@ def _spark(options: Any) -> int | None:
         print(spark_server.address() or "none is running: ./lake spark start")
         return 0 if spark_server.address() else 1
     return None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

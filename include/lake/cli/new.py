@@ -4,8 +4,8 @@ import ast
 import difflib
 
 from include.lake import settings
-from include.lake.project import contracts, task_lists
 from include.lake.errors import UsageError
+from include.lake.project import contracts, task_lists
 
 _SELECT = """\
 select

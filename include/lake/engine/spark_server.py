@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from include.lake import settings
-from include.lake.local import locks, processes
-from include.lake.errors import LakeError
 from include.lake.engine.toolchain import jar_paths, java_home
+from include.lake.errors import LakeError
+from include.lake.local import locks, processes
 
 # It listens after 4 s on an idle machine of 2 cores and 10 s on a busy one; what takes this long is stuck.
 _START_SECONDS = 120
@@ -231,7 +231,7 @@ def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[li
     environment |= {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(settings.ROOT)}
     if token := settings.spark_token():  # not as a setting, which everybody who may look at processes would see
         environment["SPARK_CONNECT_AUTHENTICATE_TOKEN"] = token
-    return [*command, str(settings.ROOT / "include" / "lake" / "spark_main.py")], environment
+    return [*command, str(settings.ROOT / "include" / "lake" / "engine" / "spark_main.py")], environment
 
 
 def _spawn() -> dict[str, Any]:

@@ -14,10 +14,10 @@ from sqlglot import Dialect, exp
 from sqlglot.tokens import Token, TokenType
 
 from include.lake import settings
+from include.lake.errors import ContractError, LakeError
 from include.lake.project import columns, contracts, readiness, repeatable
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.days import parse_day
-from include.lake.errors import ContractError, LakeError
 
 PARAMETERS = {"start_date", "end_date"}
 # In a check: the rows that would be published.

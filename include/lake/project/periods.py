@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Literal, get_args
 
-from include.lake.project.days import day_range, last_finished_day, parse_day
 from include.lake.errors import UsageError
+from include.lake.project.days import day_range, last_finished_day, parse_day
 
 Grain = Literal["day", "week", "month"]
 GRAINS: tuple[Grain, ...] = get_args(Grain)

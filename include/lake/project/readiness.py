@@ -10,8 +10,8 @@ from pathlib import Path
 import sqlglot
 from sqlglot import exp
 
-from include.lake.project import contracts
 from include.lake.errors import ContractError
+from include.lake.project import contracts
 
 _AGGREGATES = (exp.Count, exp.Min, exp.Max, exp.Sum, exp.Avg)
 _PREDICATES = (

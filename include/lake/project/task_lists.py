@@ -16,8 +16,8 @@ from typing import Any
 import tzdata
 
 from include.lake import settings
-from include.lake.project import contracts, lineage
 from include.lake.errors import ContractError, LakeError, UsageError
+from include.lake.project import contracts, lineage
 
 FIELDS = ("dag_id", "owner", "schedule", "timezone", "look_back_days", "dag_task_list")
 INPUTS = "inputs"  # the task group of the sensors
@@ -87,6 +87,20 @@ def _tries() -> Iterator[tuple[Path, TaskList | LakeError]]:
             yield path, read(path)
         except LakeError as error:
             yield path, error
+
+
+def names() -> list[str]:
+    """All that may be asked for: the tables that we build, the DAGs that build them, and the steps of these.
+
+    What is broken cannot be asked for.
+    """
+    lists = read_all()
+    built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
+    return [
+        *built,
+        *sorted({listed.dag_id for listed in lists}),
+        *sorted({s for listed in lists for s, _ in listed.steps}),
+    ]
 
 
 def timezones(table: str) -> list[str]:

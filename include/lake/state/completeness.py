@@ -6,10 +6,10 @@ from deltalake import DeltaTable
 from sqlglot import exp
 
 from include.lake import settings
-from include.lake.project import readiness
-from include.lake.storage.delta_files import delta_files as storage
-from include.lake.project.contracts import Contract
 from include.lake.errors import ContractError
+from include.lake.project import readiness
+from include.lake.project.contracts import Contract
+from include.lake.storage import delta_files as storage
 
 # (table id, table, ready_when) -> day -> (version of its rows, reason). While something waits for a day, it is asked
 # for every few seconds. It is computed again when its rows have changed.

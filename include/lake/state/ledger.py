@@ -16,11 +16,10 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from include.lake import settings
-from include.lake.build import failures
-from include.lake.project import contracts
-from include.lake.storage.delta_files import delta_files as storage
-from include.lake.project.contracts import Contract
 from include.lake.errors import LakeError
+from include.lake.project import contracts
+from include.lake.project.contracts import Contract
+from include.lake.storage import delta_files as storage
 
 TABLE = "ops.partition_build"
 # What a row tells of its day. `changed`: another writer than the runner changed rows of the day, or a source got rows.
@@ -155,14 +154,13 @@ def create() -> None:
 
 def failed(
     table: str, table_id: str, version: int, days: list[str], build_id: str, run: str, code_id: str,
-    inputs: dict[str, str], seconds: float, error: Exception,
+    inputs: dict[str, str], seconds: float, checks: dict[str, int], error: str,
 ) -> None:  # fmt: skip
     """Enter a build that published nothing: the reason, the inputs it read, the table's version at its start."""
     row = {
         **_EMPTY_ROW, "table": table, "status": FAILED, "table_id": table_id, "version": version, "build_id": build_id,
         "built_at": datetime.now(UTC), "run": run, "code_id": code_id, "inputs": inputs, "seconds": seconds,
-        "build_days": len(days), "checks": getattr(error, "broken", {}),
-        "error": "\n".join(failures.root_cause(error))[:_ERROR_LENGTH],
+        "build_days": len(days), "checks": checks, "error": error[:_ERROR_LENGTH],
     }  # fmt: skip
     append([{**row, "day": day} for day in days])
 

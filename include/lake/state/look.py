@@ -14,12 +14,12 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from include.lake.project import contracts, lineage, task_lists
-from include.lake.state import completeness, ledger
-from include.lake.storage.delta_files import delta_files as storage
-from include.lake.project.days import day_range, days_before
 from include.lake.errors import LakeError
+from include.lake.project import contracts, lineage, task_lists
+from include.lake.project.days import day_range, days_before
+from include.lake.state import completeness, ledger
 from include.lake.state.ledger import BUILT, CHANGED, EMPTY
+from include.lake.storage import delta_files as storage
 from include.lake.storage.delta_files import ANY_DAY
 
 MISSING, FRESH, STALE, FAILED = "missing", "fresh", "stale", "failed"

@@ -17,9 +17,9 @@ from pyarrow import dataset
 from pyarrow.fs import FileSystem, SubTreeFileSystem
 
 from include.lake import settings
+from include.lake.errors import ContractError, LakeError, WriteConflict
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.days import is_day, parse_day
-from include.lake.errors import ContractError, LakeError, WriteConflict
 
 _DELTA_TYPES = {
     "string": "string", "tinyint": "byte", "int": "integer", "bigint": "long",

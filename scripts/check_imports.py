@@ -1,0 +1,65 @@
+"""`make lint`: imports go one way. A room may import the rooms below it, and the engine imports no Airflow."""
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# From the top to the bottom; rooms of one floor do not know each other.
+FLOORS = (("cli",), ("backfill",), ("build",), ("state",), ("storage", "engine"), ("project",), ("local",), ("ground",))
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LAKE = "include.lake"
+
+
+def room_of(module: str) -> str:
+    """The room of a module of ours: modules of no folder are the ground."""
+    first, *rest = module.removeprefix(LAKE).lstrip(".").split(".")
+    return first if first in FLOOR and (rest or (ROOT / "include" / "lake" / first).is_dir()) else "ground"
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Line and module of each import of a file, wherever it stands."""
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules += [(node.lineno, name.name) for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules += [(node.lineno, f"{node.module}.{name.name}") for name in node.names]
+    return modules
+
+
+def problem(path: str, module: str) -> str:
+    """Why a file must not import a module; empty if it may."""
+    if path.startswith("include/") and module.split(".")[0] in ("airflow", "lake_airflow"):
+        return "the engine knows no Airflow"
+    if not module.startswith(LAKE):
+        return ""
+    room = room_of(module)
+    if path.startswith("dags/") and room not in ("project", "ground"):
+        return "a DAG file imports the project alone"
+    if path.startswith("plugins/") and room == "cli":
+        return "the command line is for people"
+    if path.startswith("include/lake/"):
+        own = path.removeprefix("include/lake/").split("/")[0]
+        own = own if own in FLOOR else "ground"
+        if room != own and FLOOR[room] <= FLOOR[own]:
+            return f"{own} stands below {room} or beside it"
+    return ""
+
+
+def main() -> int:
+    """Name every import that goes the wrong way; gives the exit code."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: imports {module}: {reason}"
+        for folder in ("dags", "plugins", "include")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for number, module in imports(path)
+        if (reason := problem(str(path.relative_to(ROOT)), module))
+    ]
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

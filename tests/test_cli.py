@@ -320,7 +320,8 @@ def test_an_error_of_the_spark_server_is_a_few_lines_in_backfill_too(
 
     project(files_of({BASE: ["shop.event"]}))
     load("shop.event", DAYS[0])
-    code = f"from include.lake import settings; from include.lake.cli import main as cli; import pathlib; settings.SQL = pathlib.Path({str(settings.SQL)!r})"
+    code = f"import pathlib\nfrom include.lake import settings\nsettings.SQL = pathlib.Path({str(settings.SQL)!r})"
+    code += "\nfrom include.lake.cli import main as cli"
     run = f"{code}\nraise SystemExit(cli.main(['backfill', {BASE!r}, '--from', {DAYS[0]!r}, '--to', {DAYS[0]!r}]))"
     with a_spark_server_that_says(status, details) as address:
         env = {**os.environ, "LAKE_SPARK_REMOTE": address, "LAKE_SPARK_TOKEN": "a very secret token"}

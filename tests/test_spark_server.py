@@ -109,7 +109,8 @@ def test_one_server_for_all_that_listens_on_this_machine_alone(server_home: Path
         loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
         assert listeners(pid) and set(listeners(pid)) <= loopback
     # Else what is compiled for one session is of no use to another, and each build has its own.
-    ask = "from include.lake.engine import spark as session; print(session.connect().conf.get('spark.sql.artifact.isolation.enabled'))"
+    key = "spark.sql.artifact.isolation.enabled"
+    ask = f"from include.lake.engine import spark; print(spark.connect().conf.get({key!r}))"
     told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=settings.ROOT)
     assert told.stdout == "false\n"
 
@@ -152,7 +153,7 @@ def test_a_server_always_has_a_token_and_refuses_clients_without_it(server_home:
     processes_seen = subprocess.run(["ps", "-axww", "-o", "args="], capture_output=True, text=True, check=True).stdout
     assert "spark_main.py" in processes_seen and token not in processes_seen
     # A process of its own: a session of a server and one of this process, which other tests make, exclude each other.
-    code = "from include.lake.engine import spark as session\nprint(session.connect().sql('select 1 + 1').collect()[0][0])"
+    code = "from include.lake.engine import spark\nprint(spark.connect().sql('select 1 + 1').collect()[0][0])"
     for env, output in ({}, "2\n"), ({"LAKE_SPARK_TOKEN": "another one; of a=server"}, "refuses our token"):
         client = subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, **env}, cwd=settings.ROOT, capture_output=True, text=True

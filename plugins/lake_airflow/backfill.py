@@ -109,7 +109,7 @@ class PlanBackfill(BaseOperator):
                 {
                     "table": table.table, "partitions": table.partitions, "seconds": table.seconds,
                     "batches": [f"{batch.first}..{batch.last}" for batch in table.batches],
-                    "skipped": {reason: plan.ranges(days) for reason, days in table.skipped.items()},
+                    "skipped": {reason: plan.ranges(table.table, days) for reason, days in table.skipped.items()},
                 }
                 for table in found.tables
             ],
@@ -138,7 +138,7 @@ class BackfillTable(BaseOperator):
             bad = backfill.run_table(asked, self.table, run, self.log.info, progress)
         if bad:
             raise AirflowFailException(
-                f"{self.table} has bad days: {plan.ranges(sorted(bad))}: {next(iter(bad.values()))}"
+                f"{self.table} has bad days: {plan.ranges(self.table, sorted(bad))}: {next(iter(bad.values()))}"
             )
         return {"table": self.table, "partitions": progress.done, "rows": progress.rows}
 
@@ -169,7 +169,7 @@ class SummariseBackfill(BaseOperator):
         }
         if not backfill.is_good(results):
             context["ti"].xcom_push("summary", told)
-            named = [f"{result.table} {plan.ranges(sorted([*result.bad, *result.left]))}"
+            named = [f"{result.table} {plan.ranges(result.table, sorted([*result.bad, *result.left]))}"
                      for result in results if result.bad or result.left]  # fmt: skip
             raise AirflowFailException(f"not built: {'; '.join(named)}")
         return told

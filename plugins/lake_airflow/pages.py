@@ -26,7 +26,8 @@ from sqlalchemy import select
 
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage, task_lists
-from include.lake.project.days import day_range, days_before, last_finished_day, parse_day
+from include.lake.project.days import day_range, days_before, last_finished_day
+from include.lake.project.periods import Period
 from include.lake.state.look import FRESH, DayState, Lake
 
 DAYS = 14  # what fits on a laptop's screen, and two weekly cycles
@@ -72,8 +73,9 @@ RightsDep = Annotated[Rights, Depends(_rights)]
 
 
 def _state(lake: Lake, rights: Rights, table: str, day: str) -> DayState:
-    """The state of a day; a mistake in one table's files is shown in its row and hides no other."""
+    """The state of the partition with a day; a mistake in a table's files is shown in its row and hides no other."""
     try:
+        day = Period.of(contracts.get(table).grain, day).text
         if not contracts.get(table).day_column:
             absent = lake.absent(table, [""])
             return DayState(
@@ -91,10 +93,10 @@ def _state(lake: Lake, rights: Rights, table: str, day: str) -> DayState:
 
 
 def _row(lake: Lake, rights: Rights, table: str, day: str) -> dict[str, Any]:
-    state = _state(lake, rights, table, day)._asdict()
+    state = _state(lake, rights, table, day)
     source = contracts.get(table).is_source
-    build = None if source else lake.built(table).get(day)
-    return {**state, "dropped": build["dropped"] if build else {}, "source": source}
+    build = None if source else lake.built(table).get(state.day)
+    return {**state._asdict(), "dropped": build["dropped"] if build else {}, "source": source}
 
 
 def _tables_of(task_ids: list[str]) -> list[str]:
@@ -107,7 +109,8 @@ def _newest(lake: Lake, tables: list[str]) -> list[str]:
     """The newest days, newest first: from yesterday, or from today where it is over and built."""
     yesterday = last_finished_day("UTC")
     today = days_before(yesterday, -1)
-    built = {day for table in tables if not contracts.get(table).is_source for day in lake.built(table)}
+    daily = [name for name in tables if contracts.get(name).grain == "day" and not contracts.get(name).is_source]
+    built = {day for name in daily for day in lake.built(name)}
     last = today if today in built else yesterday
     return day_range(days_before(last, DAYS - 1), last)[::-1]
 
@@ -121,6 +124,11 @@ def _grid(lake: Lake, rights: Rights, tables: list[str], days: list[str] | None 
         if contracts.get(table).day_column
     ]
     return {"days": [date.fromisoformat(day) for day in shown], "rows": rows}
+
+
+def _day_of_run(key: str) -> str:
+    """The last day of the period that a run is of: a month, or a day, by which a week is named, too."""
+    return Period.parse("month" if len(key) == len("yyyy-MM") else "day", key).last_day
 
 
 @app.exception_handler(LakeError)
@@ -178,7 +186,7 @@ def run(session: SessionDep, rights: RightsDep, dag_id: str, run_id: str, task_i
         if "first_day" in conf and "last_day" in conf:  # a backfill, which may be of years
             days = day_range(conf["first_day"], conf["last_day"])[-MAX_DAYS:]
             return _page(title, "grid", **_grid(Lake(), rights, tables, days[::-1]))
-        day = parse_day(found.partition_key or conf.get("part_date") or "")
+        day = _day_of_run(found.partition_key or conf.get("part_date") or "")
     except LakeError:
         return _page(title, "run", rows=[], this_run="", note="This run has no day, so it builds nothing.")
     lake = Lake()

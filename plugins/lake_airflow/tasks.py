@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEven
 
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage
-from include.lake.project.days import consecutive, last_finished_day, parse_day
+from include.lake.project.periods import Grain, Period, key_ranges
 
 # Seconds between two looks at the lake. Nobody minds ten seconds on data that is hours late.
 POLL_SECONDS = 10
@@ -33,14 +33,14 @@ NO_DAY = (
 )
 
 
-def usable_day(given: Any, timezone: str) -> str:
-    """The day of a run, from its partition key or its conf; UsageError if there is none or one that is not over."""
-    if not given:
+def usable_partition(key: Any, timezone: str, grain: Grain) -> str:
+    """The partition of a run, from its key or its conf; UsageError if there is none or one that is not over."""
+    if not key:
         raise UsageError(NO_DAY)
-    day = parse_day(given)
-    if day > (last := last_finished_day(timezone)):
-        raise UsageError(f"{day} is not over in {timezone}: the newest day that can be built is {last}")
-    return day
+    period = Period.parse(grain, key)
+    if period > (newest := Period.newest_over(grain, timezone)):
+        raise UsageError(f"{period} is not over in {timezone}: the newest {grain} that can be built is {newest}")
+    return period.text
 
 
 class BuildTable(BaseOperator):
@@ -57,7 +57,7 @@ class BuildTable(BaseOperator):
         self.table = table
 
     def execute(self, context: Any) -> dict[str, Any]:
-        day, run = day_and_run(context)
+        day, run = partition_and_run(context, self.table)
         self.log.info("building %s for %s", self.table, day)
         outcome = self.build(day, day, run)
         return {
@@ -104,10 +104,10 @@ class LateDays(BaseOperator):
     def execute(self, context: Any) -> dict[str, list[str]]:
         from include.lake.build import late  # heavy, and no business of a DAG parse
 
-        day, run = day_and_run(context)
+        day, run = partition_and_run(context, self.tables[0])
         result = late.build_stale_days(self.tables, day, self.look_back_days, run, self.log.info)
         if not result.built and not result.failed:
-            self.log.info("no day of the %d before %s is stale", self.look_back_days, day)
+            self.log.info("nothing of the %d days before %s is stale", self.look_back_days, day)
         if result.failed:
             retry = any(failure.retry for failure in result.failed)
             text = "\n".join(failure.text for failure in result.failed)
@@ -115,11 +115,12 @@ class LateDays(BaseOperator):
         return result.built
 
 
-def day_and_run(context: Any) -> tuple[str, str]:
-    """The day of a run, and the name of the run in the ledger; AirflowFailException if it has no usable day."""
-    run = context["dag_run"]
+def partition_and_run(context: Any, table: str) -> tuple[str, str]:
+    """The partition that a run builds of a table, and the name of the run; AirflowFailException without one."""
+    run, grain = context["dag_run"], contracts.get(table).grain
+    key = run.partition_key or (run.conf or {}).get("part_date")
     try:
-        day = usable_day(run.partition_key or (run.conf or {}).get("part_date"), context["dag"].timezone.name)
+        day = usable_partition(key, context["dag"].timezone.name, grain)
     except UsageError as error:
         raise AirflowFailException(str(error)) from None
     return day, f"{run.dag_id}/{run.run_id}"
@@ -180,7 +181,7 @@ class PartitionTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         try:
-            usable_day(self.day, self.timezone)
+            usable_partition(self.day, self.timezone, contracts.get(self.readers[0]).grain)
         except UsageError as error:
             yield TriggerEvent({"error": str(error)})
             return
@@ -205,14 +206,15 @@ class PartitionTrigger(BaseTrigger):
                 since = (deadline - patience).strftime("%Y-%m-%d %H:%M")
                 yield TriggerEvent(
                     {
-                        "error": f"waited for {self.table} ({in_words(missing)}) since {since} UTC, for {self.hours:g}"
-                        " hours (patience_hours of its contract): load or build it, then clear this task"
+                        "error": f"waited for {self.table} ({in_words(self.table, missing)}) since {since} UTC, "
+                        f"for {self.hours:g} hours (patience_hours of its contract): load or build it, then "
+                        "clear this task"
                     }
                 )
                 return
             if missing != said or time.monotonic() - said_at >= REPEAT_SECONDS:
                 more = timedelta(seconds=round(left.total_seconds()))
-                self.log.info("waiting for %s: %s; for %s more", self.table, in_words(missing), more)
+                self.log.info("waiting for %s: %s; for %s more", self.table, in_words(self.table, missing), more)
                 said, said_at = missing, time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
 
@@ -253,11 +255,14 @@ def notice_edits() -> None:
         _files_seen = files
 
 
-def in_words(missing: dict[str, str]) -> str:
+def in_words(table: str, missing: dict[str, str]) -> str:
     """Days and why they are missing, as people write them: ranges of days, and no more than five."""
     if "" in missing:
         return "the whole table"
-    ranges = [first if first == last else f"{first} to {last}" for first, last in consecutive(sorted(missing))]
+    ranges = [
+        first if first == last else f"{first} to {last}"
+        for first, last in key_ranges(contracts.get(table).grain, sorted(missing))
+    ]
     more = f" and {len(ranges) - 5} more gaps" if len(ranges) > 5 else ""
     reasons = dict.fromkeys(reason for reason in missing.values() if reason != "is missing")
     return ", ".join(ranges[:5]) + more + "".join(f", which {reason}" for reason in list(reasons)[:1])

@@ -10,7 +10,7 @@ from typing import Any
 import pendulum
 from airflow.sdk import DAG, TaskGroup
 from lake_airflow.tasks import BuildTable, LateDays, PartitionSensor
-from lake_airflow.timetable import DailyPartitions
+from lake_airflow.timetable import DailyPartitions, Partitions
 
 from include.lake import settings
 from include.lake.errors import ContractError, LakeError
@@ -71,7 +71,7 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
         dag_id=task_list.dag_id,
         description=task_list.about.splitlines()[0],
         doc_md=dag_docs(task_list),
-        schedule=DailyPartitions(task_list.timezone),
+        schedule=timetable(task_list),
         start_date=pendulum.datetime(*START, tz=task_list.timezone),
         catchup=False,
         max_active_runs=MAX_ACTIVE_RUNS,
@@ -114,6 +114,13 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
     return dag
 
 
+def timetable(task_list: TaskList) -> Partitions:
+    """A run for each period of the list."""
+    if task_list.grain == "day":
+        return DailyPartitions(task_list.timezone)
+    return Partitions(task_list.timezone, task_list.grain)
+
+
 def dag_docs(task_list: TaskList) -> str:
     """What the DAG's page shows: the docstring of the task list, what it builds and what it waits for."""
     lines = [task_list.about, "", "| step | table | what it is |", "|---|---|---|"]
@@ -130,7 +137,7 @@ def table_docs(contract: Contract) -> str:
     """What a task's page shows: the contract."""
     lines = [f"**{contract.table}**", "", contract.about, ""]
     if contract.key:
-        lines += [f"One row a day per {', '.join(contract.key)}.", ""]
+        lines += [f"One row a {contract.grain} per {', '.join(contract.key)}.", ""]
     if inputs := lineage.inputs(contract.table):
         lines += [f"Read from {', '.join(inputs)}.", ""]
     lines += ["| column | type | comment |", "|---|---|---|"]

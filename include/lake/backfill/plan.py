@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from include.lake import settings
 from include.lake.backfill.request import MODES, Request
 from include.lake.errors import LakeError
-from include.lake.project import contracts, lineage
-from include.lake.project.days import consecutive, day_range
+from include.lake.project import contracts, lineage, periods
 from include.lake.state.look import FAILED, FRESH, MISSING, STALE, Lake
 
 # Parquet takes five to ten times its size once it is rows, and Spark spills what does not fit: a batch of an eighth of
@@ -45,12 +44,16 @@ class TablePlan:
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
     @property
+    def _grain(self) -> periods.Grain:
+        return contracts.get(self.table).grain
+
+    @property
     def partitions(self) -> int:
         return sum(batch.days for batch in self.batches)
 
     @property
     def days(self) -> list[str]:
-        return [day for batch in self.batches for day in day_range(batch.first, batch.last)]
+        return [day for batch in self.batches for day in periods.keys(self._grain, batch.first, batch.last)]
 
     @property
     def seconds(self) -> float | None:
@@ -109,7 +112,7 @@ def plan_table(costs: "Costs", table: str, asked: Request, run: str = "") -> Tab
     """The plan for one table as its inputs are. `run`: with mode `all`, what it has built is not built again."""
     lake = costs.lake
     due, skipped = [], dict[str, list[str]]()
-    for day in asked.days:
+    for day in asked.partitions(table):
         reason = _why_not(lake, table, day, asked.mode, run)
         skipped.setdefault(reason, []).append(day) if reason else due.append(day)
     batches = tuple(
@@ -151,10 +154,11 @@ def _is_late(lake: Lake, name: str, days: list[str]) -> bool:
 def _batches(costs: "Costs", table: str, due: list[str], limit: int | None) -> Iterator[list[str]]:
     """`due` cut into consecutive days: `limit` a time, or as many as fit the machine."""
     fitting = settings.spark_memory_bytes() * _BATCH_SHARE
-    for first, last in consecutive(due):
+    grain = contracts.get(table).grain
+    for first, last in periods.key_ranges(grain, due):
         batch: list[str] = []
         size = 0.0
-        for day in day_range(first, last):
+        for day in periods.keys(grain, first, last):
             more = costs.bytes(table, day)
             if batch and (len(batch) >= (limit or _MAX_BATCH_DAYS) or (limit is None and size + more > fitting)):
                 yield batch
@@ -175,7 +179,13 @@ class Costs:
 
     def bytes(self, table: str, day: str) -> float:
         """Bytes that one more day in a build reads and writes; the earlier days that it also reads are in any build."""
-        return sum(self._size(name, day) for name in [table, *_inputs_with_days(table)])
+        grain = contracts.get(table).grain
+        read = [
+            (name, partition)
+            for name in _inputs_with_days(table)
+            for partition in periods.read_of(grain, day, contracts.get(name).grain)
+        ]
+        return sum(self._size(name, partition) for name, partition in [(table, day), *read])
 
     def _size(self, table: str, day: str) -> float:
         if table not in self._sizes:
@@ -241,11 +251,15 @@ def columns(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def ranges(days: list[str]) -> str:
-    """Days as people write them, no more than five ranges of them."""
-    found = [first if first == last else f"{first}..{last}" for first, last in consecutive(days)]
+def ranges(table: str, days: list[str]) -> str:
+    """Partitions of a table as people write them, no more than five ranges of them."""
+    found = [
+        first if first == last else f"{first}..{last}"
+        for first, last in periods.key_ranges(contracts.get(table).grain, days)
+    ]
     return ", ".join(found[:5]) + (f" and {len(found) - 5} more ranges" if len(found) > 5 else "")
 
 
 def skip_lines(table: str, skipped: dict[str, list[str]]) -> list[str]:
-    return [f"  {table}: {len(days):,} days ({ranges(days)}): {reason}" for reason, days in skipped.items()]
+    grain = contracts.get(table).grain
+    return [f"  {table}: {len(days):,} {grain}s ({ranges(table, days)}): {reason}" for reason, days in skipped.items()]

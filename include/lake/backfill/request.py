@@ -5,8 +5,9 @@ import re
 from dataclasses import dataclass
 
 from include.lake.errors import ContractError, UsageError
-from include.lake.project import contracts, lineage, task_lists
-from include.lake.project.days import day_range, last_finished_day
+from include.lake.project import contracts, lineage, periods, task_lists
+from include.lake.project.days import day_range
+from include.lake.project.periods import Period
 
 # Mode -> which days it builds. A day whose newest build failed counts as missing or stale, too: a backfill that was
 # stopped or met a bad day goes on in the mode that it was started in.
@@ -36,6 +37,15 @@ class Request:
     def days(self) -> list[str]:
         return day_range(self.first, self.last)
 
+    def partitions(self, table: str) -> list[str]:
+        """The partitions of a table that have a day of the range; of weeks and months, those that are over."""
+        grain = contracts.get(table).grain
+        partitions = periods.keys_of_days(grain, self.first, self.last)
+        if grain == "day":
+            return partitions
+        newest = _newest_over(table)
+        return [partition for partition in partitions if partition <= newest.text]
+
 
 def check(
     names: list[str],
@@ -55,16 +65,25 @@ def check(
         raise UsageError(f"days per batch {number!r}: give a number from 1, or {AUTOMATIC}")
     tables = _tables(names, downstream)
     for table in tables:
+        grain = contracts.get(table).grain
         for zone in task_lists.timezones(table):
-            if days[-1] > (newest := last_finished_day(zone)):
+            newest = Period.newest_over(grain, zone)
+            # The last week or month of a range may go beyond it: then it is built another time.
+            needed = days[-1] if grain == "day" else Period.of(grain, days[0]).text
+            if needed > newest.text:
                 raise UsageError(
-                    f"{days[-1]} is not over in {zone}: the newest day of {table} that can be built is {newest}"
+                    f"{needed} is not over in {zone}: the newest {grain} of {table} that can be built is {newest}"
                 )
     if len(days) > MAX_DAYS_UNASKED and not yes:
         raise UsageError(
             f"{first}..{last} are {len(days):,} days: if you mean more than three years, say so with --yes"
         )
     return Request(tuple(tables), first, last, mode, None if number == AUTOMATIC else int(number))
+
+
+def _newest_over(table: str) -> Period:
+    """The newest period of a table that is over in all its timezones."""
+    return min(Period.newest_over(contracts.get(table).grain, zone) for zone in task_lists.timezones(table))
 
 
 def _tables(named: list[str], downstream: bool) -> list[str]:

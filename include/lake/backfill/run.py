@@ -18,7 +18,8 @@ from include.lake.backfill.request import Request
 from include.lake.build import failures, runner
 from include.lake.errors import CODE, DATA, InputsMissing
 from include.lake.local import locks
-from include.lake.project.days import day_range
+from include.lake.project import contracts, periods
+from include.lake.project.periods import Period
 from include.lake.state.look import FAILED, Lake
 
 Log = Callable[[str], None]
@@ -117,7 +118,7 @@ def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress
         log(f"{table}: nothing to build")
     while todo:
         first, last = todo.pop()
-        days = day_range(first, last)
+        days = periods.keys(contracts.get(table).grain, first, last)
         progress.start(f"{table} {first}..{last}")
         try:
             with _claimed(table, days, log):
@@ -149,7 +150,10 @@ def _claimed(table: str, days: list[str], log: Log) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         # A lock on bytes: one for each day, so that ranges exclude each other where they overlap.
-        span = len(days), date.fromisoformat(days[0]).toordinal()
+        grain = contracts.get(table).grain
+        first, last = (date.fromisoformat(day).toordinal() for day in
+                       (Period(grain, days[0]).first_day, Period(grain, days[-1]).last_day))  # fmt: skip
+        span = last - first + 1, first
         what = f"another backfill that is at some of the days {days[0]}..{days[-1]} of {table}"
         locks.take(
             lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *span),
@@ -172,7 +176,7 @@ def results(asked: Request, run: str) -> list[Result]:
     for table in asked.tables:
         planned = planning.plan_table(costs, table, asked, run)
         built, bad, mine = [], {}, {}
-        for day in asked.days:
+        for day in asked.partitions(table):
             rows = lake.builds(table).get(day, [])
             last = max((row for row in rows if row["run"] == run), key=lambda row: row["built_at"], default=None)
             if last and last["status"] == "built":
@@ -207,15 +211,15 @@ def summary(results: list[Result], stopped: dict[str, str] | None = None) -> lis
         reasons: dict[str, list[str]] = {}
         for day, reason in result.bad.items():
             reasons.setdefault(reason, []).append(day)
-        lines += [f"bad: {result.table} {ranges(days)}: {reason}" for reason, days in reasons.items()]
+        lines += [f"bad: {result.table} {ranges(result.table, days)}: {reason}" for reason, days in reasons.items()]
     for table, reason in (stopped or {}).items():
         lines.append(f"stopped: {table}: {reason}")
     for result in results:
         if result.left:
-            lines.append(f"left: {result.table} {ranges(result.left)}")
+            lines.append(f"left: {result.table} {ranges(result.table, result.left)}")
         for reason, days in result.skipped.items():
             if reason != planning.FRESH:
-                lines.append(f"skipped: {result.table} {ranges(days)}: {reason}")
+                lines.append(f"skipped: {result.table} {ranges(result.table, days)}: {reason}")
     return lines
 
 

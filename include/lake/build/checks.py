@@ -14,6 +14,7 @@ from include.lake.build import failures
 from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.project.periods import Period
 
 _SHOWN_ROWS = 20
 _SHOWN_LENGTH = 200
@@ -189,7 +190,10 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
             f"select {columns}, count(*) as {lineage.OURS}times from {lineage.view_name(lineage.THIS)} "
             f"group by {columns} having count(*) > 1"
         )
-        found.append(_Check(f"key ({', '.join(contract.key)}) occurs once a day", repeated, "select", hidden))
+        found.append(
+            _Check(f"key ({', '.join(contract.key)}) occurs once a {contract.grain}", repeated, "select", hidden)
+        )
+    first_day, last_day = Period(contract.grain, days[0]).first_day, Period(contract.grain, days[-1]).last_day
     parsed = lineage.parsed_checks(contract.table)
     types = {column.name: column.type for column in contract.columns}
     for double in dict.fromkeys(name for check in parsed for name in check.doubles):
@@ -203,7 +207,7 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
             secret = {name for name, derives in check.gives or () if derives}
             # A column without a name gets one from Spark: which, is not known here.
             names = None if readable and (check.gives is None or "" in secret) else frozenset(secret)
-        found.append(_Check(check.name, check.over_views(days[0], days[-1]), check.kind, names, check.severity))
+        found.append(_Check(check.name, check.over_views(first_day, last_day), check.kind, names, check.severity))
     # A promise that is made twice counts once, and as the stricter of the two.
     once = {check.name: check for check in sorted(found, key=lambda check: check.severity == "fail")}
     return [once.pop(check.name) for check in found if check.name in once]

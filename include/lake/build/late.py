@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from include.lake.build import failures
-from include.lake.project import lineage
-from include.lake.project.days import consecutive, day_range, days_before
+from include.lake.project import contracts, lineage, periods
+from include.lake.project.days import days_before
+from include.lake.project.periods import Period
 from include.lake.state.look import STALE, Lake
 
 
@@ -17,22 +18,24 @@ class LateDays:
     failed: list[failures.Failure] = field(default_factory=list)
 
 
-def stale_days(table: str, day: str, count: int) -> list[str]:
-    """Those of the `count` days before `day` that were built and are not fresh any more."""
+def stale_days(table: str, partition: str, count: int) -> list[str]:
+    """The stale partitions of a table that have one of the `count` days before `partition`."""
     if not count:
         return []
-    lake = Lake()
-    days = day_range(days_before(day, count), days_before(day, 1))
-    return [late_day for late_day in days if lake.own_state(table, late_day).state == STALE]
+    lake, grain = Lake(), contracts.get(table).grain
+    first_day = Period(grain, partition).first_day
+    before = periods.keys_of_days(grain, days_before(first_day, count), days_before(first_day, 1))
+    return [late for late in before if lake.own_state(table, late).state == STALE]
 
 
-def build_stale_days(tables: list[str], day: str, count: int, run: str, log: Callable[[str], None]) -> LateDays:
-    """Build the stale ones of the `count` days before `day`, table by table, inputs first; a failure stops no other."""
+def build_stale_days(tables: list[str], partition: str, count: int, run: str, log: Callable[[str], None]) -> LateDays:
+    """Build the stale partitions of the `count` days before `partition`, inputs first; a failure stops no other."""
     from include.lake.build import runner  # heavy, and most nights there is no late day
 
     result = LateDays()
     for table in lineage.in_order(tables):
-        for first, last in consecutive(stale_days(table, day, count)):
+        grain = contracts.get(table).grain
+        for first, last in periods.key_ranges(grain, stale_days(table, partition, count)):
             log(f"{table}: late data made {first}..{last} stale")
             try:
                 runner.build(table, first, last, run=run, log=log)
@@ -41,5 +44,5 @@ def build_stale_days(tables: list[str], day: str, count: int, run: str, log: Cal
                 log(failure.text)
                 result.failed.append(failure)
             else:
-                result.built.setdefault(table, []).extend(day_range(first, last))
+                result.built.setdefault(table, []).extend(periods.keys(grain, first, last))
     return result

@@ -14,7 +14,7 @@ from include.lake.build import files, values
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.contracts import Contract
-from include.lake.project.days import parse_day
+from include.lake.project.periods import Grain, Period, keys_of_days
 from include.lake.state import ledger
 from include.lake.storage import delta_files as storage
 
@@ -116,6 +116,8 @@ def load(
         raise UsageError(f"{table} is built from its SELECT, not loaded: ./lake build {table} --from D --to D")
     if days and not contract.day_column:
         raise UsageError(f"{table} has no days: load it without --from and --to")
+    if days:
+        days = keys_of_days(contract.grain, days[0], days[-1])
     names, result = files.Names(contract, ignore_columns), Loaded()
     dropped_of: Counter[str] = Counter()  # day -> its rows that were dropped, where the day could be read
     now: Counter[str] = Counter()
@@ -215,14 +217,14 @@ def _checked(
                 problems.setdefault(row, f"{column.name}: '' is null in a partition column; give it a value")
         if is_day:
             for day in array.unique().to_pylist():
-                if day and (problem := _day_problem(column, day, days)):
+                if day and (problem := _day_problem(column, contract.grain, day, days)):
                     problems.update(dict.fromkeys(_where(pc.equal(array, day)), problem))
         wrong = problems | wrong
         arrays.append(array)
     rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
     if wrong:
         if contract.day_column:
-            dropped_of.update(rows.column(contract.day_column).take(pa.array(list(wrong))).to_pylist())
+            dropped_of.update(rows.column(contract.day_column).take(pa.array(list(wrong), pa.int64())).to_pylist())
         good = pa.array([row not in wrong for row in range(size)], pa.bool_())
         rows = rows.filter(good)
     return rows, sorted(batch.bad + [(batch.lines[row], why) for row, why in wrong.items()])
@@ -254,11 +256,11 @@ def _where(mask: Any) -> list[int]:
     return found
 
 
-def _day_problem(column: contracts.Column, day: str, days: list[str] | None) -> str | None:
+def _day_problem(column: contracts.Column, grain: Grain, day: str, days: list[str] | None) -> str | None:
     try:
-        parse_day(day)
+        Period.parse(grain, day)
     except UsageError:
-        return values.reason(column, day, "is not a day")
+        return values.reason(column, day, f"is not a {grain}")
     if days and not days[0] <= day <= days[-1]:
         return values.reason(column, day, f"is not in {days[0]}..{days[-1]}")
     return None

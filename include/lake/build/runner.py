@@ -24,7 +24,7 @@ from include.lake.engine import spark as session
 from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.project.days import consecutive, day_range
+from include.lake.project.periods import Period, key_ranges, keys
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Lake, describe_absent
 from include.lake.storage import delta_files as storage
@@ -67,7 +67,9 @@ def build(
     log: Log = print,
     spark: SparkSession | None = None,
 ) -> Outcome:
-    """Build those days of start..end that are not fresh (all of them with `force`); `run` names who asks.
+    """Build those partitions of start..end that are not fresh (all of them with `force`); `run` names who asks.
+
+    start, end: partition keys of the table: days, Mondays of weeks, or months yyyy-MM.
 
     Days whose inputs are not there are left out; InputsMissing names them after the others are built.
     Raises UsageError, ContractError, CheckFailed (nothing was published by the failing build; runs of
@@ -76,7 +78,7 @@ def build(
     contract = contracts.get(table)
     if contract.is_source:
         raise UsageError(f"{table} is a source, nothing builds it: ./lake load {table} FILE")
-    days = day_range(start, end)
+    days = keys(contract.grain, start, end)
     started = time.monotonic()
     outcome = Outcome(table, start, end)
     lake = Lake()
@@ -85,7 +87,7 @@ def build(
     ledger.append(lake.unrecorded([table, *sources]))
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
     absent = {day: missing for day in due if (missing := lake.absent_inputs(table, day, day))}
-    for first, last in consecutive([day for day in due if day not in absent]):
+    for first, last in key_ranges(contract.grain, [day for day in due if day not in absent]):
         _build_range(spark, contract, first, last, run, force, log, outcome)
     outcome.seconds = round(time.monotonic() - started, 2)
     span = start if start == end else f"{start}..{end}"
@@ -98,19 +100,20 @@ def build(
     if outcome.note:
         log(outcome.note)
     if absent:
-        raise _inputs_missing(table, absent, outcome)
+        raise _inputs_missing(contract, absent, outcome)
     return outcome
 
 
-def _inputs_missing(table: str, absent: dict[str, Absent], outcome: Outcome) -> InputsMissing:
+def _inputs_missing(contract: Contract, absent: dict[str, Absent], outcome: Outcome) -> InputsMissing:
     """The error that names the days which could not be built, and why."""
     together: Absent = {}
     for missing in absent.values():
         for name, reasons in missing.items():
             together.setdefault(name, {}).update(reasons)
-    built = f" ({len(outcome.days):,} other days are built)" if outcome.days else ""
-    spans = ", ".join(first if first == last else f"{first}..{last}" for first, last in consecutive(list(absent)))
-    return InputsMissing(f"{table} {spans} has to wait{built}: {describe_absent(together)}; {_cure(together)}")
+    built = f" ({len(outcome.days):,} other {contract.grain}s are built)" if outcome.days else ""
+    ranges = key_ranges(contract.grain, list(absent))
+    spans = ", ".join(first if first == last else f"{first}..{last}" for first, last in ranges)
+    return InputsMissing(f"{contract.table} {spans} has to wait{built}: {describe_absent(together)}; {_cure(together)}")
 
 
 def _build_range(
@@ -118,7 +121,7 @@ def _build_range(
     outcome: Outcome,
 ) -> None:  # fmt: skip
     """Build first..last in one commit; ends well, too, when another builder has done it meanwhile."""
-    table, days = contract.table, day_range(first, last)
+    table, days = contract.table, keys(contract.grain, first, last)
     for attempt in range(_ATTEMPTS):
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
         lake = Lake()
@@ -129,7 +132,7 @@ def _build_range(
             outcome.note = f"{table} {first}..{last} is fresh: {lake.own_state(table, last).why}"
             return
         if absent := lake.absent_inputs(table, first, last):
-            raise _inputs_missing(table, dict.fromkeys(days, absent), outcome)
+            raise _inputs_missing(contract, dict.fromkeys(days, absent), outcome)
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
             with session.opened(spark) as own:
@@ -145,7 +148,7 @@ def _build_range(
                 seen = lake.version(table)
                 ledger.failed(
                     table, Lake().table_id(table), -1 if seen is None else seen, days, build_id, run,
-                    lineage.code_id(table), lake.input_versions(table), seconds,
+                    lineage.checks_id(table), lake.input_versions(table), seconds,
                     getattr(error, "broken", {}), "\n".join(failures.root_cause(error)),
                 )  # fmt: skip
                 if isinstance(error, AnalysisException):
@@ -201,12 +204,15 @@ def _cure(absent: Absent) -> str:
 
 
 def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
-    """What the SELECT gives for start..end over the session's views `lineage.view_name(input)`; nothing is run yet.
+    """What the SELECT gives for the partitions start..end; nothing is run yet.
+
+    It reads the session's views `lineage.view_name(input)`.
 
     The contract's columns in its order, without RUN_TIMESTAMP, and DROP_REASON, null where a row is to be kept.
     """
     contract = contracts.get(table)
-    frame = spark.sql(lineage.select(table).over_views(start, end))
+    first_day, last_day = Period(contract.grain, start).first_day, Period(contract.grain, end).last_day
+    frame = spark.sql(lineage.select(table).over_views(first_day, last_day))
     checks.require_types(contract, frame)
     reason = F.col(DROP_REASON) if DROP_REASON in frame.columns else F.lit(None).cast("string").alias(DROP_REASON)
     return frame.select(*(name for name in contract.column_names if name != RUN_TIMESTAMP), reason)

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 from include.lake import settings
 from include.lake.backfill import request
 from include.lake.errors import LakeError, UsageError
-from include.lake.project import contracts, lineage
+from include.lake.project import contracts, lineage, periods
 from include.lake.project.days import day_range, days_before, parse_day
+from include.lake.project.periods import Period
 
 _MAX_DAYS = 3660  # ten years: more is a slip of the finger
 
@@ -247,11 +248,12 @@ def _build(options: Any) -> None:
     for name in tables:
         try:
             with _ticking(f"building {name}"):
-                runner.build(name, days[0], days[-1], force=options.force, log=lambda line: print(line, flush=True))
+                span = periods.keys_of_days(contracts.get(name).grain, days[0], days[-1])
+                runner.build(name, span[0], span[-1], force=options.force, log=lambda line: print(line, flush=True))
         except Exception as error:
             if isinstance(error, LakeError) or failures.is_bug(error):
                 raise
-            raise LakeError(failures.explain(error, name, days[0], days[-1]).text) from error
+            raise LakeError(failures.explain(error, name, span[0], span[-1]).text) from error
 
 
 def _backfill(options: Any) -> int:
@@ -297,7 +299,8 @@ def _why(table: str, day: str) -> None:
                 if depth == 0 or lake.state(above, needed).state != FRESH:
                     tell(above, needed, depth + 1)
 
-    tell(contracts.get(table).table, parse_day(day), 0)
+    day = _partition(contracts.get(table), day)
+    tell(table, day, 0)
     if build := None if contracts.get(table).is_source else lake.built(table).get(day):
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(build["dropped"].items()))
         warned = "".join(f", `{name}` warns {count:,} times" for name, count in build["checks"].items() if count)
@@ -322,7 +325,8 @@ def _status(options: Any) -> None:
         raise LakeError("the lake is empty: ./lake sample --from D --to D makes sample data, ./lake load takes yours")
     options.start, options.end = options.start or days_before(end, 6), end or options.start
     days = _days(options)
-    states = [lake.state(name, day) for name in with_days for day in days]
+    by_table = {name: [lake.state(name, _partition(contracts.get(name), day)) for day in days] for name in with_days}
+    states = list(dict.fromkeys(state for line in by_table.values() for state in line))  # a week has seven days
     if options.json:
         told = [
             {
@@ -335,7 +339,6 @@ def _status(options: Any) -> None:
         return
     width = max(len(name) for name in with_days) if with_days else 0
     print(" " * width + "  " + "  ".join(f"{day[5:]:7}" for day in days) + f"   ({days[0]}..{days[-1]})")
-    by_table = {name: [state for state in states if state.table == name] for name in with_days}
     for is_source in (False, True):
         for name, line in by_table.items():
             if contracts.get(name).is_source == is_source:
@@ -358,7 +361,7 @@ def _show(options: Any) -> None:
         raise LakeError(f"{contract.table} does not exist yet: {_maker(contract)}")
     if contract.day_column and not options.day:
         raise UsageError(f"{contract.table} has days: name one with --day D")
-    filters = [(contract.day_column, "=", parse_day(options.day))] if contract.day_column else None
+    filters = [(contract.day_column, "=", _partition(contract, options.day))] if contract.day_column else None
     rows = storage.rows(delta, filters)
     # The newest layout of the table first: what a reader wants to see is its contract's order.
     shown = rows.select([name for name in contract.column_names if name in rows.column_names])
@@ -366,6 +369,13 @@ def _show(options: Any) -> None:
     print("\n".join(text.table(shown)))
     print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
     print(f"stored in {settings.table_path(contract.table)}")
+
+
+def _partition(contract: contracts.Contract, text: str) -> str:
+    """The partition that a user names: its key, or a day, which stands for the period that it is in."""
+    if contract.grain == "month" and len(text) == len("yyyy-MM"):
+        return Period.parse("month", text).text
+    return Period.of(contract.grain, parse_day(text)).text
 
 
 def _name_broken() -> None:

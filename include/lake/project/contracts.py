@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from include.lake import settings
 from include.lake.errors import ContractError, UsageError
+from include.lake.project.periods import Grain
 
 # A name becomes a part of views, folders and task ids: twice this length and a prefix fit into 250 characters.
 _MAX_NAME = 100
@@ -34,6 +35,8 @@ _LEDGER = "ops.partition_build"
 RUN_TIMESTAMP = "run_timestamp"
 # A SELECT may give this column: a row with a reason in it is counted under that reason and not published.
 DROP_REASON = "drop_reason"
+# The names of partition columns that are no days. A name says it, so that no field of a contract has to.
+_GRAINS: dict[str, Grain] = {"part_week": "week", "part_month": "month"}
 # Hours that a sensor waits for a day of a table whose contract does not say: until the next day's run takes over.
 DEFAULT_PATIENCE_HOURS = 20
 # A year. More is a slip of the finger, and Airflow's dates end somewhere.
@@ -105,7 +108,8 @@ class Contract(_Strict):
 
     about: one or more sentences for people: what a row is, and every choice an analyst should know.
     key: columns that together occur once a day (a null counts as a value); empty where rows may repeat.
-    partitioned_by: the day column is the last one; empty for a source that has no days.
+    partitioned_by: the partition column is the last one; empty for a source that has no days. The column part_week has
+        the Monday of a week, part_month has yyyy-MM, any other name has days.
     columns: name, type, comment, nullable, in order.
     checks: SQL that must hold before anything is published: an expression that is true of every row, or with aggregates
         (`count(*) > 0`) of every day, or a SELECT that gives the rows that break it: from `this` (what would be
@@ -155,6 +159,11 @@ class Contract(_Strict):
     @property
     def day_column(self) -> str | None:
         return self.partitioned_by[-1] if self.partitioned_by else None
+
+    @cached_property
+    def grain(self) -> Grain:
+        """What a partition of the table is: a day, a week or a month."""
+        return _GRAINS.get(str(self.day_column), "day")
 
     @property
     def column_names(self) -> list[str]:

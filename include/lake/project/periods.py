@@ -4,6 +4,7 @@ import re
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import Literal, get_args
 
 from include.lake.errors import UsageError
@@ -112,6 +113,47 @@ class Period:
             return cls(grain, (sunday - timedelta(days=6)).isoformat())
         except (ValueError, OverflowError):
             raise UsageError(f"there is no such {grain}: days go from 0001-01-01 to 9999-12-31") from None
+
+
+@lru_cache(maxsize=50_000)  # a look asks for the same partitions of each of its tables
+def read_of(grain: Grain, partition: str, of: Grain, earlier: int = 0) -> tuple[str, ...]:
+    """The partitions of an input of grain `of` that a build of a partition reads, oldest first.
+
+    They are those that share a day with it, and the `earlier` ones before them.
+    """
+    if grain == of == "day" and not earlier:  # as nearly always
+        return (partition,)
+    period = Period(grain, partition)
+    first = Period.of(of, period.first_day).before(earlier)
+    return tuple(one.text for one in Period.range(first, Period.of(of, period.last_day)))
+
+
+def is_key(grain: Grain, text: str) -> bool:
+    """Is `text` the partition key of a period?"""
+    try:
+        return bool(Period.parse(grain, text))
+    except UsageError:
+        return False
+
+
+def keys(grain: Grain, first: str, last: str) -> list[str]:
+    """The partition keys from `first` to `last`, both included; UsageError if they are none, or upside down."""
+    if grain == "day":
+        return day_range(first, last)
+    return [period.text for period in Period.range(Period.parse(grain, first), Period.parse(grain, last))]
+
+
+def keys_of_days(grain: Grain, first_day: str, last_day: str) -> list[str]:
+    """The partition keys of the periods that have a day from `first_day` to `last_day`."""
+    if grain == "day":
+        return day_range(first_day, last_day)
+    return [period.text for period in Period.range(Period.of(grain, first_day), Period.of(grain, last_day))]
+
+
+def key_ranges(grain: Grain, partitions: list[str]) -> list[tuple[str, str]]:
+    """Sorted partition keys as ranges (first, last) without gaps."""
+    ranges = consecutive([Period(grain, partition) for partition in partitions])
+    return [(first.text, last.text) for first, last in ranges]
 
 
 def consecutive(periods: list[Period]) -> list[tuple[Period, Period]]:

@@ -18,11 +18,13 @@ import tzdata
 from include.lake import settings
 from include.lake.errors import ContractError, LakeError, UsageError
 from include.lake.project import contracts, lineage
+from include.lake.project.periods import Grain
 
 FIELDS = ("dag_id", "owner", "schedule", "timezone", "look_back_days", "dag_task_list")
 INPUTS = "inputs"  # the task group of the sensors
 # Every night looks at this many days at most; older ones are a matter for a backfill.
 MAX_LOOK_BACK = 31
+_SCHEDULES: dict[str, Grain] = {"daily": "day", "weekly": "week", "monthly": "month"}
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
 # The dag_id is the name of the file. Airflow's ids have at most 250 characters.
 _DAG_ID = re.compile(r"[a-z][a-z0-9_]{0,199}")
@@ -32,12 +34,14 @@ _DAG_ID = re.compile(r"[a-z][a-z0-9_]{0,199}")
 class TaskList:
     """A checked task list. `steps`: label and tables, in the order of the file.
 
+    `grain`: what a run is of, a day, a week or a month.
     `look_back_days`: how many days before its own a run looks at, to build those again that late data made stale.
     """
 
     about: str
     dag_id: str
     owner: str
+    grain: Grain
     timezone: str
     look_back_days: int
     steps: tuple[tuple[str, tuple[str, ...]], ...]
@@ -136,6 +140,11 @@ def read(path: Path) -> TaskList:
             raise ContractError(
                 f"{shown}: {table} is a source: nothing builds it, what reads it waits for it; remove it"
             )
+        if contract.grain != task_list.grain:
+            raise ContractError(
+                f"{shown}: a partition of {table} is a {contract.grain}, a run of this list is of a {task_list.grain}: "
+                f"list it in a DAG with the schedule of its partitions"
+            )
     # Their edges, checks and inputs, too: what is wrong in one of these breaks this list.
     lineage.in_order(task_list.tables)
     return task_list
@@ -187,8 +196,11 @@ def _literal(path: Path, text: str) -> tuple[TaskList, tuple[tuple[str, int], ..
         raise wrong(f"dag_id {path.stem!r}: at most 200 of a-z, 0-9 and _, a letter first", nodes["dag_id"].lineno)
     if twins := [settings.shown(twin) for twin in paths() if twin.stem == path.stem and twin != path]:
         raise wrong(f"{twins[0]} has the same dag_id: name one of them otherwise", nodes["dag_id"].lineno)
-    if values["schedule"] != "daily":
-        raise wrong(f'schedule {values["schedule"]!r} is unknown: write "daily"', nodes["schedule"].lineno)
+    if values["schedule"] not in _SCHEDULES:
+        raise wrong(
+            f"schedule {values['schedule']!r} is unknown: write one of {', '.join(_SCHEDULES)}",
+            nodes["schedule"].lineno,
+        )
     if values["timezone"] not in _timezones():
         raise wrong(
             f'timezone {values["timezone"]!r} is unknown: write one such as "Asia/Seoul"', nodes["timezone"].lineno
@@ -217,7 +229,15 @@ def _literal(path: Path, text: str) -> tuple[TaskList, tuple[tuple[str, int], ..
                 raise wrong(f"{table} is listed twice", line)
             lines[table] = line
         steps[label] = tuple(step["list"])
-    task_list = TaskList(about, values["dag_id"], values["owner"], values["timezone"], look_back, tuple(steps.items()))
+    task_list = TaskList(
+        about,
+        values["dag_id"],
+        values["owner"],
+        _SCHEDULES[values["schedule"]],
+        values["timezone"],
+        look_back,
+        tuple(steps.items()),
+    )
     return task_list, tuple(lines.items())
 
 

@@ -29,14 +29,14 @@ _COUNTS = pa.map_(pa.string(), pa.int64())
 SCHEMA = pa.schema(
     [
         ("table", pa.string()),
-        ("day", pa.string()),
+        ("partition", pa.string()),  # its key: a day, the Monday of a week, or yyyy-MM
         ("status", pa.string()),  # one of the four above; of a failed build nothing was published, and `error` says why
         ("table_id", pa.string()),  # Delta's id of the table: another one after the table was moved away
         ("version", pa.int64()),  # the commit in the table's Delta log; for a failed build the newest one at its start
         ("build_id", pa.string()),
         ("built_at", pa.timestamp("us", "UTC")),  # when it was committed (or failed)
         ("run", pa.string()),
-        ("code_id", pa.string()),
+        ("code_id", pa.string()),  # `lineage.code_id`; of a failed build `lineage.checks_id`
         ("inputs", pa.map_(pa.string(), pa.string())),  # input -> the version that was read, as `table_id@version`
         ("rows", pa.int64()),
         ("bytes", pa.int64()),
@@ -64,7 +64,7 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
         return []
     data = storage.rows(delta, None if tables is None else [("table", "in", sorted(tables))])
     unique = {_identity(row): row for row in decoded(data)}
-    return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["day"]))
+    return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["partition"]))
 
 
 class Reader:
@@ -120,7 +120,7 @@ def open_ledger() -> DeltaTable | None:
 
 
 def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["table"], row["day"], row["status"], row["table_id"], row["version"], row["build_id"]
+    return row["table"], row["partition"], row["status"], row["table_id"], row["version"], row["build_id"]
 
 
 def append(rows: list[dict[str, Any]]) -> None:
@@ -162,7 +162,7 @@ def failed(
         "built_at": datetime.now(UTC), "run": run, "code_id": code_id, "inputs": inputs, "seconds": seconds,
         "build_days": len(days), "checks": checks, "error": error[:_ERROR_LENGTH],
     }  # fmt: skip
-    append([{**row, "day": day} for day in days])
+    append([{**row, "partition": day} for day in days])
 
 
 def record(table: str) -> list[dict[str, Any]]:
@@ -207,14 +207,14 @@ def _rows(contract: Contract, table_id: str, commit: storage.Commit) -> Iterator
             "seconds": max(0.0, seconds),  # the clock of the committer may be behind
         }  # fmt: skip
         for day, facts in metadata["days"].items():
-            yield {**row, "day": day, "rows": facts["rows"], "dropped": facts["dropped"],
+            yield {**row, "partition": day, "rows": facts["rows"], "dropped": facts["dropped"],
                    "bytes": commit.day_bytes.get(day, 0)}  # fmt: skip
         return
     for day, size in commit.day_bytes.items():
-        yield {**row, "status": CHANGED, "day": day, "bytes": size, "build_id": metadata.get("load_id")}
+        yield {**row, "status": CHANGED, "partition": day, "bytes": size, "build_id": metadata.get("load_id")}
     if metadata.get("table") == contract.table:
         for day in metadata.get("empty_days", ()):
-            yield {**row, "status": EMPTY, "day": day, "build_id": metadata.get("load_id")}
+            yield {**row, "status": EMPTY, "partition": day, "build_id": metadata.get("load_id")}
 
 
 def loaded(table: str, load_id: str, version: int, empty_days: list[str]) -> None:

@@ -15,8 +15,8 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from include.lake.errors import LakeError
-from include.lake.project import contracts, lineage, task_lists
-from include.lake.project.days import day_range, days_before
+from include.lake.project import contracts, lineage, periods, task_lists
+from include.lake.project.periods import Grain, Period
 from include.lake.state import completeness, ledger
 from include.lake.state.ledger import BUILT, CHANGED, EMPTY
 from include.lake.storage import delta_files as storage
@@ -54,9 +54,10 @@ class _Build(NamedTuple):
 
 @dataclass(frozen=True)
 class _Input:
-    """An input with days. `earlier`: how many days before the built one are read of it, or `all`."""
+    """An input with partitions. `earlier`: how many of them before the built period are read, or `all`."""
 
     name: str
+    grain: Grain
     earlier: int | str
     is_source: bool
 
@@ -88,7 +89,7 @@ class _History:
         newest: dict[tuple[str, str], Any] = {}
         newest_version = -1 if self.version is None else self.version
         seen = set()
-        columns = (self._data[name].to_pylist() for name in ("day", "status", "table_id", "version", "build_id"))
+        columns = (self._data[name].to_pylist() for name in ("partition", "status", "table_id", "version", "build_id"))
         for position, (day, status, table_id, version, build_id) in enumerate(zip(*columns, strict=True)):
             identity = day, status, version, build_id
             # A version that is gone was of a torn commit, or the table was moved away: its rows are not there.
@@ -174,7 +175,7 @@ class Lake:
         if table not in self._inputs:
             earlier = dict(contracts.get(table).reads)
             self._inputs[table] = [
-                _Input(name, earlier.get(name, 0), contracts.get(name).is_source)
+                _Input(name, contracts.get(name).grain, earlier.get(name, 0), contracts.get(name).is_source)
                 for name in lineage.inputs(table)
                 if contracts.get(name).day_column
             ]
@@ -272,7 +273,8 @@ class Lake:
         hours = contracts.get(table).empty_after
         if hours is None:
             return False
-        ends = (datetime.fromisoformat(day) + timedelta(days=1)).replace
+        last_day = Period(contracts.get(table).grain, day).last_day
+        ends = (datetime.fromisoformat(last_day) + timedelta(days=1)).replace
         last = max(ends(tzinfo=ZoneInfo(zone)) for zone in task_lists.zones_of_source(table))
         return datetime.now(last.tzinfo) >= last + timedelta(hours=hours)
 
@@ -292,24 +294,23 @@ class Lake:
 
         Of the earlier days that the contract's `reads` names, those before the input's first day are not waited for.
         """
-        needed = {}
-        for name in lineage.inputs(table):
-            if not contracts.get(name).day_column:
-                needed[name] = [""]
-                continue
-            earlier = dict(contracts.get(table).reads).get(name, 0)
-            first = start
-            if isinstance(earlier, int) and earlier:
-                first = min(start, max(days_before(start, earlier), self._first_day(name) or start))
-            needed[name] = day_range(first, end)
+        grain = contracts.get(table).grain
+        needed = {name: [""] for name in lineage.inputs(table)}
+        for read in self._inputs_with_days(table):
+            first = periods.read_of(grain, start, read.grain)[0]
+            if isinstance(read.earlier, int) and read.earlier:
+                earliest = periods.read_of(grain, start, read.grain, read.earlier)[0]
+                first = min(first, max(earliest, self._first_day(read.name) or first))
+            needed[read.name] = periods.keys(read.grain, first, periods.read_of(grain, end, read.grain)[-1])
         return needed
 
     def newest_day(self, table: str) -> str:
-        """The newest day that a table has; empty if it has none, or cannot be looked at."""
+        """The last day of the newest partition of a table; empty if it has none, or cannot be looked at."""
         try:
-            return max(self.day_versions(table), default="")
+            newest = max(self.day_versions(table), default="")
         except LakeError:
             return ""
+        return Period(contracts.get(table).grain, newest).last_day if newest else ""
 
     def _first_day(self, table: str) -> str | None:
         if table not in self._first_days:
@@ -337,22 +338,22 @@ class Lake:
 
         Inputs without days do not count: they have no part that belongs to the day.
         """
-        changed = []
+        changed, grain = [], contracts.get(table).grain
         for read in self._inputs_with_days(table):
             table_id, _, version = inputs.get(read.name, "@-1").partition("@")
-            if table_id != self.table_id(read.name) or self._newest_change(read, day) > int(version):
+            if table_id != self.table_id(read.name) or self._newest_change(read, grain, day) > int(version):
                 changed.append(read.name)
         return changed
 
-    def _newest_change(self, read: _Input, day: str) -> int:
-        """The newest version of an input that changed a day which the build of `day` reads.
+    def _newest_change(self, read: _Input, grain: Grain, day: str) -> int:
+        """The newest version of an input that changed a partition which the build of the `grain` `day` reads.
 
         A source may drop its oldest days, which changes nothing: days before the first one that is left do not count.
         """
         if read.earlier == "all":
             days, newest = self._newest_changes(read.name)
-            return newest[bisect_right(days, day)]
-        window = day_range(days_before(day, int(read.earlier)), day) if read.earlier else [day]
+            return newest[bisect_right(days, periods.read_of(grain, day, read.grain)[-1])]
+        window = periods.read_of(grain, day, read.grain, int(read.earlier))
         if read.is_source and (first_kept := self._first_day(read.name)):
             window = window[bisect_left(window, first_kept) :]
         planned = self._planned.get(read.name)
@@ -421,7 +422,7 @@ class Lake:
         now = self.input_versions(table)
         without_days = [name for name in lineage.inputs(table) if not contracts.get(name).day_column]
         return (
-            failed["code_id"] == lineage.code_id(table)
+            failed["code_id"] == lineage.checks_id(table)
             and all(failed["inputs"].get(name) == now.get(name) for name in without_days)
             and not self.changed_inputs(table, day, failed["inputs"])
         )
@@ -451,7 +452,7 @@ class Lake:
             name, days = read.name, needed_days[read.name]
             if read.earlier == "all":
                 oldest = self._oldest_due(name)
-                days = [oldest, *days] if oldest and oldest <= day else days
+                days = [oldest, *days] if oldest and oldest <= days[-1] else days
             for needed in days:
                 above = self.state(name, needed)
                 if above.state != FRESH:

@@ -19,7 +19,7 @@ from pyarrow.fs import FileSystem, SubTreeFileSystem
 from include.lake import settings
 from include.lake.errors import ContractError, LakeError, WriteConflict
 from include.lake.project.contracts import Column, Contract
-from include.lake.project.days import is_day, parse_day
+from include.lake.project.periods import Period, is_key
 
 _DELTA_TYPES = {
     "string": "string", "tinyint": "byte", "int": "integer", "bigint": "long",
@@ -205,7 +205,7 @@ def days(delta: DeltaTable, contract: Contract) -> dict[str, DayFiles]:
     for path, size, records, value in zip(*(column.to_pylist() for column in actions.columns), strict=True):
         day = str(value)
         # Others may write partitions that are no days (null, 9999-12-32): no build reads them.
-        if not is_day(day):
+        if not is_key(contract.grain, day):
             continue
         # A file without statistics may have rows: it counts as one.
         kept = (1 if records is None else records) - deleted.get(path.rpartition("/")[2], 0)
@@ -322,7 +322,9 @@ def replace_source(
     ensure_table(contract)
     if day and not held:
         return DeltaTable(path).version()
-    predicate = f"{day} in ({', '.join(repr(parse_day(text)) for text in held)})" if day else None
+    predicate = (
+        f"{day} in ({', '.join(repr(Period.parse(contract.grain, text).text) for text in held)})" if day else None
+    )
     record = {
         "load_id": load_id or uuid.uuid4().hex,
         "table": contract.table,

@@ -106,7 +106,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     monkeypatch.setattr(settings, "SQL", folder)
 
     def forget() -> None:
-        for cached in (contracts.load_all, lineage.select, lineage.parsed_checks, lineage.code_id):
+        for cached in (contracts.load_all, lineage.select, lineage.parsed_checks, lineage.code_id, lineage.checks_id):
             cached.cache_clear()
 
     def write(files: dict[str, str]) -> None:

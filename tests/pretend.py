@@ -51,7 +51,7 @@ def build(table: str, days: list[str], status: str = "built", **facts: Any) -> N
         error = facts.pop("error", "rows are bad")
         run = facts.pop("run", "test")
         ledger.failed(
-            table, str(delta.metadata().id), delta.version(), days, build_id, run, lineage.code_id(table),
+            table, str(delta.metadata().id), delta.version(), days, build_id, run, lineage.checks_id(table),
             lake.input_versions(table), 4.0, {}, error,
         )  # fmt: skip
         return

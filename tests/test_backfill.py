@@ -56,7 +56,7 @@ def builds_of(table: str) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for row in ledger.read([table]):
         if row["status"] == "built":
-            found.setdefault(row["build_id"], []).append(row["day"])
+            found.setdefault(row["build_id"], []).append(row["partition"])
     return [(min(days), max(days)) for days in found.values()]
 
 

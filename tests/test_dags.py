@@ -16,7 +16,7 @@ from tests import airflow_home
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from lake_airflow import tasks
-from lake_airflow.tasks import DAY, BuildTable, LateDays, PartitionSensor, usable_day
+from lake_airflow.tasks import DAY, BuildTable, LateDays, PartitionSensor, usable_partition
 from lake_airflow.timetable import DailyPartitions
 from utils.dynamic_dag import build
 
@@ -190,7 +190,7 @@ def family(tmp_path, monkeypatch):
         ('owner = "me"', "owner = print(1)", ":3: `owner` must be a plain literal"),
         ('owner = "me"', 'owner = "me', ":3: is not Python"),
         ('"good"', '"bad"', ":2: dag_id is 'bad' and the file good.py: name them alike"),
-        ('"daily"', '"hourly"', ":4: schedule 'hourly' is unknown: write \"daily\""),
+        ('"daily"', '"hourly"', ":4: schedule 'hourly' is unknown: write one of daily, weekly, monthly"),
         ("look_back_days = 2", "look_back_days = -1", ":6: `look_back_days` is a number from 0 to 31"),
         ("look_back_days = 2", "look_back_days = True", ":6: `look_back_days` is a number from 0 to 31"),
         ("look_back_days = 2", 'look_back_days = "2"', ":6: `look_back_days` is a number from 0 to 31"),
@@ -331,7 +331,7 @@ WRONG_DAYS = [
 
 
 @pytest.mark.parametrize(("key", "conf", "error"), WRONG_DAYS)
-def test_a_run_without_a_usable_day_fails_at_once_in_one_line(bag, builds, key, conf, error):
+def test_a_run_without_a_usable_partition_fails_at_once_in_one_line(bag, builds, key, conf, error):
     task = bag.dags["analytics_we_mart_wv1_daily"].get_task("we_mart.wv_server_log_base")
     with pytest.raises(AirflowFailException) as raised:
         task.execute(context(bag, key, conf))
@@ -339,7 +339,7 @@ def test_a_run_without_a_usable_day_fails_at_once_in_one_line(bag, builds, key, 
     assert "\n" not in str(raised.value)
     assert builds.asked == []
     with pytest.raises(UsageError, match=error[:20]):
-        usable_day(asked_for(partition_key=key, conf=conf), "Asia/Seoul")
+        usable_partition(asked_for(partition_key=key, conf=conf), "Asia/Seoul", "day")
 
 
 @pytest.fixture
@@ -428,3 +428,28 @@ def test_only_what_a_retry_can_cure_is_retried(bag, builds, error, kind, retried
 def test_constants_fit_together():
     assert tasks.LOOK_SECONDS < tasks.POLL_SECONDS  # else a sensor could be shown its own last look again
     assert tasks.GRACE.total_seconds() > tasks.FAILED_LOOKS * tasks.POLL_SECONDS
+
+
+def test_a_weekly_list_runs_by_weeks_and_lists_only_tables_of_weeks(family, project):
+    text = (
+        '"""Weeks."""\ndag_id = "weeks"\nowner = "me"\nschedule = "weekly"\ntimezone = "Asia/Seoul"\n'
+        "look_back_days = 7\n"
+        'dag_task_list = [{"step": "all", "list": ["shop.weekly"]}]\n'
+    )
+    column = "{name: part_week, type: string}"
+    files = {
+        "shop/weekly.yaml": f"about: Weeks.\nkey: []\npartitioned_by: [part_week]\n"
+        f"columns: [{{name: calls, type: bigint}}, {column}]\n",
+        "shop/weekly.sql": "select count(*) as calls, date_format(date_trunc('week', to_date(log.date_id)), 'yyyy-MM-dd')"
+        " as part_week\nfrom service_log.weverse_server_log as log\n"
+        "where log.date_id between :start_date and :end_date group by all\n",
+    }
+    project(files)
+    path = family / "weeks.py"
+    path.write_text(text)
+    dag = build.make(task_lists.read(path), [])
+    assert dag.timetable.serialize() == {"timezone": "Asia/Seoul", "grain": "week"}
+    assert {task.task_id for task in dag.tasks} == {"inputs.service_log.weverse_server_log", "shop.weekly", "late_days"}
+    path.write_text(text.replace("weekly", "daily", 1).replace('"daily"]', '"weekly"]'))
+    with pytest.raises(ContractError, match=r"weeks.py:7: a partition of shop.weekly is a week, a run of this list is"):
+        task_lists.read(path)

@@ -248,7 +248,7 @@ def built_days() -> dict[str, Counter]:
     """Table -> day -> how often it was built."""
     found = {table: Counter[str]() for table in TABLES}
     for row in ledger.read(TABLES):
-        found[row["table"]][row["day"]] += 1
+        found[row["table"]][row["partition"]] += 1
     return found
 
 

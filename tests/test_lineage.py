@@ -174,18 +174,30 @@ def test_the_code_id_follows_the_meaning_and_nothing_else(project) -> None:
             ),
             CONTRACT,
         ),
-        (SELECT, CONTRACT.replace("nullable: true", "nullable: false")),
-        (SELECT, CONTRACT + "checks: [calls > 0]\n"),
+        (SELECT, CONTRACT.replace("type: bigint", "type: int")),
     ]
     assert {code_id(project, *texts) for texts in same} == {before}
     assert before not in {code_id(project, *texts) for texts in other}
 
 
+def test_what_is_only_checked_makes_no_history_stale_and_ends_a_failed_try(project) -> None:
+    rows, checked = code_id(project), lineage.checks_id("schema.calls")
+    for contract in (CONTRACT.replace("nullable: true", "nullable: false"), CONTRACT + "checks: [calls > 0]\n"):
+        assert code_id(project, contract=contract) == rows
+        assert lineage.checks_id("schema.calls") != checked
+    code_id(project, SELECT.replace("count(*)", "count(1)"))
+    assert lineage.checks_id("schema.calls") != checked
+
+
 def test_the_format_of_a_check_does_not_count_and_its_meaning_does(project) -> None:
-    before = code_id(project, contract=CONTRACT + "checks: [calls > 0]\n")
-    assert code_id(project, contract=CONTRACT + "checks:\n  - CALLS  >  0  -- of course\n") == before
-    assert code_id(project, contract=CONTRACT + "checks: [calls > 1]\n") != before
-    assert code_id(project, contract=CONTRACT + "checks: [warn: calls > 0]\n") != before
+    def checks_id(checks: str) -> str:
+        code_id(project, contract=CONTRACT + checks)
+        return lineage.checks_id("schema.calls")
+
+    before = checks_id("checks: [calls > 0]\n")
+    assert checks_id("checks:\n  - CALLS  >  0  -- of course\n") == before
+    assert checks_id("checks: [calls > 1]\n") != before
+    assert checks_id("checks: [warn: calls > 0]\n") != before
 
 
 def test_a_circle_is_named(project) -> None:

@@ -95,8 +95,8 @@ def test_a_range_is_one_commit_with_its_build_record(shop, spark) -> None:
     assert record["table"] == TABLE and record["run"] == "dag/run"
     assert record["days"][DAY]["rows"] == 1 and record["days"][DAY]["dropped"] == {"nameless": 1}
     first, second = ledger.read([TABLE])
-    assert (first["day"], first["rows"], first["dropped"], first["version"]) == (DAY, 1, {"nameless": 1}, 1)
-    assert (second["day"], second["rows"], second["dropped"], second["build_days"]) == (NEXT, 1, {}, 2)
+    assert (first["partition"], first["rows"], first["dropped"], first["version"]) == (DAY, 1, {"nameless": 1}, 1)
+    assert (second["partition"], second["rows"], second["dropped"], second["build_days"]) == (NEXT, 1, {}, 2)
     assert first["build_id"] == second["build_id"] == record["build_id"]
     assert first["bytes"] > 0 and first["seconds"] > 0 and first["checks"]["total >= 0"] == 0
 
@@ -373,7 +373,7 @@ def test_a_build_killed_before_its_ledger_row_is_healed_by_the_next_look(shop, s
             build(spark)
     assert published() == [("a", 1, DAY)] and ledger.read([TABLE]) == []
     assert build(spark).state == "fresh"
-    assert [(row["day"], row["status"]) for row in ledger.read([TABLE])] == [(DAY, "built")]
+    assert [(row["partition"], row["status"]) for row in ledger.read([TABLE])] == [(DAY, "built")]
 
 
 def die(*_: Any) -> Any:

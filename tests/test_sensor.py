@@ -272,4 +272,4 @@ def test_many_sensors_wait_side_by_side_and_share_their_looks(monkeypatch):
     ],
 )
 def test_days_in_words(days, words):
-    assert in_words(dict.fromkeys(days, "is missing")) == words
+    assert in_words(LOG, dict.fromkeys(days, "is missing")) == words

@@ -172,7 +172,7 @@ def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:
     """Enter the newest commits of the table in the ledger; gives the rows of a build, none if it has no commit."""
     ledger.record(table)
     rows = ledger.decoded(ledger.Reader().history(table).filter(pc.field("build_id") == build_id))
-    return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["day"])
+    return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["partition"])
 
 
 def _overtaken(lake: Lake, table: str, days: list[str]) -> bool:

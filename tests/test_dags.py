@@ -440,9 +440,12 @@ def test_a_weekly_list_runs_by_weeks_and_lists_only_tables_of_weeks(family, proj
     files = {
         "shop/weekly.yaml": f"about: Weeks.\nkey: []\npartitioned_by: [part_week]\n"
         f"columns: [{{name: calls, type: bigint}}, {column}]\n",
-        "shop/weekly.sql": "select count(*) as calls,\n"
-        "date_format(date_trunc('week', to_date(log.date_id)), 'yyyy-MM-dd') as part_week\nfrom service_log.weverse_server_log as log\n"
-        "where log.date_id between :start_date and :end_date group by all\n",
+        "shop/weekly.sql": """\
+select count(*) as calls, date_format(date_trunc('week', to_date(log.date_id)), 'yyyy-MM-dd') as part_week
+from service_log.weverse_server_log as log
+where log.date_id between :start_date and :end_date
+group by all
+""",
     }
     project(files)
     path = family / "weeks.py"

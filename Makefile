@@ -1,6 +1,6 @@
 # Few targets, and everything they need they get themselves: a bare machine needs make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test approve laws faults races wap bench-checks bench-backfill compose-test lint format lock clean
+.PHONY: help setup run test approve laws faults races wap bench-checks bench-looks bench-backfill compose-test lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -29,6 +29,9 @@ laws faults races wap: setup  ## a proof of `make test` with more examples, kill
 
 bench-checks: setup  ## what checks cost on top of a build [SCALE=1] [ROUNDS=7]
 	@$(PY) -m scripts.bench_checks
+
+bench-looks: setup  ## a look with a ledger of a million rows beside one with an empty ledger [ROWS=1000000]
+	@$(PY) -m scripts.bench_looks
 
 bench-backfill: setup  ## 90 days with a run per day against the backfill DAG [DAYS=90] [SCALE=0.1]
 	@$(PY) -m scripts.bench_backfill

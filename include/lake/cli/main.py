@@ -161,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--day", metavar="D", help="of a table with days")
     show.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
 
+    test = command("test", _test, "run the cases of tables: hand-made rows with the expected rows beside them")
+    test.add_argument("tables", nargs="*", metavar="TABLE", help="all by default")
+
     of = command("lineage", _lineage, "show what a table is made of and what is made of it; all tables by default")
     of.add_argument("table", nargs="?", metavar="TABLE")
 
@@ -407,6 +410,37 @@ def _lineage(options: Any) -> None:
     tree(contracts.get(options.table).table, 0)
     below = [name for name in order if options.table in lineage.inputs(name)]
     print(f"read by: {', '.join(below) or 'no table'}")
+
+
+def _test(options: Any) -> int:
+    from include.lake.build import cases, failures
+    from include.lake.engine import spark as engine
+
+    for name in options.tables:
+        if contracts.get(name).is_source:
+            raise UsageError(f"{name} is a source, nothing computes it")
+        if not cases.paths([name]):
+            where = settings.shown(cases.folder() / name.replace(".", "/"))
+            raise UsageError(f"{name} has no case: write one in {where}/")
+    began, failed = time.monotonic(), 0
+    # All of them first: a mistake in a file costs no start of Spark.
+    chosen = [cases.read(path) for path in cases.paths(options.tables or None)]
+    with _ticking("testing"), engine.opened() as spark:
+        for case in chosen:
+            try:
+                problems = cases.run(spark, case)
+            except Exception as error:
+                if failures.is_bug(error):
+                    raise
+                problems = [failures.first_line(error)]
+            failed += bool(problems)
+            about = " ".join(case.about.split())
+            print(f"{'FAILED' if problems else 'ok':6}  {case.table} {case.name}: {about}", flush=True)
+            for problem in problems:
+                print(f"        {problem}")
+    result = f"{failed} of {len(chosen)} cases failed" if failed else f"{len(chosen)} cases hold"
+    print(f"{result} ({time.monotonic() - began:.1f} s)")
+    return 1 if failed else 0
 
 
 def _new(options: Any) -> None:

@@ -75,4 +75,4 @@ def new(table: str, dag: str) -> list[str]:
         path.write_text(text, encoding="utf-8")
     lists[dag].write_text("".join(lines), encoding="utf-8")
     written = [settings.shown(path) for path in (*files, lists[dag])]
-    return [*(f"wrote {path}" for path in written), f"Edit them, then: make test ARGS='-k {name}'"]
+    return [*(f"wrote {path}" for path in written), f"Edit them, then: ./lake test {table}"]

@@ -130,8 +130,11 @@ def test_the_image_has_what_its_set_up_reads(tmp_path: Path) -> None:
     for copied in re.findall(r"^COPY (.*)$", steps, re.M):
         *sources, target = copied.split()
         (tmp_path / target).mkdir(parents=True, exist_ok=True)
-        for source in sources:
-            shutil.copy(settings.ROOT / source, tmp_path / target)
+        for source in (settings.ROOT / source for source in sources):
+            if source.is_dir():  # docker copies what is in a folder, not the folder
+                shutil.copytree(source, tmp_path / target, dirs_exist_ok=True)
+            else:
+                shutil.copy(source, tmp_path / target)
     load = (
         "import importlib.util as i; s = i.spec_from_file_location('s', 'scripts/setup.py'); m = i.module_from_spec(s)"
     )

@@ -1,6 +1,10 @@
-"""`make lint`: imports go one way. A room may import the rooms below it, and the engine imports no Airflow."""
+"""`make lint`: imports go one way. A room may import the rooms below it, and the engine imports no Airflow.
+
+No module imports a test module: what tests share is in tests/ without `test_`, or a fixture of conftest.py.
+"""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -23,8 +27,11 @@ def imports(path: Path) -> list[tuple[int, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules += [(node.lineno, name.name) for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules += [(node.lineno, f"{node.module}.{name.name}") for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # One dot is the folder of the file, each more the folder above it.
+            folder = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join((*folder, *([node.module] if node.module else [])))
+            modules += [(node.lineno, f"{module}.{name.name}") for name in node.names]
     return modules
 
 
@@ -32,6 +39,9 @@ def problem(path: str, module: str) -> str:
     """Why a file must not import a module; empty if it may."""
     if path.startswith("include/") and module.split(".")[0] in ("airflow", "lake_airflow"):
         return "the engine knows no Airflow"
+    # pytest makes tests/ itself a place to import from, too.
+    if re.match(r"(tests\.)?test_", module):
+        return "no module imports a test module: move what they share to tests/ without test_, or to conftest.py"
     if not module.startswith(LAKE):
         return ""
     room = room_of(module)
@@ -51,7 +61,7 @@ def main() -> int:
     """Name every import that goes the wrong way; gives the exit code."""
     wrong = [
         f"{path.relative_to(ROOT)}:{number}: imports {module}: {reason}"
-        for folder in ("dags", "plugins", "include")
+        for folder in ("dags", "plugins", "include", "scripts", "tests")
         for path in sorted((ROOT / folder).rglob("*.py"))
         for number, module in imports(path)
         if (reason := problem(str(path.relative_to(ROOT)), module))

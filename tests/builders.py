@@ -30,9 +30,8 @@ from include.lake.state import ledger
 from include.lake.state.look import FRESH, Lake
 from include.lake.storage import delta_files as storage
 from tests.conftest import QUICK
-from tests.test_runner import CONTRACT, SELECT, SOURCE, TABLE
+from tests.shop import FILES, TABLE
 
-FILES = {"shop/event.yaml": SOURCE, "shop/total.yaml": CONTRACT, "shop/total.sql": SELECT}
 NAMES = [f"name{n:02}" for n in range(40)]
 DAYS = day_range("2026-01-01", "2026-01-06")
 # A build of six days takes two seconds; what takes this long hangs.

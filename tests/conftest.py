@@ -119,3 +119,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield write
     monkeypatch.undo()
     forget()
+
+
+@pytest.fixture
+def shop(
+    project: Callable[[dict[str, str]], None], lake_home: Path, spark: "SparkSession"
+) -> Callable[[dict[str, str]], None]:
+    """An empty lake with the two tables of tests/shop.py, and Spark to build them; gives `project`."""
+    # Not above: they import pyspark, which the quick tests do without.
+    from include.lake.engine import spark as session
+    from tests.shop import FILES
+
+    for name, value in session.SESSION_CONF.items():
+        spark.conf.set(name, value)
+    project(FILES)
+    return project

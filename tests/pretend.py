@@ -10,10 +10,13 @@ from deltalake import CommitProperties, write_deltalake
 
 from include.lake import settings
 from include.lake.project import contracts, lineage
+from include.lake.project.days import day_range
 from include.lake.state import ledger
 from include.lake.state.look import Lake
 from include.lake.storage import delta_files as storage
 
+DAYS = day_range("2026-01-01", "2026-01-10")
+BASE, TOP = "shop.base", "shop.top"
 SOURCE = """\
 about: A source.
 partitioned_by: [day]
@@ -33,6 +36,15 @@ def select(*tables: str) -> str:
         f"select t.amount, t.day from {table} as t where t.day between :start_date and :end_date" for table in tables
     )
     return "\nunion all\n".join(parts) + "\n"
+
+
+def files_of(reads: dict[str, list[str]], extra: dict[str, str] | None = None) -> dict[str, str]:
+    """Contracts and SELECTs: table -> inputs. `extra`: more lines of a table's contract."""
+    files = {"shop/event.yaml": SOURCE}
+    for table, inputs in reads.items():
+        name = table.replace(".", "/")
+        files |= {f"{name}.sql": select(*inputs), f"{name}.yaml": BUILT + (extra or {}).get(table, "")}
+    return files
 
 
 def load(table: str, *days: str) -> None:

@@ -16,7 +16,8 @@ from include.lake.errors import CheckFailed, ContractError, LakeError
 from include.lake.project.days import day_range
 from include.lake.state import ledger
 from include.lake.storage import delta_files as storage
-from tests.test_runner import CONTRACT, SELECT, TABLE, load, shop  # noqa: F401 - a fixture
+from tests import pretend
+from tests.shop import CONTRACT, SELECT, TABLE, load
 
 DAYS = day_range("2026-01-01", "2026-01-08")
 TOP = "shop.top"
@@ -29,7 +30,7 @@ select t.name, t.total, t.day from shop.total as t where t.day between :start_da
 
 
 @pytest.fixture
-def shops(shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
+def shops(shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """event -> total -> top, eight good days of events, and builds with the session of the tests."""
     shop(FILES)
     monkeypatch.setattr(runner.session, "connect", lambda: spark)
@@ -209,11 +210,8 @@ def test_halving_takes_few_builds(
     bad: list[int], project: Any, lake_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without Spark: of 8 days with one bad day at most 7 builds, and each good day is built."""
-    from tests.test_plan import BASE, files_of
-    from tests.test_plan import load as load_events
-
-    project(files_of({BASE: ["shop.event"]}))
-    load_events("shop.event", *DAYS)
+    project(pretend.files_of({pretend.BASE: ["shop.event"]}))
+    pretend.load("shop.event", *DAYS)
     tried: Counter = Counter()
 
     def build(table: str, first: str, last: str, **options: Any) -> runner.Outcome:
@@ -225,9 +223,9 @@ def test_halving_takes_few_builds(
         return runner.Outcome(table, first, last, days=days, rows=1)
 
     monkeypatch.setattr(runner, "build", build)
-    asked = request.check([BASE], DAYS[0], DAYS[-1])
+    asked = request.check([pretend.BASE], DAYS[0], DAYS[-1])
     progress = Progress(plan.plan(asked))
-    found = backfill.run_table(asked, BASE, "run", lambda line: None, progress)
+    found = backfill.run_table(asked, pretend.BASE, "run", lambda line: None, progress)
     assert list(found) == [DAYS[n] for n in bad]
     assert tried["good"] == 8 - len(bad) and progress.done == 8
     assert tried["bad"] <= 4 or len(bad) > 1

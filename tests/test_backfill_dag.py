@@ -18,8 +18,7 @@ from include.lake.backfill import request
 from include.lake.backfill import run as backfill
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
 from include.lake.project import lineage, task_lists
-from tests.pretend import build, load
-from tests.test_plan import BASE, DAYS, TOP, files_of
+from tests.pretend import BASE, DAYS, TOP, build, files_of, load
 
 CONF = {"first_day": "2026-01-05", "last_day": "2026-01-06", "tables": ["members"]}
 

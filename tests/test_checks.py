@@ -12,7 +12,7 @@ from include.lake.errors import DATA, CheckFailed, ContractError
 from include.lake.project import contracts, lineage
 from include.lake.state import ledger
 from include.lake.storage import delta_files as storage
-from tests.test_runner import CONTRACT, DAY, NEXT, SELECT, SOURCE, TABLE, build, load, shop  # noqa: F401
+from tests.shop import CONTRACT, DAY, FILES, NEXT, SELECT, TABLE, build, load
 
 SECRET = "type: string, nullable: true, sensitive: true"
 
@@ -24,7 +24,7 @@ def with_checks(*sql: Any, contract: str = CONTRACT) -> dict[str, str]:
 
 def a_shop(project: Any, files: dict[str, str]) -> None:
     """Without Spark."""
-    project({"shop/event.yaml": SOURCE, "shop/total.yaml": CONTRACT, "shop/total.sql": SELECT, **files})
+    project(FILES | files)
 
 
 def test_no_two_tables_share_a_view_and_none_can_have_its_name() -> None:
@@ -211,7 +211,7 @@ BLIND = {
         ([("late", 13, DAY)], "made_at=+10000-01-02 00:00:00, text=long long"),
     ],
 )
-def test_no_name_or_value_blinds_a_check(shop, spark, bad, failure: str) -> None:  # noqa: F811
+def test_no_name_or_value_blinds_a_check(shop, spark, bad, failure: str) -> None:
     shop(BLIND)
     load(("good", 1, DAY), *bad, ("good", 1, NEXT))
     with pytest.raises(CheckFailed) as error:
@@ -227,7 +227,7 @@ def published_rows() -> int:
 
 
 @pytest.mark.spark
-def test_good_rows_with_such_names_are_published(shop, spark) -> None:  # noqa: F811
+def test_good_rows_with_such_names_are_published(shop, spark) -> None:
     shop(BLIND)
     load(("good", 1, DAY), ("good", 1, NEXT))
     assert build(spark, DAY, NEXT).rows == 2
@@ -235,7 +235,7 @@ def test_good_rows_with_such_names_are_published(shop, spark) -> None:  # noqa: 
 
 
 @pytest.mark.spark
-def test_sensitive_values_stay_masked_under_an_alias_and_in_sparks_errors(shop, spark) -> None:  # noqa: F811
+def test_sensitive_values_stay_masked_under_an_alias_and_in_sparks_errors(shop, spark) -> None:
     secret = CONTRACT.replace("type: string, nullable: true", SECRET)
     load(("Kim", 1, DAY))
     for check, shown in {
@@ -264,7 +264,7 @@ def test_sensitive_values_stay_masked_under_an_alias_and_in_sparks_errors(shop, 
 
 
 @pytest.mark.spark
-def test_a_check_that_spark_does_not_understand_names_the_contract(shop, spark) -> None:  # noqa: F811
+def test_a_check_that_spark_does_not_understand_names_the_contract(shop, spark) -> None:
     load(("a", 1, DAY))
     for check in ("total", "date_add(total, 1) > '2026-01-01'", "select date_add(total, 1) from this"):
         shop(with_checks("total > 0", check))

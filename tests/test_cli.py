@@ -316,7 +316,7 @@ def test_every_command_ends_an_error_of_the_system_in_a_few_lines(
 def test_an_error_of_the_spark_server_is_a_few_lines_in_backfill_too(
     lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str], status: str, details: str, message: str
 ) -> None:
-    from tests.test_plan import BASE, DAYS, files_of, load
+    from tests.pretend import BASE, DAYS, files_of, load
 
     project(files_of({BASE: ["shop.event"]}))
     load("shop.event", DAYS[0])

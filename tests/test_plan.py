@@ -10,19 +10,9 @@ from include.lake.backfill import plan, request
 from include.lake.errors import UsageError
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import day_range, days_before, last_finished_day
-from tests.pretend import BUILT, SOURCE, build, load, select
+from tests.pretend import BASE, DAYS, TOP, build, files_of, load
 
-DAYS = day_range("2026-01-01", "2026-01-10")
-BASE, TOP, WIDE = "shop.base", "shop.top", "shop.wide"
-
-
-def files_of(reads: dict[str, list[str]], extra: dict[str, str] | None = None) -> dict[str, str]:
-    """Contracts and SELECTs: table -> inputs. `extra`: more lines of a table's contract."""
-    files = {"shop/event.yaml": SOURCE}
-    for table, inputs in reads.items():
-        name = table.replace(".", "/")
-        files |= {f"{name}.sql": select(*inputs), f"{name}.yaml": BUILT + (extra or {}).get(table, "")}
-    return files
+WIDE = "shop.wide"
 
 
 @pytest.fixture

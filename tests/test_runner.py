@@ -3,72 +3,19 @@
 import json
 import threading
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from include.lake import settings
 from include.lake.build import checks, runner
-from include.lake.engine import spark as session
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
-from include.lake.project import contracts
 from include.lake.state import ledger
 from include.lake.state.look import Lake
 from include.lake.storage import delta_files as storage
+from tests.shop import CONTRACT, DAY, LAST, NEXT, SELECT, TABLE, build, load
 
 pytestmark = pytest.mark.spark
-
-SOURCE = """\
-about: Events.
-partitioned_by: [day]
-columns:
-  - {name: name, type: string}
-  - {name: amount, type: bigint}
-  - {name: day, type: string}
-"""
-CONTRACT = """\
-about: 하루의 합계.
-key: [name]
-partitioned_by: [day]
-columns:
-  - {name: name, type: string, nullable: true, comment: 이름}
-  - {name: total, type: bigint, comment: 합계}
-  - {name: day, type: string}
-  - {name: run_timestamp, type: timestamp}
-checks: [total >= 0]
-"""
-SELECT = """\
-select
-    event.name,
-    sum(event.amount) as total,
-    event.day,
-    case when event.name = 'nobody' then 'nameless' end as drop_reason
-from shop.event as event
-where event.day between :start_date and :end_date
-group by event.name, event.day
-"""
-TABLE = "shop.total"
-DAY, NEXT, LAST = "2026-01-05", "2026-01-06", "2026-01-07"
-
-
-@pytest.fixture
-def shop(project, lake_home: Path, spark: Any) -> Any:
-    for name, value in session.SESSION_CONF.items():
-        spark.conf.set(name, value)
-    project({"shop/event.yaml": SOURCE, "shop/total.yaml": CONTRACT, "shop/total.sql": SELECT})
-    return project
-
-
-def load(*rows: tuple[str | None, int | None, str]) -> None:
-    columns = list(zip(*rows, strict=True))
-    contract = contracts.get("shop.event")
-    storage.replace_source(contract, pa.table([list(c) for c in columns], schema=storage.arrow_schema(contract)))
-
-
-def build(spark: Any, start: str = DAY, end: str | None = None, **options: Any) -> runner.Outcome:
-    return runner.build(TABLE, start, end or start, spark=spark, **{"log": lambda line: None, **options})
 
 
 def newest() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from include.lake.build import runner
 from include.lake.errors import CheckFailed
 from include.lake.state import ledger
 from tests import builders
-from tests.test_runner import CONTRACT, SELECT, TABLE, load, shop  # noqa: F401 - a fixture
+from tests.shop import CONTRACT, SELECT, TABLE, load
 
 FAILURES = builders.how_many(12)
 DAYS = ["2026-01-01", "2026-01-02", "2026-01-03"]
@@ -49,7 +49,7 @@ def is_bad(row: dict[str, Any]) -> bool:
     return row["total"] is None or not 0 <= row["total"] < 10_000 or row["name"] in (None, "forbidden")
 
 
-def test_failures_in_between_good_builds(shop: Any, spark: Any, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_failures_in_between_good_builds(shop: Any, spark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     shop({"shop/total.yaml": STRICT, "shop/total.sql": TWICE})
     chance, good, caught = random.Random(FAILURES), 0, dict.fromkeys(FAULTS, 0)
     progress = builders.Progress(FAILURES, "failures")

@@ -63,7 +63,7 @@ def check(
     number = str(days_per_batch)
     if number != AUTOMATIC and not re.fullmatch(r"[1-9]\d{0,3}", number):
         raise UsageError(f"days per batch {number!r}: give a number from 1, or {AUTOMATIC}")
-    tables = _tables(names, downstream)
+    tables = tables_of(names, downstream)
     for table in tables:
         grain = contracts.get(table).grain
         for zone in task_lists.timezones(table):
@@ -86,7 +86,7 @@ def _newest_over(table: str) -> Period:
     return min(Period.newest_over(contracts.get(table).grain, zone) for zone in task_lists.timezones(table))
 
 
-def _tables(named: list[str], downstream: bool) -> list[str]:
+def tables_of(named: list[str], downstream: bool = False) -> list[str]:
     """The tables behind names of tables, steps and DAGs, in order; with `downstream` all made of them, too."""
     if not named:
         raise UsageError("name at least one table, step or DAG")

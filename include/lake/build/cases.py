@@ -16,6 +16,7 @@ Ways to write a value:
 - YAML anchors shorten rows: `- &call {...}` and then `- {<<: *call, ...}` is the same row but for what follows
 """
 
+import difflib
 import json
 import re
 from collections import Counter
@@ -29,17 +30,16 @@ import yaml
 from pyspark.sql import SparkSession
 
 from include.lake import settings
-from include.lake.build import runner
+from include.lake.build import runner, values
 from include.lake.errors import UsageError
 from include.lake.project import contracts, lineage, periods
-from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP
+from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Column
 
-FIELDS = {"about", "start", "end", "inputs", "expect", "dropped"}
+FIELDS = ("about", "start", "end", "inputs", "expect", "dropped")
 ZONES = {"UTC": UTC, "KST": timezone(timedelta(hours=9))}
 MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2}) (\d{2}:\d{2}:\d{2}(?:\.\d{1,6})?)(?: (UTC|KST))?")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-WHOLE_NUMBERS = {"tinyint": 8, "int": 32, "bigint": 64}
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for repeated in {key for key in keys if keys.count(key) > 1}:
-            raise ValueError(f"line {node.start_mark.line + 1}: {repeated} is given twice")
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"`{key.value}` is given twice; remove one", problem_mark=key.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -86,7 +89,31 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def moment(text: Any, zone_needed: bool) -> datetime | None:
+class _Wrong(Exception):
+    """A mistake in a case: names of fields and positions in lists, from the outside in, and the cure."""
+
+    def __init__(self, message: str, *place: int | str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def _line(node: yaml.Node, place: Iterable[int | str]) -> int:
+    """The line of a place in a document; where there is nothing, that of what it would be in."""
+    line = node.start_mark.line
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            # What `<<` brings comes first. What the row itself says comes later, and counts.
+            pairs = [pair for pair in node.value if pair[0].value == part]
+            if not pairs:
+                break
+            line, node = pairs[-1][0].start_mark.line, pairs[-1][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line
+    return int(line) + 1
+
+
+def _moment(text: Any, zone_needed: bool) -> datetime | None:
     """The moment that `text` names, or None if it names none."""
     match = MOMENT.fullmatch(text) if isinstance(text, str) else None
     if not match or (zone_needed and not match[3]):
@@ -95,7 +122,7 @@ def moment(text: Any, zone_needed: bool) -> datetime | None:
 
 
 def _milliseconds(value: Any) -> Any:
-    at = moment(value, zone_needed=True)
+    at = _moment(value, zone_needed=True)
     return value if at is None else (at - EPOCH) // timedelta(milliseconds=1)
 
 
@@ -105,44 +132,42 @@ def _json(value: Any) -> Any:
     return [_json(part) for part in value] if isinstance(value, list) else _milliseconds(value)
 
 
-def to_type(value: Any, type_: str) -> Any:
-    """A value of a case as a value of a column type; ValueError if it cannot be one."""
-    if value is None:
-        return None
-    if type_.startswith("array<") and isinstance(value, list):
-        return [to_type(part, type_[len("array<") : -1]) for part in value]
-    if type_ == "string" and isinstance(value, (dict, list)):
+def _value(column: Column, value: Any) -> Any:
+    """A value of a case as a value of a column; ValueError if it cannot be one."""
+    if column.type.startswith("array<") and isinstance(value, list):
+        item = column.model_copy(update={"type": column.type[len("array<") : -1]})
+        return [_value(item, part) for part in value]
+    if column.type == "string" and isinstance(value, (dict, list)):
         return json.dumps(_json(value), ensure_ascii=False, separators=(",", ":"))
-    if type_ == "string" and isinstance(value, str):
-        return value
-    if type_ in WHOLE_NUMBERS:
-        number = _milliseconds(value) if type_ == "bigint" else value
-        if type(number) is int and abs(number) < 2 ** (WHOLE_NUMBERS[type_] - 1):
-            return number
-    if type_ == "double" and type(value) in (int, float):
-        return float(value)
-    if type_ == "boolean" and isinstance(value, bool):
-        return value
-    if type_ == "date" and isinstance(value, str):
-        return date.fromisoformat(value)
-    if type_ == "timestamp" and (at := moment(value, zone_needed=False)):
-        return at
-    raise ValueError(f"{value!r} is not a {type_}" + (" (quote it)" if type_ == "string" else ""))
+    if column.type == "bigint":
+        value = _milliseconds(value)
+    if column.type == "timestamp":
+        value = _moment(value, zone_needed=False) or value
+    return values.as_value(column, value)
 
 
-def rows_of(table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a case with typed values, only the columns given; ValueError names row and column."""
-    types = {column.name: column.type for column in contracts.get(table).columns}
+def _rows(table: str, rows: Any, *place: int | str) -> list[dict[str, Any]]:
+    """Rows of a case with typed values, only the columns given."""
+    columns = {column.name: column for column in contracts.get(table).columns}
+    if not isinstance(rows, list):
+        raise _Wrong("is no list of rows: write [] for none, or a line `- {column: value}` for each", *place)
     typed: list[dict[str, Any]] = []
-    for number, row in enumerate(rows or [], 1):
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise _Wrong(f"{row!r} is no row: write {{column: value}}", *place, number)
         typed.append({})
         for name, value in row.items():
-            if name not in types:
-                raise ValueError(f"{table} has no column {name} (row {number})")
+            here = (*place, number, name)
+            if name not in columns:
+                near = difflib.get_close_matches(str(name), columns, n=1) or sorted(columns)
+                raise _Wrong(f"{table} has no column {name}; it has {', '.join(near)}", *here)
             try:
-                typed[-1][name] = to_type(value, types[name])
-            except ValueError as error:
-                raise ValueError(f"{table}.{name} (row {number}): {error}") from None
+                typed[-1][name] = _value(columns[name], value)
+            except values.Unfit as error:
+                cure = "; quote it" if columns[name].type == "string" else ""
+                raise _Wrong(f"{table}.{error}{cure}", *here) from None
+            except ValueError as error:  # of a moment such as 25:00:00
+                raise _Wrong(f"{table}.{name}: {value!r} is no moment: {error}", *here) from None
     return typed
 
 
@@ -151,31 +176,53 @@ def table_of(path: Path) -> str:
 
 
 def read(path: Path) -> Case:
-    """One case; UsageError with its file and the reason if it cannot be one."""
+    """One case; UsageError with file, line and cure if it cannot be one."""
+    shown = settings.shown(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        return _case(path, values)
-    except (ValueError, TypeError, AttributeError, OSError, yaml.YAMLError, UsageError) as error:
-        raise UsageError(f"{settings.shown(path)}: {' '.join(str(error).split())}") from None
+        loader = _Loader(contracts.read_text(path))
+        node = loader.get_single_node()
+        content = None if node is None else loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
+        raise UsageError(f"{shown}:{mark.line + 1 if mark else 1}: is wrong YAML: {reason}") from None
+    try:
+        return _case(path, content)
+    except _Wrong as error:
+        raise UsageError(f"{shown}:{_line(node, error.place) if node else 1}: {error}") from None
 
 
-def _case(path: Path, values: Any) -> Case:
-    if not isinstance(values, dict):
-        raise ValueError("is no case: write a mapping with `about`, `start` and `expect`")
-    if unknown := set(values) - FIELDS:
-        raise ValueError(
-            f"unknown fields {', '.join(sorted(map(str, unknown)))}; there are {', '.join(sorted(FIELDS))}"
-        )
-    if not values.get("about") or "start" not in values or "expect" not in values:
-        raise ValueError("a case has `about`, `start` and `expect`")
-    table, start = table_of(path), str(values["start"])
-    end = str(values.get("end", start))
-    periods.keys(contracts.get(table).grain, start, end)
-    inputs = {name: rows_of(name, rows) for name, rows in (values.get("inputs") or {}).items()}
-    if unread := sorted(inputs.keys() - set(lineage.inputs(table))):
-        raise ValueError(f"{table} does not read {', '.join(unread)}")
-    expected = rows_of(table, values["expect"])
-    return Case(path, table, str(values["about"]).strip(), start, end, inputs, expected, values.get("dropped") or {})
+def _case(path: Path, content: Any) -> Case:
+    if not isinstance(content, dict):
+        raise _Wrong("is no case: write a mapping with `about`, `start` and `expect`")
+    for name in content:
+        if name not in FIELDS:
+            raise _Wrong(f"unknown field `{name}`; the fields are {', '.join(FIELDS)}", name)
+    for name in ("about", "start", "expect"):
+        if content.get(name) in (None, ""):
+            raise _Wrong(f"`{name}` is missing: a case has `about`, `start` and `expect`", name)
+    table, start = table_of(path), str(content["start"])
+    end = str(content.get("end", start))
+    try:
+        grain = contracts.get(table).grain
+    except UsageError as error:
+        raise _Wrong(str(error)) from None
+    try:
+        periods.keys(grain, start, end)
+    except UsageError as error:
+        raise _Wrong(str(error), "start") from None
+    given, dropped = content.get("inputs") or {}, content.get("dropped") or {}
+    if not isinstance(given, dict):
+        raise _Wrong("`inputs` is no mapping: write each table with its rows", "inputs")
+    if not isinstance(dropped, dict):
+        raise _Wrong("`dropped` is no mapping: write {reason: rows}", "dropped")
+    inputs = {}
+    for name, rows in given.items():
+        if name not in (read_by := lineage.inputs(table)):
+            raise _Wrong(f"{table} does not read {name}; it reads {', '.join(read_by)}", "inputs", name)
+        inputs[name] = _rows(name, rows or [], "inputs", name)
+    expected = _rows(table, content["expect"], "expect")
+    return Case(path, table, str(content["about"]).strip(), start, end, inputs, expected, dropped)
 
 
 def _comparable(value: Any) -> Any:

@@ -51,11 +51,19 @@ def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) ->
     held, wrong = [], {}
     for row, value in enumerate(values):
         try:
-            held.append(None if value is None else _value(column.type, value))
-        except (ValueError, TypeError, OverflowError, ArithmeticError, RecursionError) as error:
+            held.append(as_value(column, value))
+        except Unfit as error:
             held.append(None)
-            wrong[row] = reason(column, value, str(error) if isinstance(error, Unfit) else None)
+            wrong[row] = str(error)
     return pa.array(held, wanted), wrong
+
+
+def as_value(column: Column, value: Any) -> Any:
+    """One value as a Python value of the column's type; Unfit with the reason."""
+    try:
+        return None if value is None else _value(column.type, value)
+    except (ValueError, TypeError, OverflowError, ArithmeticError, RecursionError) as error:
+        raise Unfit(reason(column, value, str(error) if isinstance(error, Unfit) else None)) from None
 
 
 def reason(column: Column, value: Any, problem: str | None = None) -> str:

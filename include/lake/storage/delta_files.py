@@ -113,9 +113,13 @@ def _damage(where: str, error: Exception) -> str:
     return f"its Delta log cannot be read ({reason}): restore {where} from a copy, or move it away and make it again"
 
 
+def _is_here(delta: DeltaTable) -> bool:
+    return urlsplit(delta.table_uri).scheme in ("", "file")
+
+
 def _file_system(delta: DeltaTable) -> FileSystem:
     """The files of a table, by their path in it."""
-    if urlsplit(delta.table_uri).scheme == "file":
+    if _is_here(delta):
         # The file system of pyarrow. delta-rs has one implemented in Python; threads of pyarrow may still call it while
         # the interpreter shuts down, and the process aborts.
         return SubTreeFileSystem(unquote(urlsplit(delta.table_uri).path).rstrip("/"), LocalFileSystem())

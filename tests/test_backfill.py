@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from include.lake.backfill import plan, request
 from include.lake.backfill import run as backfill
-from include.lake.backfill.run import Progress, plan, request
+from include.lake.backfill.run import Progress
 from include.lake.build import runner
 from include.lake.engine import spark as session
 from include.lake.errors import CheckFailed, ContractError, LakeError

@@ -113,16 +113,16 @@ def backfill(running: Stack, api: Api, days: list[str]) -> float:
 def sql_alone(days: list[str]) -> float:
     """Seconds that Spark takes for the SELECTs of the range when nothing is checked, written or recorded."""
     from include.lake.build import runner
-    from include.lake.engine import spark as session
+    from include.lake.engine import engine
     from include.lake.state.look import Lake
 
     lake, seconds = Lake(), 0.0
-    with session.opened() as spark:
+    with engine().opened() as spark:
         for table in _built():
             for name in lineage.inputs(table):
-                version = lake.version(name)
-                assert version is not None
-                session.read_version(spark, name, version).createOrReplaceTempView(lineage.view_name(name))
+                snapshot = lake.snapshot(name)
+                assert snapshot is not None
+                engine().view(spark, lineage.view_name(name), snapshot.address, snapshot.version)
             began = time.monotonic()
             runner.compute(spark, table, days[0], days[-1]).write.format("noop").mode("overwrite").save()
             seconds += time.monotonic() - began

@@ -52,7 +52,7 @@ def main() -> int:
         spark_server.start()
         for table, day, rows in generate.days(DAY, DAY, scale):
             if table in lineage.inputs(TABLE):
-                storage.replace_source(contracts.get(table), rows)
+                storage.replace(contracts.get(table), rows)
                 say(f"{table} of {day}: {rows.num_rows:,} rows")
         kinds = [with_checks([]), with_checks([*ROWS, *DAYS])]
         for number in range(WARM + rounds):

@@ -85,9 +85,9 @@ def make_project(sql: Path) -> None:
     contracts.load_all.cache_clear()
     event = contracts.get("shop.event")
     columns = {"amount": [1] * len(DAYS[-30:]), "day": DAYS[-30:]}
-    storage.replace_source(event, pa.table(columns, schema=storage.arrow_schema(event)))
+    storage.replace(event, pa.table(columns, schema=storage.arrow_schema(event)))
     for number in range(TABLES):
-        storage.ensure_table(contracts.get(f"shop.table_{number}"))
+        storage.ensure(contracts.get(f"shop.table_{number}"))
 
 
 def fill(rows: int) -> None:
@@ -108,12 +108,12 @@ def fill(rows: int) -> None:
         for version in range(1, builds + 1):
             # The ledger's rows count up to the version that the table has.
             nothing = storage.arrow_schema(contracts.get(table)).empty_table()
-            write_deltalake(str(settings.table_path(table)), nothing, mode="append")
+            write_deltalake(storage.address(table), nothing, mode="append")
             for position, day in enumerate(DAYS):
                 at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=position)
                 build_id = uuid.uuid4().hex
                 batch.append({**facts, "partition": day, "version": version, "build_id": build_id, "built_at": at})
-        write_deltalake(str(settings.table_path(ledger.TABLE)), ledger.encoded(batch), mode="append")
+        write_deltalake(storage.address(ledger.TABLE), ledger.encoded(batch), mode="append")
 
 
 def look(home: Path) -> dict[str, float]:

@@ -13,12 +13,20 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (("cli",), ("backfill",), ("build",), ("state",), ("storage", "engine"), ("project",), ("local",), ("ground",))
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LAKE = "include.lake"
+# A library of the engine side, and the rooms that may know it: behind the ports stands what can be exchanged.
+LIBRARIES = {"deltalake": ("storage",), "pyspark": ("engine", "build")}
 
 
 def room_of(module: str) -> str:
     """The room of a module of ours: modules of no folder are the ground."""
     first, *rest = module.removeprefix(LAKE).lstrip(".").split(".")
     return first if first in FLOOR and (rest or (ROOT / "include" / "lake" / first).is_dir()) else "ground"
+
+
+def room_of_file(path: str) -> str:
+    """The room of a file below include/lake/."""
+    first = path.removeprefix("include/lake/").split("/")[0]
+    return first if first in FLOOR else "ground"
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
@@ -42,6 +50,9 @@ def problem(path: str, module: str) -> str:
     # pytest makes tests/ itself a place to import from, too.
     if re.match(r"(tests\.)?test_", module):
         return "no module imports a test module: move what they share to tests/ without test_, or to conftest.py"
+    library, own = module.split(".")[0], room_of_file(path)
+    if path.startswith("include/lake/") and own not in LIBRARIES.get(library, (own,)):
+        return f"{library} is for {' and '.join(LIBRARIES[library])} alone"
     if not module.startswith(LAKE):
         return ""
     room = room_of(module)
@@ -49,11 +60,8 @@ def problem(path: str, module: str) -> str:
         return "a DAG file imports the project alone"
     if path.startswith("plugins/") and room == "cli":
         return "the command line is for people"
-    if path.startswith("include/lake/"):
-        own = path.removeprefix("include/lake/").split("/")[0]
-        own = own if own in FLOOR else "ground"
-        if room != own and FLOOR[room] <= FLOOR[own]:
-            return f"{own} stands below {room} or beside it"
+    if path.startswith("include/lake/") and room != own and FLOOR[room] <= FLOOR[own]:
+        return f"{own} stands below {room} or beside it"
     return ""
 
 

@@ -80,7 +80,7 @@ def deliver(number: int, days: list[str]) -> None:
     rows = {"name": NAMES * len(days), "amount": [number] * len(NAMES) * len(days)}
     rows["day"] = [day for day in days for _ in NAMES]
     contract = contracts.get("shop.event")
-    storage.replace_source(contract, pa.table(rows, schema=storage.arrow_schema(contract)))
+    storage.replace(contract, pa.table(rows, schema=storage.arrow_schema(contract)))
 
 
 def some_days(chance: random.Random) -> list[str]:

@@ -37,7 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """No test sees the lake of whoever runs it, not even one that forgets `lake_home`."""
     home = os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-tests-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
-    os.environ.pop("LAKE_SPARK_REMOTE", None)
+    for name in ("LAKE_SPARK_REMOTE", "LAKE_WAREHOUSE"):
+        os.environ.pop(name, None)
     os.environ["JDK_JAVA_OPTIONS"] = JAVA_OPTIONS
 
 

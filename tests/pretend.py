@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
 
-from include.lake import settings
 from include.lake.project import contracts, lineage
 from include.lake.project.days import day_range
 from include.lake.state import ledger
@@ -51,19 +50,19 @@ def load(table: str, *days: str) -> None:
     """A row for each of the days of a source; one row for a source without days."""
     contract = contracts.get(table)
     rows: list[dict[str, Any]] = [{str(contract.day_column): day} for day in days] if contract.day_column else [{}]
-    storage.replace_source(contract, pa.Table.from_pylist(rows, schema=storage.arrow_schema(contract)))
+    storage.replace(contract, pa.Table.from_pylist(rows, schema=storage.arrow_schema(contract)))
 
 
 def build(table: str, days: list[str], status: str = "built", **facts: Any) -> None:
     """A build of these days as they would be built now; `facts` are other values of its ledger rows."""
     contract, lake = contracts.get(table), Lake()
-    delta = storage.ensure_table(contract)
+    snapshot = storage.ensure(contract)
     build_id = uuid.uuid4().hex
     if status == "failed":
         error = facts.pop("error", "rows are bad")
         run = facts.pop("run", "test")
         ledger.failed(
-            table, str(delta.metadata().id), delta.version(), days, build_id, run, lineage.checks_id(table),
+            table, snapshot.table_id, snapshot.version, days, build_id, run, lineage.checks_id(table),
             lake.input_versions(table), 4.0, {}, error,
         )  # fmt: skip
         return
@@ -74,10 +73,9 @@ def build(table: str, days: list[str], status: str = "built", **facts: Any) -> N
     }  # fmt: skip
     metadata = CommitProperties(custom_metadata={"userMetadata": json.dumps(record)})
     nothing = storage.arrow_schema(contract).empty_table()
-    write_deltalake(str(settings.table_path(table)), nothing, mode="append", commit_properties=metadata)
-    delta = storage.ensure_table(contract)
-    table_id = str(delta.metadata().id)
-    known = ledger.known_version(ledger.Reader().history(table), table_id)
-    rows = ledger.rows_of_commits(contract, table_id, storage.commits(delta, contract, known))
+    write_deltalake(storage.address(table), nothing, mode="append", commit_properties=metadata)
+    snapshot = storage.ensure(contract)
+    known = ledger.known_version(ledger.Reader().history(table), snapshot.table_id)
+    rows = ledger.rows_of_commits(contract, snapshot.table_id, storage.commits(snapshot, contract, known))
     facts = {"bytes": 1000, "seconds": 4.0} | facts
     ledger.append([row | facts if row["build_id"] == build_id else row for row in rows])

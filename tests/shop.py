@@ -45,7 +45,7 @@ DAY, NEXT, LAST = "2026-01-05", "2026-01-06", "2026-01-07"
 def load(*rows: tuple[str | None, int | None, str]) -> None:
     columns = list(zip(*rows, strict=True))
     contract = contracts.get("shop.event")
-    storage.replace_source(contract, pa.table([list(c) for c in columns], schema=storage.arrow_schema(contract)))
+    storage.replace(contract, pa.table([list(c) for c in columns], schema=storage.arrow_schema(contract)))
 
 
 def build(spark: Any, start: str = DAY, end: str | None = None, **options: Any) -> runner.Outcome:

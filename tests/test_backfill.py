@@ -12,6 +12,7 @@ from include.lake.backfill import plan, request
 from include.lake.backfill import run as backfill
 from include.lake.backfill.run import Progress
 from include.lake.build import runner
+from include.lake.engine import spark as session
 from include.lake.errors import CheckFailed, ContractError, LakeError
 from include.lake.project.days import day_range
 from include.lake.state import ledger
@@ -33,7 +34,7 @@ select t.name, t.total, t.day from shop.total as t where t.day between :start_da
 def shops(shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """event -> total -> top, eight good days of events, and builds with the session of the tests."""
     shop(FILES)
-    monkeypatch.setattr(runner.session, "connect", lambda: spark)
+    monkeypatch.setattr(session, "connect", lambda: spark)
     load(*(("a", 1, day) for day in DAYS))
     return shop
 

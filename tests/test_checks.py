@@ -222,8 +222,8 @@ def test_no_name_or_value_blinds_a_check(shop, spark, bad, failure: str) -> None
 
 
 def published_rows() -> int:
-    delta = storage.open_table(TABLE)
-    return storage.rows(delta).num_rows if delta else 0
+    snapshot = storage.open(TABLE)
+    return storage.rows(snapshot).num_rows if snapshot else 0
 
 
 @pytest.mark.spark

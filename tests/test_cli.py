@@ -206,12 +206,12 @@ def test_a_partition_that_is_no_day_stops_nothing(
     """Stands for: others write a source, so that nothing of ours may rely on what its partitions are called."""
     for table in (LOG, "we_mart.ods_wv_member_profile"):
         contract = contracts.get(table)
-        storage.ensure_table(contract)
+        storage.ensure(contract)
         schema = storage.arrow_schema(contract)
         days = pa.array(["2026-01-05", stray])
         columns = {name: days if name == contract.day_column else pa.nulls(2, schema.field(name).type)
                    for name in schema.names}  # fmt: skip
-        write_deltalake(str(settings.table_path(table)), pa.table(columns, schema=schema), mode="append")
+        write_deltalake(storage.address(table), pa.table(columns, schema=schema), mode="append")
     assert cli.main(["status"]) == 0
     assert cli.main(["status", *RANGE]) == 0
     assert cli.main(["status", "--why", "we_mart.wv_comm_user", "--day", "2026-01-06"]) == 0

@@ -305,7 +305,7 @@ def test_seeding_makes_the_days_that_are_not_there(
     monkeypatch.setenv("SCALE", "0.01")
     assert container.main("seed") == 0
     assert "making sample data" in capsys.readouterr().out
-    assert (settings.table_path("ops.partition_build") / "_delta_log").is_dir()
+    assert (settings.home() / "warehouse/ops/partition_build/_delta_log").is_dir()
     assert container.main("seed") == 0
     assert capsys.readouterr().out == ""
 

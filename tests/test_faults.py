@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from include.lake import settings
 from include.lake.engine import spark_server
 from include.lake.storage import delta_files as storage
 from tests import builders
@@ -72,7 +71,7 @@ def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]
 def nothing_stays(delivered: dict[str, int]) -> None:
     """What killed builders have left goes when its time has come, and no more than that."""
     storage.tidy(TABLE, timedelta(0))
-    folder = settings.table_path(TABLE)
+    folder = Path(storage.address(TABLE))
     data = {str(path.relative_to(folder)) for path in folder.glob("*/*") if "_delta_log" not in str(path)}
     needed = {action["path"] for action in delta_files()}
     # Hadoop's checksum stands beside each file that Spark writes, and goes with it.

@@ -155,7 +155,7 @@ def test_what_killed_writers_left_goes_after_a_week_and_nothing_else(
     monkeypatch.setenv("LAKE_HOME", str(tmp_path / "a lake"))  # a space, which a URL would spell otherwise
     project({"shop/event.yaml": SOURCE})
     load("shop.event", "2026-01-05")
-    folder = storage.settings.table_path("shop.event")
+    folder = Path(storage.address("shop.event"))
     names = ["day=2026-01-05/orphan.parquet", "_delta_log/.00000000000000000009.json.x.tmp"]
     week_old = time.time() - 8 * 86400
     for name in names:

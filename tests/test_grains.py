@@ -142,10 +142,10 @@ def test_what_is_not_over_is_left_for_another_time(shop: Any, monkeypatch: pytes
 
 
 def rows(table: str) -> list[tuple[Any, str]]:
-    delta = storage.open_table(table)
+    snapshot = storage.open(table)
     column = str(contracts.get(table).day_column)
-    assert delta is not None
-    return sorted((row[column], row["amount"]) for row in storage.rows(delta).to_pylist())
+    assert snapshot is not None
+    return sorted((row[column], row["amount"]) for row in storage.rows(snapshot).to_pylist())
 
 
 def test_weeks_and_months_are_built_together_and_one_by_one_to_the_same_rows(shop: Any, spark: Any) -> None:
@@ -155,7 +155,7 @@ def test_weeks_and_months_are_built_together_and_one_by_one_to_the_same_rows(sho
     def deliver(days: list[str], amount: int) -> None:
         event = contracts.get("shop.event")
         columns = {"amount": [amount] * len(days), "day": days}
-        storage.replace_source(event, pa.table(columns, schema=storage.arrow_schema(event)))
+        storage.replace(event, pa.table(columns, schema=storage.arrow_schema(event)))
 
     def make(table: str, first: str, last: str) -> list[str]:
         return runner.build(table, first, last, spark=spark, log=lambda line: None).days

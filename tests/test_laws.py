@@ -62,7 +62,7 @@ def world(number: int) -> World:
 def load(delivered: dict[str, dict[str, int]]) -> None:
     """Files of these sources and days (source -> day -> number of the world that its rows are of)."""
     for table, days in delivered.items():
-        storage.replace_source(
+        storage.replace(
             contracts.get(table), pa.concat_tables(world(number)[table][day] for day, number in days.items())
         )
 

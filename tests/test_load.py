@@ -149,8 +149,8 @@ def write(path: Path, content: str | bytes | pa.Table) -> str:
 
 
 def days(table: str = THING) -> dict[str, int]:
-    delta = storage.open_table(table)
-    return {day: of.rows for day, of in storage.days(delta, contracts.get(table)).items()} if delta else {}
+    snapshot = storage.open(table)
+    return {day: of.rows for day, of in storage.days(snapshot, contracts.get(table)).items()} if snapshot else {}
 
 
 def metadata(table: str = THING) -> dict[str, Any]:
@@ -493,9 +493,9 @@ def test_a_writer_that_comes_between_is_seen(shop: None, monkeypatch: pytest.Mon
     def guard(before: dict[str, int]) -> None:
         seen.append(before)
         if len(seen) == 1:
-            storage.replace_source(contract, pa.concat_tables([table] * 3))
+            storage.replace(contract, pa.concat_tables([table] * 3))
 
-    version = storage.replace_source(contract, table, guard=guard)
+    version = storage.replace(contract, table, guard=guard)
     assert seen == [{}, {DAY: 3}] and version == 2 and days() == {DAY: 1}
     assert metadata()["loaded"] == {DAY: 1} and metadata()["empty_days"] == [], "of every writer of sources"
 

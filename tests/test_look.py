@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from include.lake import settings
 from include.lake.errors import ContractError, LakeError
 from include.lake.project import contracts
 from include.lake.project.days import day_range, days_before, last_finished_day
@@ -54,7 +53,7 @@ def delta(table: str) -> DeltaTable:
 
 
 def path(table: str) -> Path:
-    return settings.table_path(table)
+    return Path(storage.address(table))
 
 
 # A change of rows of the third day by another writer, and what does not change any row.
@@ -90,7 +89,7 @@ def test_any_change_of_rows_of_a_source_makes_exactly_its_readers_stale(shop, ch
 
 @pytest.mark.parametrize("change", NO_CHANGES)
 def test_what_changes_no_row_of_a_source_or_table_makes_nothing_stale(shop, change: str) -> None:
-    storage.ensure_table(contracts.get(EVENT))
+    storage.ensure(contracts.get(EVENT))
     for table in (EVENT, TOTAL):
         NO_CHANGES[change](delta(table))
     assert (states(TOTAL), states(WIDE), states(ALL)) == ("fffff",) * 3
@@ -235,7 +234,7 @@ def test_a_day_counts_as_there_when_ready_when_is_true_of_its_rows(shop, lake_ho
 
     def deliver(*amounts: int) -> None:
         rows = pa.table({"amount": list(amounts), "day": ["2026-01-06"] * len(amounts)})
-        storage.replace_source(contracts.get(EVENT), rows)
+        storage.replace(contracts.get(EVENT), rows)
 
     deliver(1, 5)
     lake = Lake()

@@ -3,11 +3,11 @@
 import json
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.lake import settings
 from include.lake.build import checks, runner
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
 from include.lake.state import ledger
@@ -60,7 +60,7 @@ def test_korean_comments_are_in_the_delta_table_and_follow_the_contract(shop, sp
         }
     )
     build(spark)
-    path = storage.settings.table_path(TABLE)
+    path = Path(storage.address(TABLE))
     described = {
         row["col_name"]: (row["data_type"], row["comment"]) for row in spark.sql(f"describe delta.`{path}`").collect()
     }
@@ -285,13 +285,14 @@ def test_a_range_builds_the_days_whose_inputs_are_there_and_names_the_others(sho
 
 def test_rows_that_a_deletion_vector_takes_out_of_a_source_make_its_day_stale(shop, spark) -> None:
     load(("a", 1, DAY), ("b", 2, DAY), ("a", 1, NEXT))
-    path = settings.table_path("shop.event")
+    path = Path(storage.address("shop.event"))
     spark.sql(f"alter table delta.`{path}` set tblproperties (delta.enableDeletionVectors = true)")
     build(spark, DAY, NEXT)
     spark.sql(f"delete from delta.`{path}` where name = 'b'")
     delta = storage.open_table("shop.event")
     assert delta is not None and "deletionVectors" in delta.protocol().reader_features
-    assert storage.rows(delta, [("day", "=", DAY)]).num_rows == 1
+    snapshot = storage.open("shop.event")
+    assert snapshot is not None and storage.rows(snapshot, {"day": [DAY]}).num_rows == 1
     lake = Lake()
     assert [lake.own_state(TABLE, day).state for day in (DAY, NEXT)] == ["stale", "fresh"]
     assert lake.own_state("shop.event", DAY).rows == 1

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from include.lake.errors import LakeError, UsageError
 
@@ -14,20 +15,31 @@ SQL = ROOT / "include" / "sql"
 # ends an option of Java.
 _REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?\"]")
 
+# Beginnings of URLs that delta-rs reads and writes. Spark wants a jar and settings for each of them.
+_OBJECT_STORES = ("s3", "s3a", "gs", "abfss", "az")
+
 
 def home() -> Path:
     """The folder of everything that a lake keeps (`LAKE_HOME`, `.lake/` by default); UsageError if it cannot be one."""
-    text = os.environ.get("LAKE_HOME") or str(ROOT / ".lake")
+    return _folder("LAKE_HOME", os.environ.get("LAKE_HOME") or str(ROOT / ".lake"))
+
+
+def _folder(variable: str, text: str) -> Path:
+    """The folder that a variable names; UsageError if Delta cannot use it."""
     try:
         path = Path(text).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a user who does not exist, a null byte
-        raise UsageError(f"LAKE_HOME={text!r} is no folder ({error}): set it to another one") from None
-    if refused := sorted(set(_REFUSED_IN_PATHS.findall(str(path)))):
-        raise UsageError(
-            f"LAKE_HOME={str(path)!r} has {' '.join(map(repr, refused))} in its path, with which Delta or Spark "
-            "goes wrong: set LAKE_HOME to a path without it"
-        )
+        raise UsageError(f"{variable}={text!r} is no folder ({error}): set it to another one") from None
+    _refuse(variable, str(path))
     return path
+
+
+def _refuse(variable: str, path: str) -> None:
+    if refused := sorted(set(_REFUSED_IN_PATHS.findall(path))):
+        raise UsageError(
+            f"{variable}={path!r} has {' '.join(map(repr, refused))} in its path, with which Delta or Spark "
+            f"goes wrong: set {variable} to a path without it"
+        )
 
 
 def shown(path: Path) -> str:
@@ -35,10 +47,28 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def table_path(table: str) -> Path:
-    """Where the Delta table is stored: the path is the table."""
-    schema, name = table.split(".")
-    return home() / "warehouse" / schema / name
+def warehouse() -> str:
+    """Where the tables are kept (`LAKE_WAREHOUSE`, a folder or a URL; `warehouse` in LAKE_HOME by default).
+
+    UsageError if it cannot be one. A URL of this machine's files is given as their folder, without a slash at the end.
+    """
+    text = os.environ.get("LAKE_WAREHOUSE")
+    if not text:
+        return str(home() / "warehouse")
+    url = re.match(r"(\w[\w+.-]*):/+", text)
+    if url is None:
+        return str(_folder("LAKE_WAREHOUSE", text))
+    scheme, rest = url[1], text.partition(":")[2]
+    if scheme == "file" and (rest.startswith("///") or not rest.startswith("//")):
+        return str(_folder("LAKE_WAREHOUSE", unquote(rest.removeprefix("//"))))
+    if scheme not in _OBJECT_STORES or not re.match("//[^/]", rest):
+        examples = ", ".join(f"{name}://BUCKET/FOLDER" for name in _OBJECT_STORES)
+        raise UsageError(
+            f"LAKE_WAREHOUSE={text!r} is no place for tables: set LAKE_WAREHOUSE to a folder, "
+            f"file:///FOLDER, {examples}"
+        )
+    _refuse("LAKE_WAREHOUSE", text)
+    return text.rstrip("/")
 
 
 def jars() -> Path:

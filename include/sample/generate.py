@@ -11,7 +11,7 @@ from include.lake.errors import ContractError, UsageError
 from include.lake.project import contracts
 from include.lake.project import days as calendar
 from include.lake.project.contracts import Contract
-from include.lake.storage import delta_files as storage
+from include.lake.storage.arrow import arrow_schema
 from include.sample import current as undated
 from include.sample import logs, snapshots
 from include.sample.clock import DAY, KST, NEVER, day_number
@@ -79,7 +79,7 @@ def _table(contract: Contract, rows: dict[str, Any], day: str | None = None) -> 
             f"lacks {sorted(missing) or 'nothing'} that must not be null: change its generator"
         )
     count = max(len(column) for column in rows.values() if not isinstance(column, (str, int)))
-    schema = storage.arrow_schema(contract)
+    schema = arrow_schema(contract)
     return pa.table([_column(rows.get(field.name), field.type, count) for field in schema], schema)
 
 

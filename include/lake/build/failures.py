@@ -3,33 +3,12 @@
 The one place that says what an error is: tasks, backfill and the command line all ask `kind`.
 """
 
-import re
 import traceback
 from dataclasses import dataclass
 
+from include.lake.engine import engine
 from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE, LakeError, UsageError
 
-_CLASSES = {
-    # What the kinds of SQLSTATE mean: https://spark.apache.org/docs/latest/sql-error-conditions-sqlstates.html
-    "07": CODE,  # dynamic SQL
-    "0A": CODE,  # not supported
-    "21": DATA,  # one row was expected and several came
-    "22": DATA,  # a value that cannot be cast, divided by, indexed with …
-    "23": DATA,  # a constraint of the table
-    "2D": CONFLICT,  # Delta: somebody else committed in between
-    # A function of ours on some value. Spark says 38 of Python functions and 39 of others; other days may do well.
-    "38": DATA,
-    "39": DATA,
-    "40": CONFLICT,  # a transaction that was rolled back
-    "42": CODE,  # syntax, names, types
-    "44": DATA,  # Delta: a row outside the range that is replaced
-    "46": CODE,  # a class or a setting that Spark has not
-    "54": DATA,  # a limit on what one row or one job may hold
-    "P0": DATA,  # raise_error() in a SELECT
-}
-_SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
-# How Delta says that someone else committed in between. Through Connect only the name in the text survives.
-_CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
 _ADVICE = {
     DATA: "the same data fail again: correct them, or the SELECT",
     CODE: "a retry fails again: it wants an edit",
@@ -58,20 +37,14 @@ def kind(error: BaseException) -> str:
     if isinstance(error, LakeError):
         return error.kind
     # delta-rs has one error for every commit that lost, whatever it was about.
-    if type(error).__name__ == "CommitFailedError" or any(name in str(error) for name in _CONFLICTS):
+    if type(error).__name__ == "CommitFailedError":
         return CONFLICT
-    state = getattr(error, "getSqlState", lambda: None)() if _is_spark(error) else None
-    if not state and (in_text := _SQLSTATE.search(str(error))):  # where Spark's error is the text of another one
-        state = in_text[1]
-    if state:
-        return _CLASSES.get(state[:2], INFRASTRUCTURE)
-    # An error without a state is one of Spark or its machine, and not of what it was asked for.
-    return INFRASTRUCTURE if _is_of_a_system(error) else CODE
+    return engine().kind(error) or (INFRASTRUCTURE if _is_of_a_system(error) else CODE)
 
 
 def is_bug(error: BaseException) -> bool:
     """Is it a mistake in our own code, which only a traceback explains?"""
-    return not (isinstance(error, LakeError) or _is_of_a_system(error))
+    return not (isinstance(error, LakeError) or _is_of_a_system(error) or engine().kind(error))
 
 
 def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
@@ -113,11 +86,6 @@ def first_line(error: BaseException) -> str:
 
 
 def _is_of_a_system(error: BaseException) -> bool:
-    """Is it from Spark, gRPC, Delta or the operating system? Those of gRPC and Delta are known by their module."""
-    modules = ("grpc", "deltalake", "_internal", "pyo3_runtime")
-    return _is_spark(error) or isinstance(error, (OSError, MemoryError)) or type(error).__module__.startswith(modules)
-
-
-def _is_spark(error: BaseException) -> bool:
-    # By name, so that a failure is explained without importing Spark.
-    return any(base.__name__ == "PySparkException" for base in type(error).__mro__)
+    """Is it from Delta, known by its module, or the operating system?"""
+    modules = ("deltalake", "_internal", "pyo3_runtime")
+    return isinstance(error, (OSError, MemoryError)) or type(error).__module__.startswith(modules)

@@ -16,12 +16,10 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
-from pyarrow.dataset import ParquetReadOptions
 
 from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
+from include.lake.storage import delta_folder
 
 # Rows and bytes in memory at a time: enough that Arrow is quick, and few enough for a small machine.
 _ROWS, _BYTES = 20_000, 16 << 20
@@ -114,7 +112,7 @@ def _said_plainly(path: Path, kind: str, batches: Callable[[], Iterator[Batch]])
         yield from batches()
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
-    except (OSError, pa.ArrowException, DeltaError) as error:
+    except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path} can't be read as {kind}: {str(error).splitlines()[0]}") from None
 
 
@@ -324,13 +322,12 @@ def _parquet(path: Path, folder: dict[str, str | None], names: Names) -> Iterato
 
 
 def _delta(path: Path, names: Names) -> Iterator[Batch]:
-    # By its log: beside the files of the newest version lie those of older ones.
-    options = ParquetReadOptions(coerce_int96_timestamp_unit="us")
-    dataset = DeltaTable(str(path)).to_pyarrow_dataset(parquet_read_options=options)
-    names.header(dataset.schema.names, (), path)
+    def choose(columns: list[str]) -> list[str]:
+        names.header(columns, (), path)
+        return [name for name in columns if name in names.columns]
+
     number = 1
-    columns = [name for name in dataset.schema.names if name in names.columns]
-    for rows in dataset.to_batches(columns=columns, batch_size=_ROWS, batch_readahead=1, fragment_readahead=1):
+    for rows in delta_folder.batches(path, choose, _ROWS):
         yield _arrow(path, {}, rows, number)
         number += rows.num_rows
 

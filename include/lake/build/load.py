@@ -16,7 +16,8 @@ from include.lake.project import contracts
 from include.lake.project.contracts import Contract
 from include.lake.project.periods import Grain, Period, keys_of_days
 from include.lake.state import ledger
-from include.lake.storage import delta_files as storage
+from include.lake.storage import store
+from include.lake.storage.arrow import arrow_schema
 
 _SHOWN = 10
 
@@ -121,7 +122,7 @@ def load(
     names, result = files.Names(contract, ignore_columns), Loaded()
     dropped_of: Counter[str] = Counter()  # day -> its rows that were dropped, where the day could be read
     now: Counter[str] = Counter()
-    with _Spool(storage.arrow_schema(contract)) as spool:
+    with _Spool(arrow_schema(contract)) as spool:
         for path in paths:
             for batch in files.read(path, names):
                 rows, bad = _checked(contract, batch, days, dropped_of)
@@ -149,7 +150,7 @@ def load(
             _refuse_smaller(table, result, meant)
 
         load_id = uuid.uuid4().hex
-        result.version = storage.replace_source(
+        result.version = store().replace(
             contract, spool.reader, loaded=dict(now) or ({} if contract.day_column else {"": 0}),
             empty_days=result.empty_days, load_id=load_id, guard=guard,
         )  # fmt: skip
@@ -203,7 +204,7 @@ def _checked(
     contract: Contract, batch: files.Batch, days: list[str] | None, dropped_of: Counter[str]
 ) -> tuple[pa.RecordBatch, list[tuple[int, str]]]:
     """The good rows of a batch in the contract's order and types, and the bad ones: line and reason."""
-    schema, size = storage.arrow_schema(contract), len(batch.lines)
+    schema, size = arrow_schema(contract), len(batch.lines)
     wrong: dict[int, str] = {}  # row -> its first reason
     arrays = []
     for column, wanted in zip(contract.columns, schema.types, strict=True):

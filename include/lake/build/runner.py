@@ -20,15 +20,14 @@ from pyspark.sql import functions as F
 
 from include.lake import settings
 from include.lake.build import checks, failures
-from include.lake.engine import spark as session
+from include.lake.engine import engine
 from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period, key_ranges, keys
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Lake, describe_absent
-from include.lake.storage import delta_files as storage
-from include.lake.storage.delta_files import ANY_DAY
+from include.lake.storage import ANY_DAY, store
 
 Log = Callable[[str], None]
 # Input -> its days that are not there, each with the reason.
@@ -135,7 +134,7 @@ def _build_range(
             raise _inputs_missing(contract, dict.fromkeys(days, absent), outcome)
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
-            with session.opened(spark) as own:
+            with engine().opened(spark) as own:
                 _publish(own, contract, lake, days, build_id, started_at, run, log)
         except Exception as error:
             if failures.kind(error) == CONFLICT:
@@ -163,7 +162,7 @@ def _build_range(
             _add(outcome.dropped, row["dropped"])
         _add(outcome.warnings, {name: count for name, count in rows[0]["checks"].items() if count})
         if rows[0]["version"] % _TIDY_EVERY == 0:
-            storage.tidy(table)
+            store().tidy(table)
         return
     raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
 
@@ -181,10 +180,10 @@ def _overtaken(lake: Lake, table: str, days: list[str]) -> bool:
     Delta reports a conflict only for commits that happen during our write. A build that was committed while we were
     still computing is not reported, although it may have read newer inputs.
     """
-    newest = storage.open_table(table)
-    if newest is None or newest.version() == (seen := lake.version(table)):
+    newest = store().open(table)
+    if newest is None or newest.version == (seen := lake.version(table)):
         return False  # as nearly always, and without reading the log
-    commits = storage.commits(newest, contracts.get(table), -1 if seen is None else seen)
+    commits = store().commits(newest, contracts.get(table), -1 if seen is None else seen)
     return any({*days, ANY_DAY} & commit.day_bytes.keys() | commit.metadata.get("days", {}).keys() & set(days)
                for commit in commits)  # fmt: skip
 
@@ -228,47 +227,41 @@ def _publish(
     def progress(what: str) -> None:
         log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
 
-    versions: dict[str, int | None] = {table: storage.ensure_table(contract).version()}
-    versions |= {name: lake.version(name) for name in lineage.inputs(table)}
-    for name, version in versions.items():
-        assert version is not None, f"{name} is there: absent_inputs was empty"
-        session.read_version(spark, name, version).createOrReplaceTempView(lineage.view_name(name))
-    computed = compute(spark, table, days[0], days[-1]).persist()
+    target = store().ensure(contract)
+    snapshots = {table: target, **{name: lake.snapshot(name) for name in lineage.inputs(table)}}
     try:
-        progress("computing and checking")
-        audit = checks.audit(spark, contract, computed, days)
-        if _overtaken(lake, table, days):
-            raise WriteConflict(f"{table} {days[0]}..{days[-1]} was built by another meanwhile")
-        progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
-        for name, count in audit.warnings.items():
-            progress(f"WARNING: check `{name}` fails {count:,} times; the rows are published all the same")
-        kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
-        if RUN_TIMESTAMP in contract.column_names:
-            kept = kept.withColumn(RUN_TIMESTAMP, F.lit(started_at).cast("timestamp"))
-        record = {
-            "build_id": build_id,
-            "table": table,
-            "run": run,
-            "started_at": started_at.isoformat(),
-            "code_id": lineage.code_id(table),
-            "inputs": lake.input_versions(table),
-            "checks": audit.broken,
-            "days": {day: {"rows": rows.rows, "dropped": rows.dropped} for day, rows in audit.days.items()},
-        }
-        (
-            # rebalance: few files of a sensible size per partition, however many tasks computed the rows
-            kept.select(*contract.column_names)
-            .hint("rebalance", *contract.partitioned_by)
-            .write.format("delta")
-            .mode("overwrite")
-            .option(
-                "replaceWhere", f"`{contract.day_column}` >= '{days[0]}' and `{contract.day_column}` <= '{days[-1]}'"
+        for name, snapshot in snapshots.items():
+            assert snapshot is not None, f"{name} is there: absent_inputs was empty"
+            engine().view(spark, lineage.view_name(name), snapshot.address, snapshot.version)
+        with engine().materialise(compute(spark, table, days[0], days[-1])) as computed:
+            progress("computing and checking")
+            audit = checks.audit(spark, contract, computed, days)
+            if _overtaken(lake, table, days):
+                raise WriteConflict(f"{table} {days[0]}..{days[-1]} was built by another meanwhile")
+            progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
+            for name, count in audit.warnings.items():
+                progress(f"WARNING: check `{name}` fails {count:,} times; the rows are published all the same")
+            kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
+            if RUN_TIMESTAMP in contract.column_names:
+                kept = kept.withColumn(RUN_TIMESTAMP, F.lit(started_at).cast("timestamp"))
+            record = {
+                "build_id": build_id,
+                "table": table,
+                "run": run,
+                "started_at": started_at.isoformat(),
+                "code_id": lineage.code_id(table),
+                "inputs": lake.input_versions(table),
+                "checks": audit.broken,
+                "days": {day: {"rows": rows.rows, "dropped": rows.dropped} for day, rows in audit.days.items()},
+            }
+            engine().publish(
+                # rebalance: few files of a sensible size per partition, however many tasks computed the rows
+                kept.select(*contract.column_names).hint("rebalance", *contract.partitioned_by),
+                target.address,
+                f"`{contract.day_column}` >= '{days[0]}' and `{contract.day_column}` <= '{days[-1]}'",
+                json.dumps(record, separators=(",", ":")),
             )
-            .option("userMetadata", json.dumps(record, separators=(",", ":")))
-            .save(str(settings.table_path(table)))
-        )
     finally:
-        computed.unpersist()
         # A session that goes on (one inside a process) would hold the versions that they read, and those their session.
-        for name in (*versions, lineage.THIS):
+        for name in (*snapshots, lineage.THIS):
             spark.catalog.dropTempView(lineage.view_name(name))

@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         name = options.name
         settings.home()  # a folder that Delta cannot use is refused before anything is read or written
+        settings.warehouse()
         code = int(options.command(options) or 0)
         sys.stdout.flush()  # a full disk behind it is an error of the command, and not of Python's end
         return code
@@ -207,16 +208,16 @@ def _days(options: Any) -> list[str]:
 
 
 def _sample(options: Any) -> None:
-    from include.lake.storage import delta_files as storage
+    from include.lake.storage import store
     from include.sample import generate
 
     days, began, rows = _days(options), time.monotonic(), 0
     for table, data in generate.current(options.scale, options.seed):
         rows += data.num_rows
-        storage.replace_source(contracts.get(table), data)
+        store().replace(contracts.get(table), data)
     for table, day, data in generate.days(days[0], days[-1], options.scale, options.seed):
         rows += data.num_rows
-        storage.replace_source(contracts.get(table), data)
+        store().replace(contracts.get(table), data)
         if table == "service_log.weverse_server_log":
             print(f"{day}: {data.num_rows:,} log rows ({time.monotonic() - began:.1f} s)", flush=True)
     print(f"{rows:,} rows of {len(days)} days in {time.monotonic() - began:.1f} s")
@@ -357,21 +358,21 @@ def _status(options: Any) -> None:
 def _show(options: Any) -> None:
     contract = contracts.get(options.table)
     from include.lake.cli import text
-    from include.lake.storage import delta_files as storage
+    from include.lake.storage import store
 
-    delta = storage.open_table(contract.table)
-    if delta is None:
+    snapshot = store().open(contract.table)
+    if snapshot is None:
         raise LakeError(f"{contract.table} does not exist yet: {_maker(contract)}")
     if contract.day_column and not options.day:
         raise UsageError(f"{contract.table} has days: name one with --day D")
-    filters = [(contract.day_column, "=", _partition(contract, options.day))] if contract.day_column else None
-    rows = storage.rows(delta, filters)
+    where = {contract.day_column: [_partition(contract, options.day)]} if contract.day_column else None
+    rows = store().rows(snapshot, where)
     # The newest layout of the table first: what a reader wants to see is its contract's order.
     shown = rows.select([name for name in contract.column_names if name in rows.column_names])
     shown = shown.slice(0, max(0, options.rows))
     print("\n".join(text.table(shown)))
     print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
-    print(f"stored in {settings.table_path(contract.table)}")
+    print(f"stored in {snapshot.address}")
 
 
 def _partition(contract: contracts.Contract, text: str) -> str:
@@ -459,13 +460,13 @@ def _ledger(options: Any) -> None:
 
 
 def _spark(options: Any) -> int | None:
-    from include.lake.engine import spark_server
+    from include.lake.engine import engine
 
     if options.what == "start":
-        print(spark_server.start())
+        print(engine().start())
     elif options.what == "stop":
-        print("stopped" if spark_server.stop() else "none was running")
+        print("stopped" if engine().stop() else "none was running")
     else:
-        print(spark_server.address() or "none is running: ./lake spark start")
-        return 0 if spark_server.address() else 1
+        print(engine().address() or "none is running: ./lake spark start")
+        return 0 if engine().address() else 1
     return None

@@ -33,7 +33,6 @@ _START_SECONDS = 120
 
 def spark_conf() -> dict[str, str]:
     """The settings of every Spark that we start, the server as well as one inside a process."""
-    home = settings.home()
     return {
         # Days are cut from UTC, whatever the machine's own zone is.
         "spark.sql.session.timeZone": "UTC",
@@ -45,7 +44,7 @@ def spark_conf() -> dict[str, str]:
         "spark.driver.extraClassPath": os.pathsep.join(str(path) for path in jar_paths()),
         # Tables are found by their path; a catalog on disk would be a second truth (and a lock: Derby).
         "spark.sql.catalogImplementation": "in-memory",
-        "spark.sql.warehouse.dir": str(home / "warehouse"),
+        "spark.sql.warehouse.dir": str(_folder() / "warehouse"),  # empty: of tables of a catalog
         "spark.driver.memory": settings.spark_memory(),
         # A fifth less CPU than G1 on 2 cores; its longer pauses hurt nobody.
         "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",

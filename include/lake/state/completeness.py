@@ -2,26 +2,25 @@
 
 from typing import Any
 
-from deltalake import DeltaTable
 from sqlglot import exp
 
 from include.lake import settings
 from include.lake.errors import ContractError
 from include.lake.project import readiness
 from include.lake.project.contracts import Contract
-from include.lake.storage import delta_files as storage
+from include.lake.storage import Snapshot, store
 
 # (table id, table, ready_when) -> day -> (version of its rows, reason). While something waits for a day, it is asked
 # for every few seconds. It is computed again when its rows have changed.
 _known: dict[tuple[str, str, str], dict[str, tuple[int, str]]] = {}
 
 
-def reasons(delta: DeltaTable, contract: Contract, days: list[str], versions: dict[str, int]) -> dict[str, str]:
+def reasons(snapshot: Snapshot, contract: Contract, days: list[str], versions: dict[str, int]) -> dict[str, str]:
     """Day -> why it does not count as there yet, empty for a complete day. `versions`: those of the days' rows."""
-    known = _known.setdefault((str(delta.metadata().id), contract.table, str(contract.ready_when)), {})
+    known = _known.setdefault((snapshot.table_id, contract.table, str(contract.ready_when)), {})
     unknown = [day for day in days if known.get(day, (None, ""))[0] != versions[day]]
     if unknown:
-        answers = _compute(delta, contract, unknown)
+        answers = _compute(snapshot, contract, unknown)
         known.update({day: (versions[day], answers.get(day, _NO_ROWS)) for day in unknown})
     return {day: known[day][1] for day in days}
 
@@ -29,17 +28,17 @@ def reasons(delta: DeltaTable, contract: Contract, days: list[str], versions: di
 _NO_ROWS = "is not complete: it has no rows"
 
 
-def _compute(delta: DeltaTable, contract: Contract, days: list[str]) -> dict[str, str]:
+def _compute(snapshot: Snapshot, contract: Contract, days: list[str]) -> dict[str, str]:
     condition = readiness.parsed_ready_when(contract.table)
     assert condition is not None, "the contract has ready_when"
     # Values that are shown to people: how far the day is.
     values = list(dict.fromkeys(node.sql(dialect="postgres") for node in condition.find_all(exp.AggFunc)))
     selected = ", ".join([f"({condition.sql(dialect='postgres')})", *values])
-    listed = ", ".join(f"'{day}'" for day in days)  # each of them is a day: `storage.days` gives no other
+    listed = ", ".join(f"'{day}'" for day in days)  # each of them is a day: `Store.days` gives no other
     column = f'"{contract.day_column}"'
     try:
-        rows = storage.query(
-            delta, f"select {column}, {selected} from source_rows where {column} in ({listed}) group by {column}"
+        rows = store().query(
+            snapshot, f"select {column}, {selected} from source_rows where {column} in ({listed}) group by {column}"
         )
     except Exception as error:
         # delta-rs raises plain exceptions for what its query engine does not understand.

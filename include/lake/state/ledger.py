@@ -4,7 +4,6 @@ All but the failed builds follows from the Delta logs of the tables. So the ledg
 build that was killed between its commit and its ledger row is entered later (`record`).
 """
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -12,14 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError
 
-from include.lake import settings
 from include.lake.errors import LakeError
 from include.lake.project import contracts
 from include.lake.project.contracts import Contract
-from include.lake.storage import delta_files as storage
+from include.lake.storage import Commit, Snapshot, store
 
 TABLE = "ops.partition_build"
 # What a row tells of its day. `changed`: another writer than the runner changed rows of the day, or a source got rows.
@@ -47,22 +43,20 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-# The columns of a file: its folder names the table.
-_STORED = SCHEMA.remove(0)
+# What the store wants to know where it has to make the ledger.
+_LAYOUT: dict[str, Any] = {"about": "What happened to the days of all tables.", "partitioned_by": ("table",)}
 _MAPS = ("inputs", "checks", "dropped")
 _EMPTY_ROW: dict[str, Any] = dict.fromkeys(SCHEMA.names) | {name: {} for name in _MAPS}
-# One small file per build: beyond this many commits they are made one, so that reading stays a matter of milliseconds.
-_COMPACT_EVERY = 50
 # Spark's errors may quote a whole plan.
 _ERROR_LENGTH = 2000
 
 
 def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The rows of `tables` (all by default), oldest first, each of them once."""
-    delta = open_ledger()
-    if delta is None:
+    snapshot = open_ledger()
+    if snapshot is None:
         return []
-    data = storage.rows(delta, None if tables is None else [("table", "in", sorted(tables))])
+    data = store().rows(snapshot, None if tables is None else {"table": list(tables)})
     unique = {_identity(row): row for row in decoded(data)}
     return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["partition"]))
 
@@ -71,15 +65,13 @@ class Reader:
     """The ledger as it is now, read table by table: what a look costs does not depend on the other tables' history."""
 
     def __init__(self) -> None:
-        self._delta = open_ledger()
-        self._files = storage.files_by(self._delta, "table") if self._delta else {}
+        self._snapshot = open_ledger()
 
     def history(self, table: str) -> pa.Table:
         """The rows of one table with the columns of SCHEMA, in any order, some perhaps twice; see `decoded`."""
-        if self._delta is None or table not in self._files:
+        if self._snapshot is None:
             return SCHEMA.empty_table()
-        data = storage.read_files(self._delta, self._files[table], _STORED)
-        return data.add_column(0, "table", pa.repeat(table, len(data))).cast(SCHEMA)
+        return store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
 
 
 def decoded(data: pa.Table) -> list[dict[str, Any]]:
@@ -108,15 +100,15 @@ def moments(column: pa.ChunkedArray) -> list[datetime]:
     return [moment.replace(tzinfo=UTC) for moment in column.cast(pa.timestamp("us")).to_pylist()]
 
 
-def open_ledger() -> DeltaTable | None:
-    """The ledger's Delta table; None if nothing was built yet. LakeError if it must be made again."""
+def open_ledger() -> Snapshot | None:
+    """The ledger as it is now; None if nothing was built yet. LakeError if it must be made again."""
     try:
-        delta = storage.open_table(TABLE)
+        snapshot = store().open(TABLE)
     except LakeError as error:
         raise LakeError(f"{error}; the ledger can be made again from the tables: ./lake ledger rebuild") from None
-    if delta and not {field.name for field in delta.schema().fields} >= set(SCHEMA.names):
+    if snapshot and not set(snapshot.columns) >= set(SCHEMA.names):
         raise LakeError(f"{TABLE} was written by an older version of the lake: ./lake ledger rebuild makes it again")
-    return delta
+    return snapshot
 
 
 def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -127,29 +119,14 @@ def append(rows: list[dict[str, Any]]) -> None:
     """Add rows with the fields of SCHEMA."""
     if not rows:
         return
-    create()
-    path = str(settings.table_path(TABLE))
-    storage.retry_conflicts(lambda: write_deltalake(path, encoded(rows), mode="append"), TABLE)
-    delta = DeltaTable(path)
-    if delta.version() % _COMPACT_EVERY == 0:
-        with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
-            delta.optimize.compact()
-        storage.tidy(TABLE)
+    open_ledger()  # its rows would not fit into one of an older version
+    store().write(TABLE, encoded(rows), **_LAYOUT)
 
 
 def create() -> None:
     """Make the ledger's table unless it is there."""
-    if open_ledger() is not None:
-        return
-    path = str(settings.table_path(TABLE))
-    about = "What happened to the days of all tables."
-    storage.retry_conflicts(
-        lambda: DeltaTable.create(
-            path, SCHEMA, mode="ignore", partition_by=["table"], name=TABLE, description=about,
-            configuration={"delta.checkpointInterval": "20"},
-        ),
-        TABLE,
-    )  # fmt: skip
+    if open_ledger() is None:
+        store().write(TABLE, SCHEMA.empty_table(), **_LAYOUT)
 
 
 def failed(
@@ -171,13 +148,11 @@ def record(table: str) -> list[dict[str, Any]]:
     The runner calls it after each commit of its own. So a killed build is entered by the next one of its table.
     """
     contract = contracts.get(table)
-    delta = storage.open_table(table)
-    if delta is None or not contract.day_column:
+    snapshot = store().open(table)
+    if snapshot is None or not contract.day_column:
         return []
-    table_id = delta.metadata().id
-    data = Reader().history(table)
-    known = known_version(data, str(table_id))
-    rows = rows_of_commits(contract, str(table_id), storage.commits(delta, contract, known))
+    known = known_version(Reader().history(table), snapshot.table_id)
+    rows = rows_of_commits(contract, snapshot.table_id, store().commits(snapshot, contract, known))
     append(rows)
     return rows
 
@@ -189,12 +164,12 @@ def known_version(data: pa.Table, table_id: str) -> int:
                default=-1)  # fmt: skip
 
 
-def rows_of_commits(contract: Contract, table_id: str, commits: list[storage.Commit]) -> list[dict[str, Any]]:
+def rows_of_commits(contract: Contract, table_id: str, commits: list[Commit]) -> list[dict[str, Any]]:
     """The ledger rows of commits of one table."""
     return [row for commit in commits for row in _rows(contract, table_id, commit)]
 
 
-def _rows(contract: Contract, table_id: str, commit: storage.Commit) -> Iterator[dict[str, Any]]:
+def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[str, Any]]:
     row = {
         **_EMPTY_ROW, "table": contract.table, "table_id": table_id, "version": commit.version, "built_at": commit.at,
     }  # fmt: skip
@@ -228,37 +203,32 @@ def rebuild() -> tuple[int, int]:
     Failed builds have no commit: those that the old ledger still knows stay. An old ledger that cannot be read, or of
     an older version, is moved aside first.
     """
-    path = settings.table_path(TABLE)
     try:
         create()
     except LakeError:
-        path.rename(path.with_name(f"{path.name}.unreadable.{time.time_ns()}"))
-        create()
+        store().write(TABLE, SCHEMA.empty_table(), **_LAYOUT, anew=True)
     counts = 0, 0
 
-    def write() -> None:
+    def all_rows(ledger: Snapshot) -> pa.Table:
         nonlocal counts
-        delta = DeltaTable(str(path))
-        before = decoded(storage.rows(delta))
+        before = decoded(store().rows(ledger))
         # The commits of a table whose contract is broken just now cannot be read: its rows stay, too.
         broken = contracts.load_all().broken
         kept = [row for row in before if row["status"] == FAILED or row["table"] in broken]
         rows = kept + list(_rows_of_all_commits())
         counts = len(before), len(rows)
-        # Without a retry of delta-rs: a row that another process has added since we read would be lost.
-        once = CommitProperties(max_commit_retries=0)
-        write_deltalake(delta, encoded(rows), mode="overwrite", commit_properties=once)
+        return encoded(rows)
 
-    storage.retry_conflicts(write, TABLE)
+    store().write(TABLE, all_rows, **_LAYOUT)
     return counts
 
 
 def _rows_of_all_commits() -> Iterator[dict[str, Any]]:
     for contract in contracts.load_all().values():
         with suppress(LakeError):  # a table that cannot be opened says so wherever it is looked at
-            delta = storage.open_table(contract.table) if contract.day_column else None
-            if delta:
-                yield from rows_of_commits(contract, str(delta.metadata().id), storage.commits(delta, contract))
+            snapshot = store().open(contract.table) if contract.day_column else None
+            if snapshot:
+                yield from rows_of_commits(contract, snapshot.table_id, store().commits(snapshot, contract))
 
 
 def encoded(rows: list[dict[str, Any]]) -> pa.Table:

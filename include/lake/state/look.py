@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
-from deltalake import DeltaTable
 
 from include.lake.errors import LakeError
 from include.lake.project import contracts, lineage, periods, task_lists
 from include.lake.project.periods import Grain, Period
 from include.lake.state import completeness, ledger
 from include.lake.state.ledger import BUILT, CHANGED, EMPTY
-from include.lake.storage import delta_files as storage
-from include.lake.storage.delta_files import ANY_DAY
+from include.lake.storage import ANY_DAY, PartitionFiles, Snapshot, require_days, store
 
 MISSING, FRESH, STALE, FAILED = "missing", "fresh", "stale", "failed"
 # The version of a day that a plan is going to build: newer than any that was read.
@@ -65,17 +63,19 @@ class _Input:
 class _History:
     """What the ledger and the commits after its last row say of one table with days."""
 
-    def __init__(self, table: str, delta: DeltaTable | None, entered: ledger.Reader) -> None:
+    def __init__(self, table: str, snapshot: Snapshot | None, entered: ledger.Reader) -> None:
         contract = contracts.get(table)
-        self.version = None if delta is None else delta.version()
-        self.table_id = "" if delta is None else str(delta.metadata().id)
+        self.version = None if snapshot is None else snapshot.version
+        self.table_id = "" if snapshot is None else snapshot.table_id
         data = entered.history(table)
         # What the commits say and the ledger does not know yet.
         self.unrecorded: list[dict[str, Any]] = []
-        if delta is not None:
-            storage.require_days(delta, contract)
+        if snapshot is not None:
+            require_days(snapshot, contract)
             known = ledger.known_version(data, self.table_id)
-            self.unrecorded = ledger.rows_of_commits(contract, self.table_id, storage.commits(delta, contract, known))
+            self.unrecorded = ledger.rows_of_commits(
+                contract, self.table_id, store().commits(snapshot, contract, known)
+            )
             if self.unrecorded:
                 data = pa.concat_tables([data, ledger.encoded(self.unrecorded)])
         self._data = data
@@ -146,29 +146,29 @@ class Lake:
 
     def __init__(self) -> None:
         self._ledger: ledger.Reader | None = None
-        self._deltas: dict[str, DeltaTable | None] = {}
+        self._snapshots: dict[str, Snapshot | None] = {}
         self._histories: dict[str, _History] = {}
         self._built: dict[str, dict[str, dict[str, Any]]] = {}
-        self._files: dict[str, dict[str, storage.DayFiles]] = {}
+        self._files: dict[str, dict[str, PartitionFiles]] = {}
         self._not_ready: dict[str, dict[str, str]] = {}
         self._planned: dict[str, set[str]] = {}
         self._states: dict[tuple[str, str], DayState] = {}
         self._own_states: dict[tuple[str, str], DayState] = {}
         self._oldest: dict[str, str | None] = {}
-        self._table_ids: dict[str, str] = {}
         self._inputs: dict[str, list[_Input]] = {}
         self._first_days: dict[str, str | None] = {}
         self._cumulative: dict[str, tuple[list[str], list[int]]] = {}
 
-    def _delta(self, table: str) -> DeltaTable | None:
-        if table not in self._deltas:
-            self._deltas[table] = storage.open_table(table)
-        return self._deltas[table]
+    def snapshot(self, table: str) -> Snapshot | None:
+        """The table at the version that this look speaks of; None if there is no table."""
+        if table not in self._snapshots:
+            self._snapshots[table] = store().open(table)
+        return self._snapshots[table]
 
     def _history(self, table: str) -> _History:
         if table not in self._histories:
             self._ledger = self._ledger or ledger.Reader()
-            self._histories[table] = _History(table, self._delta(table), self._ledger)
+            self._histories[table] = _History(table, self.snapshot(table), self._ledger)
         return self._histories[table]
 
     def _inputs_with_days(self, table: str) -> list[_Input]:
@@ -210,24 +210,22 @@ class Lake:
             self._built[table] = dict(sorted(zip(history.built, rows, strict=True)))
         return self._built[table]
 
-    def files(self, table: str) -> dict[str, storage.DayFiles]:
+    def files(self, table: str) -> dict[str, PartitionFiles]:
         """Day -> files of a source."""
         if table not in self._files:
-            delta = self._delta(table)
-            self._files[table] = {} if delta is None else storage.days(delta, contracts.get(table))
+            snapshot = self.snapshot(table)
+            self._files[table] = {} if snapshot is None else store().days(snapshot, contracts.get(table))
         return self._files[table]
 
     def version(self, table: str) -> int | None:
         """The version of the Delta table that this look speaks of, so that what is read is what is recorded."""
-        delta = self._delta(table)
-        return None if delta is None else delta.version()
+        snapshot = self.snapshot(table)
+        return None if snapshot is None else snapshot.version
 
     def table_id(self, table: str) -> str:
         """Delta's id of the table; empty if there is no table."""
-        if table not in self._table_ids:
-            delta = self._delta(table)
-            self._table_ids[table] = "" if delta is None else str(delta.metadata().id)
-        return self._table_ids[table]
+        snapshot = self.snapshot(table)
+        return "" if snapshot is None else snapshot.table_id
 
     def day_versions(self, table: str) -> dict[str, int]:
         """Day -> the newest version that changed its rows, for days that have any or were built."""
@@ -284,9 +282,9 @@ class Lake:
             return {}
         known = self._not_ready.setdefault(table, {})
         if new := [day for day in days if day not in known]:
-            delta = self._delta(table)
-            assert delta is not None, "there are days with rows"
-            known.update(completeness.reasons(delta, contracts.get(table), new, self.day_versions(table)))
+            snapshot = self.snapshot(table)
+            assert snapshot is not None, "there are days with rows"
+            known.update(completeness.reasons(snapshot, contracts.get(table), new, self.day_versions(table)))
         return {day: known[day] for day in days if known[day]}
 
     def input_days(self, table: str, start: str, end: str) -> dict[str, list[str]]:

@@ -1,0 +1,144 @@
+"""Where rows are: the port through which the lake reads and writes tables, and the store that is behind it.
+
+Nobody outside this room knows a path of a table, or what keeps its rows.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from include.lake import settings
+from include.lake.errors import ContractError
+from include.lake.project.contracts import Contract
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# The day of a change that cannot be assigned to days.
+ANY_DAY = "*"
+# A week, as Delta has it: the longest that a build or a reader of an older version may take.
+KEPT = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A table as it is at one version. `table_id`: another one after the table was moved away and made again.
+
+    `address`: a folder or URL, which an engine can read. `handle`: for the store alone.
+    """
+
+    table: str
+    table_id: str
+    version: int
+    address: str
+    columns: tuple[str, ...]
+    partitioned_by: tuple[str, ...]
+    handle: Any = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class PartitionFiles:
+    """What the files of one day hold."""
+
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a table. `day_bytes`: the days whose rows it changed, with the bytes that it added to each.
+
+    Compaction, comments and the like change no rows: they have no days. ANY_DAY stands for days that the log does not
+    name. `metadata`: the JSON object of its userMetadata, empty where it has none.
+    """
+
+    version: int
+    at: datetime
+    metadata: dict[str, Any]
+    day_bytes: dict[str, int]
+
+
+class Store(Protocol):
+    """What the lake wants of whoever keeps its tables. A damaged table is a LakeError with the cure."""
+
+    def open(self, table: str, version: int | None = None) -> Snapshot | None:
+        """The table at a version (the newest by default); None if it does not exist."""
+
+    def ensure(self, contract: Contract) -> Snapshot:
+        """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
+
+        New columns are added and comments follow the contract; another type or a column taken away is a ContractError.
+        """
+
+    def days(self, snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
+        """The days that have rows, with what their files hold; empty for a table without days."""
+
+    def commits(self, snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Commit]:
+        """Every commit after version `after`, up to that of the snapshot; oldest first.
+
+        Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
+        """
+
+    def rows(self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> "pa.Table":
+        """The rows; of those columns that `where` names, only the rows with one of its values."""
+
+    def query(self, snapshot: Snapshot, sql: str) -> "pa.Table":
+        """The result of a query over the table `source_rows`."""
+
+    def write(
+        self,
+        table: str,
+        rows: "pa.Table | Callable[[Snapshot], pa.Table]",
+        *,
+        about: str,
+        partitioned_by: Sequence[str],
+        anew: bool = False,
+    ) -> None:
+        """Append rows to a table without a contract, in one commit. It is made with their types if it is not there.
+
+        rows: also a function of the newest version. It gives all rows that the table has from then on, and is called
+        again when another writer came first. anew: move away what is there, which nobody can read.
+        """
+
+    def replace(
+        self,
+        contract: Contract,
+        rows: "pa.Table | Callable[[], pa.RecordBatchReader]",
+        *,
+        loaded: dict[str, int] | None = None,
+        empty_days: Sequence[str] = (),
+        load_id: str | None = None,
+        guard: Callable[[dict[str, int]], None] | None = None,
+    ) -> int:
+        """Replace the days that `rows` hold (all of a source without days) in one commit; gives the version written.
+
+        rows: also a function that gives them anew for every try; then `loaded` says the rows of each day ('' without
+        days). empty_days: days that are to have no rows. guard: sees the rows of each day as they are, and may raise.
+        """
+
+    def tidy(self, table: str, older_than: timedelta = KEPT) -> None:
+        """Delete the files that no version of the table needs any more, and what killed writers have left behind.
+
+        Only what is older than `older_than`: younger files may be read by a build that began before they were
+        replaced, or belong to a commit that is on its way.
+        """
+
+
+def store() -> Store:
+    """The store of this lake: Delta files below `LAKE_WAREHOUSE`."""
+    from include.lake.storage import delta_files  # heavy, and no business of who wants the types alone
+
+    return delta_files
+
+
+def require_days(snapshot: Snapshot, contract: Contract) -> None:
+    """ContractError unless the table is partitioned by the day column of its contract."""
+    if contract.day_column and contract.day_column not in snapshot.partitioned_by:
+        layout = (
+            f"partitioned by {', '.join(snapshot.partitioned_by)}" if snapshot.partitioned_by else "not partitioned"
+        )
+        raise ContractError(
+            f"{settings.shown(contract.path)}: the day is {contract.day_column}, but the table is {layout}: "
+            f"correct partitioned_by, or move {snapshot.address} away and make the table again"
+        )

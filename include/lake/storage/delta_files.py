@@ -1,83 +1,105 @@
-"""What the Delta log of a table says, read and (for sources) written by delta-rs: milliseconds, and no JVM."""
+"""The store of Delta files, in a folder or an object store, read and written by delta-rs: milliseconds, and no JVM.
+
+Its functions are those of the port `Store`. It opens the Delta log of a table by its address alone.
+"""
 
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
 from pyarrow import dataset
-from pyarrow.fs import FileSystem, SubTreeFileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
 from include.lake import settings
 from include.lake.errors import ContractError, LakeError, WriteConflict
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.periods import Period, is_key
+from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, require_days
+from include.lake.storage.arrow import arrow_schema
 
 _DELTA_TYPES = {
     "string": "string", "tinyint": "byte", "int": "integer", "bigint": "long",
     "double": "double", "boolean": "boolean", "date": "date", "timestamp": "timestamp",
 }  # fmt: skip
-_ARROW_TYPES = {
-    "string": pa.string(), "tinyint": pa.int8(), "int": pa.int32(), "bigint": pa.int64(),
-    "double": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(), "timestamp": pa.timestamp("us", "UTC"),
-}  # fmt: skip
-# A week, as Delta has it: the longest that a build or a reader of an older version may take.
-_KEPT = timedelta(days=7)
 # Delta-rs keeps a row group of each day in memory until it is full: with its million rows some hundred MB a day. Of
 # 25,000 rows, files are hardly larger (1 %), and three days of 200,000 or of 1,800,000 rows take the same memory.
 _WRITER = WriterProperties(max_row_group_size=25_000)
+# One small file per commit: beyond this many they are made one, so that reading stays a matter of milliseconds.
+_COMPACT_EVERY = 50
 # Ten years: the ledger can be made again from the commits, so the commits stay (Delta's own default is 30 days).
 _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 
 
-@dataclass(frozen=True)
-class DayFiles:
-    """What the files of one day hold."""
+class _Files:
+    """What a snapshot of this store keeps: the Delta table, and the files by the values of a partition column."""
 
-    rows: int
-    bytes: int
+    def __init__(self, delta: DeltaTable) -> None:
+        self.delta = delta
+        self._by: dict[str, dict[str, list[str]]] = {}
 
-
-@dataclass(frozen=True)
-class Commit:
-    """One commit of a Delta log. `day_bytes`: the days whose rows it changed, with the bytes that it added to each.
-
-    Compaction, comments and the like change no rows: they have no days. ANY_DAY stands for days that the log does not
-    name. `metadata`: the JSON object of its userMetadata, empty where it has none.
-    """
-
-    version: int
-    at: datetime
-    metadata: dict[str, Any]
-    day_bytes: dict[str, int]
+    def by(self, column: str) -> dict[str, list[str]]:
+        """Value of a partition column -> the files with it."""
+        if column not in self._by:
+            files = self._by[column] = {}
+            actions = pa.table(self.delta.get_add_actions(flatten=True))
+            if actions.num_rows:
+                values = (actions[name].to_pylist() for name in ("path", f"partition.{column}"))
+                for path, value in zip(*values, strict=True):
+                    files.setdefault(value, []).append(path)
+        return self._by[column]
 
 
-# The day of a change that cannot be assigned to days.
-ANY_DAY = "*"
+def address(table: str) -> str:
+    """The folder or the URL of a table: the path is the table."""
+    schema, name = table.split(".")
+    return f"{settings.warehouse()}/{schema}/{name}"
+
+
+def _local(where: str) -> Path | None:
+    """The folder at an address; None in an object store."""
+    return None if "://" in where else Path(where)
+
+
+def open(table: str, version: int | None = None) -> Snapshot | None:
+    """The table at a version (the newest by default); None if it does not exist. LakeError if it is damaged."""
+    delta = open_table(table, version)
+    return None if delta is None else _snapshot(table, delta)
+
+
+def _snapshot(table: str, delta: DeltaTable) -> Snapshot:
+    metadata = delta.metadata()
+    columns = tuple(column.name for column in delta.schema().fields)
+    return Snapshot(
+        table, str(metadata.id), delta.version(), address(table), columns, tuple(metadata.partition_columns),
+        _Files(delta),
+    )  # fmt: skip
 
 
 def open_table(table: str, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at a version (the newest by default); None if it does not exist. LakeError if it is damaged."""
-    path = settings.table_path(table)
+    """The same as delta-rs has it: for this store, and for who tests what is in its files."""
+    where = address(table)
     try:
-        return DeltaTable(str(path), version=version)
+        return DeltaTable(where, version=version)
     except TableNotFoundError:
         return None
     except DeltaError as error:
-        raise LakeError(f"{table}: {_damage(path, error)}") from None
+        raise LakeError(f"{table}: {_damage(where, error)}") from None
 
 
-def _damage(path: Path, error: Exception) -> str:
+def _damage(where: str, error: Exception) -> str:
     """Why a Delta table cannot be opened, with the cure."""
-    newest = max((path / "_delta_log").glob("*.json"), default=None)
+    folder = _local(where)
+    newest = max((folder / "_delta_log").glob("*.json"), default=None) if folder else None
     reason = str(error).splitlines()[0]
     if newest:
         try:
@@ -88,52 +110,56 @@ def _damage(path: Path, error: Exception) -> str:
             return (
                 f"its newest commit is torn: delete {newest}, which nobody could read, and build or load its days again"
             )
-    return f"its Delta log cannot be read ({reason}): restore {path} from a copy, or move it away and make it again"
+    return f"its Delta log cannot be read ({reason}): restore {where} from a copy, or move it away and make it again"
 
 
-def require_days(delta: DeltaTable, contract: Contract) -> None:
-    """ContractError unless the table is partitioned by the day column of its contract."""
-    partitioned_by = delta.metadata().partition_columns
-    if contract.day_column and contract.day_column not in partitioned_by:
-        layout = f"partitioned by {', '.join(partitioned_by)}" if partitioned_by else "not partitioned"
-        raise ContractError(
-            f"{settings.shown(contract.path)}: the day is {contract.day_column}, but the table is {layout}: "
-            f"correct partitioned_by, or move {settings.table_path(contract.table)} away and make the table again"
-        )
+def _is_here(delta: DeltaTable) -> bool:
+    return urlsplit(delta.table_uri).scheme in ("", "file")
 
 
-def rows(delta: DeltaTable, filters: list[tuple[str, str, Any]] | None = None) -> pa.Table:
-    """The rows of the version that `delta` stands at; `filters` such as [("day", "=", "2026-01-05")]."""
+def _file_system(delta: DeltaTable) -> FileSystem:
+    """The files of a table, by their path in it."""
+    if _is_here(delta):
+        # The file system of pyarrow. delta-rs has one implemented in Python; threads of pyarrow may still call it while
+        # the interpreter shuts down, and the process aborts.
+        return SubTreeFileSystem(unquote(urlsplit(delta.table_uri).path).rstrip("/"), LocalFileSystem())
+    # It has the credentials and the kinds of URL that delta-rs has, and not those of pyarrow.
+    return PyFileSystem(DeltaStorageHandler.from_table(delta._table))
+
+
+def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
+    """The rows; of those columns that `where` names, only the rows with one of its values."""
+    delta: DeltaTable = snapshot.handle.delta
     if _deleted(delta):
         # The pyarrow reader does not know deletion vectors; the query engine of delta-rs does.
-        where = " and ".join(f'"{name}" = {_quoted(value)}' for name, _, value in filters or ())
-        return query(delta, f"select * from source_rows{' where ' + where if where else ''}")
-    # Read by path with the file system of pyarrow. delta-rs passes one implemented in Python; threads of pyarrow may
-    # still call it while the interpreter shuts down, and the process aborts.
-    local, folder = FileSystem.from_uri(delta.table_uri)
-    return delta.to_pyarrow_table(filters=filters, filesystem=SubTreeFileSystem(folder, local))
+        parts = [f'"{name}" in ({", ".join(map(_quoted, values))})' for name, values in (where or {}).items()]
+        return query(snapshot, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
+    if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
+        ((column, values),) = where.items()
+        return _rows_of_partitions(snapshot, column, sorted(values))
+    filters = [(name, "in", sorted(values)) for name, values in where.items()] if where else None
+    return delta.to_pyarrow_table(filters=filters, filesystem=_file_system(delta))
 
 
-def files_by(delta: DeltaTable, column: str) -> dict[str, list[str]]:
-    """Value of a partition column -> the files with it."""
-    actions = pa.table(delta.get_add_actions(flatten=True))
-    if not actions.num_rows:
-        return {}
-    files: dict[str, list[str]] = {}
-    for path, value in zip(*(actions[name].to_pylist() for name in ("path", f"partition.{column}")), strict=True):
-        files.setdefault(value, []).append(path)
-    return files
+def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> pa.Table:
+    """The rows with these values of the only partition column: milliseconds, however many files others have."""
+    delta: DeltaTable = snapshot.handle.delta
+    schema = pa.schema(delta.schema().to_arrow())
+    place = schema.get_field_index(column)
+    stored, tables = schema.remove(place), [schema.empty_table()]
+    for value in values:
+        if paths := snapshot.handle.by(column).get(value):
+            files = dataset.dataset(paths, schema=stored, format="parquet", filesystem=_file_system(delta)).to_table()
+            tables.append(files.add_column(place, schema.field(place), pa.repeat(value, len(files))))
+    return pa.concat_tables(tables)
 
 
-def read_files(delta: DeltaTable, paths: list[str], schema: pa.Schema) -> pa.Table:
-    """The rows of some files of a table without deletion vectors: a few milliseconds, however many others there are."""
-    local, folder = FileSystem.from_uri(delta.table_uri)
-    files = dataset.dataset([f"{folder}/{path}" for path in paths], schema=schema, format="parquet", filesystem=local)
-    return files.to_table()
-
-
-def query(delta: DeltaTable, sql: str) -> pa.Table:
+def query(snapshot: Snapshot, sql: str) -> pa.Table:
     """The result of a query over the table `source_rows`, computed by delta-rs."""
+    return _query(snapshot.handle.delta, sql)
+
+
+def _query(delta: DeltaTable, sql: str) -> pa.Table:
     return pa.table(QueryBuilder().register("source_rows", delta).execute(sql).read_all())
 
 
@@ -150,19 +176,19 @@ def _deleted(delta: DeltaTable) -> dict[str, int]:
     return {path.rpartition("/")[2]: selection.count(False) for path, selection in zip(paths, selections, strict=True)}
 
 
-def commits(delta: DeltaTable, contract: Contract, after: int = -1) -> list[Commit]:
-    """Every commit after version `after`, up to the version that `delta` stands at; oldest first.
+def commits(snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Commit]:
+    """Every commit after version `after`, up to that of the snapshot; oldest first.
 
     Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
     """
-    local, folder = FileSystem.from_uri(delta.table_uri)
+    files = _file_system(snapshot.handle.delta)
     found: list[Commit] = []
-    for version in range(after + 1, delta.version() + 1):
+    for version in range(after + 1, snapshot.version + 1):
         try:
-            with local.open_input_stream(f"{folder}/_delta_log/{version:020}.json") as stream:
+            with files.open_input_stream(f"_delta_log/{version:020}.json") as stream:
                 lines = stream.read().splitlines()
         except FileNotFoundError:
-            gap = {ANY_DAY: 0, **dict.fromkeys(days(delta, contract), 0)}
+            gap = {ANY_DAY: 0, **dict.fromkeys(days(snapshot, contract), 0)}
             found = [Commit(version, datetime.fromtimestamp(0, UTC), {}, gap)]
             continue
         found.append(_commit(version, lines, contract.day_column))
@@ -191,17 +217,18 @@ def _commit(version: int, lines: list[bytes], day_column: str | None) -> Commit:
     return Commit(version, moment, metadata if isinstance(metadata, dict) else {}, day_bytes)
 
 
-def days(delta: DeltaTable, contract: Contract) -> dict[str, DayFiles]:
+def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
     """The days that have rows, with what their files hold; empty for a table without days."""
     if not contract.day_column:
         return {}
-    require_days(delta, contract)
+    require_days(snapshot, contract)
+    delta: DeltaTable = snapshot.handle.delta
     actions = pa.table(delta.get_add_actions(flatten=True))
     if not actions.num_rows:
         return {}
     actions = actions.select(["path", "size_bytes", "num_records", f"partition.{contract.day_column}"])
     deleted = _deleted(delta)
-    found: dict[str, DayFiles] = {}
+    found: dict[str, PartitionFiles] = {}
     for path, size, records, value in zip(*(column.to_pylist() for column in actions.columns), strict=True):
         day = str(value)
         # Others may write partitions that are no days (null, 9999-12-32): no build reads them.
@@ -210,8 +237,8 @@ def days(delta: DeltaTable, contract: Contract) -> dict[str, DayFiles]:
         # A file without statistics may have rows: it counts as one.
         kept = (1 if records is None else records) - deleted.get(path.rpartition("/")[2], 0)
         if kept > 0:
-            before = found.get(day, DayFiles(0, 0))
-            found[day] = DayFiles(before.rows + kept, before.bytes + size)
+            before = found.get(day, PartitionFiles(0, 0))
+            found[day] = PartitionFiles(before.rows + kept, before.bytes + size)
     return dict(sorted(found.items()))
 
 
@@ -224,29 +251,20 @@ def _field(column: Column) -> Field:
     return Field.from_json(json.dumps({"name": column.name, "type": kind, "nullable": True, "metadata": metadata}))
 
 
-def arrow_schema(contract: Contract) -> pa.Schema:
-    """The contract's columns as Arrow types, in its order."""
-
-    def kind(text: str) -> pa.DataType:
-        return pa.list_(kind(text[6:-1])) if text.startswith("array<") else _ARROW_TYPES[text]
-
-    return pa.schema([(column.name, kind(column.type)) for column in contract.columns])
-
-
-def ensure_table(contract: Contract) -> DeltaTable:
+def ensure(contract: Contract) -> Snapshot:
     """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
 
     New columns are added and comments follow the contract; another type or a column taken away is a ContractError.
     """
-    path = settings.table_path(contract.table)
+    path = address(contract.table)
     fields = [_field(column) for column in contract.columns]
     delta = open_table(contract.table)
     if delta is None:
         DeltaTable.create(
-            str(path), Schema(fields), mode="ignore", partition_by=list(contract.partitioned_by),
+            path, Schema(fields), mode="ignore", partition_by=list(contract.partitioned_by),
             name=contract.table, description=contract.about, configuration=_PROPERTIES,
         )  # fmt: skip
-        return DeltaTable(str(path))
+        return _snapshot(contract.table, DeltaTable(path))
     if delta.metadata().partition_columns != list(contract.partitioned_by):
         layout = ", ".join(delta.metadata().partition_columns) or "nothing"
         raise ContractError(
@@ -267,26 +285,29 @@ def ensure_table(contract: Contract) -> DeltaTable:
             delta.alter.set_column_metadata(field.name, field.metadata or {"comment": ""})
     if delta.metadata().description != contract.about:
         delta.alter.set_table_description(contract.about)
-    return delta
+    return _snapshot(contract.table, delta)
 
 
-def tidy(table: str, older_than: timedelta = _KEPT) -> None:
+def tidy(table: str, older_than: timedelta = KEPT) -> None:
     """Delete the files that no version of the table needs any more, and what killed writers have left behind.
 
     Only what is older than `older_than`: younger files may be read by a build that began before they were replaced, or
     belong to a commit that is on its way.
     """
-    delta, hours = DeltaTable(str(settings.table_path(table))), older_than / timedelta(hours=1)
+    where, hours = address(table), older_than / timedelta(hours=1)
+    delta = DeltaTable(where)
     with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
         delta.vacuum(int(hours), dry_run=False, enforce_retention_duration=False, full=True)
-    # A writer of Spark that is killed leaves its half of a log file, which vacuum does not look for.
-    for path in (settings.table_path(table) / "_delta_log").glob(".*.tmp*"):
+    # A writer of Spark that is killed leaves its half of a log file, which vacuum does not look for. In an object store
+    # there is none: a file is there whole or not at all.
+    folder = _local(where)
+    for path in (folder / "_delta_log").glob(".*.tmp*") if folder else ():
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > hours * 3600:
                 path.unlink()
 
 
-def retry_conflicts(write: Callable[[], object], what: str) -> None:
+def _retry_conflicts(write: Callable[[], object], what: str) -> None:
     """Run one Delta commit, again if another writer came first; WriteConflict after ten times."""
     for _ in range(10):
         try:
@@ -297,7 +318,61 @@ def retry_conflicts(write: Callable[[], object], what: str) -> None:
     raise WriteConflict(f"{what}: other writers came first ten times; try again")
 
 
-def replace_source(
+def write(
+    table: str,
+    rows: pa.Table | Callable[[Snapshot], pa.Table],
+    *,
+    about: str,
+    partitioned_by: Sequence[str],
+    anew: bool = False,
+) -> None:
+    """Append rows to a table without a contract, or let a function give all rows that it has from then on."""
+    where = address(table)
+    if anew:
+        _move_away(table, where)
+    delta = open_table(table)
+    if isinstance(rows, pa.Table):
+        if delta is None:
+            _retry_conflicts(
+                lambda: DeltaTable.create(
+                    where, rows.schema, mode="ignore", partition_by=list(partitioned_by), name=table,
+                    description=about, configuration={"delta.checkpointInterval": "20"},
+                ),
+                table,
+            )  # fmt: skip
+            delta = DeltaTable(where)
+        if rows.num_rows:
+            _append(table, delta, rows)
+        return
+    # Without a retry of delta-rs: a row that another process has added since we read would be lost.
+    once = CommitProperties(max_commit_retries=0)
+
+    def rewrite() -> None:
+        newest = DeltaTable(where)
+        write_deltalake(newest, rows(_snapshot(table, newest)), mode="overwrite", commit_properties=once)
+
+    _retry_conflicts(rewrite, table)
+
+
+def _append(table: str, delta: DeltaTable, rows: pa.Table) -> None:
+    _retry_conflicts(lambda: write_deltalake(address(table), rows, mode="append"), table)
+    delta.update_incremental()
+    if delta.version() % _COMPACT_EVERY == 0:
+        with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
+            delta.optimize.compact()
+        tidy(table)
+
+
+def _move_away(table: str, where: str) -> None:
+    """Keep what nobody can read beside its place."""
+    folder = _local(where)
+    if folder is None:
+        raise LakeError(f"{table}: move {where} away first; nothing was written")
+    with suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f"{folder.name}.unreadable.{time.time_ns()}"))
+
+
+def replace(
     contract: Contract,
     rows: pa.Table | Callable[[], pa.RecordBatchReader],
     *,
@@ -317,9 +392,9 @@ def replace_source(
         counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
         loaded = {count["values"]: count["counts"] for count in counts}
         rows = table.to_reader
-    path, read = str(settings.table_path(contract.table)), rows
+    path, read = address(contract.table), rows
     held = sorted({*(loaded or ()), *empty_days})
-    ensure_table(contract)
+    ensure(contract)
     if day and not held:
         return DeltaTable(path).version()
     predicate = (
@@ -351,12 +426,12 @@ def replace_source(
             raise LakeError(f"{contract.table} can't be written: {str(error).splitlines()[0]}") from error
         version = newest.version()
 
-    retry_conflicts(write, contract.table)
+    _retry_conflicts(write, contract.table)
     return version
 
 
 def _row_counts(delta: DeltaTable, contract: Contract) -> dict[str, int]:
     """Rows of each day; of a source without days, all of them under ''."""
     day = f'"{contract.day_column}"' if contract.day_column else "''"
-    counts = query(delta, f"select {day} as day, count(*) as number from source_rows group by 1")
+    counts = _query(delta, f"select {day} as day, count(*) as number from source_rows group by 1")
     return {row["day"]: row["number"] for row in counts.to_pylist()}

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
-from utils.dynamic_dag.build import RETRIES, BrokenFiles, table_docs
+from utils.dynamic_dag.factory import RETRIES, BrokenFiles, table_docs
 
 from include.lake.project import contracts, lineage, task_lists
 

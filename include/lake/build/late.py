@@ -1,4 +1,4 @@
-"""Late data: days that were built and that data which came afterwards made stale."""
+"""Late data: days that were built, and that later data made stale."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from include.lake.state.look import STALE, Lake
 
 @dataclass
 class LateDays:
-    """What a look at the days before a run has come to: table -> days built, and the builds that failed."""
+    """The result for the days before a run: table -> days built, and the builds that failed."""
 
     built: dict[str, list[str]] = field(default_factory=dict)
     failed: list[failures.Failure] = field(default_factory=list)
@@ -28,7 +28,7 @@ def stale_days(table: str, day: str, count: int) -> list[str]:
 
 def build_stale_days(tables: list[str], day: str, count: int, run: str, log: Callable[[str], None]) -> LateDays:
     """Build the stale ones of the `count` days before `day`, table by table, inputs first; a failure stops no other."""
-    from include.lake.build import runner  # heavy, and most nights there is no late day
+    from include.lake.build import runner  # slow to import, and most nights have no late day
 
     result = LateDays()
     for table in lineage.in_order(tables):

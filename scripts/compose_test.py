@@ -1,7 +1,7 @@
-"""`make compose-test`: docker-compose.yaml brought up for real, its promises looked at one by one, all removed.
+"""`make compose-test`: starts docker-compose.yaml, tests its promises one by one, and removes everything.
 
-It works on a copy of the project with a compose project, a port and an image of its own. Needs docker, docker-compose
-(1.29 or newer) and either the two public images or a registry that has them. KILL="spark postgres" kills only these.
+It uses a copy of the project, and a separate compose project, port and image. It needs docker, docker-compose (1.29 or
+newer) and the two public images or a registry with them. KILL="spark postgres" kills only these services.
 """
 
 import http.server
@@ -37,7 +37,7 @@ from scripts.seed import DEFAULT_DAYS, DEFAULT_SCALE, newest_day
 from scripts.stack import Clock
 
 PROJECT = "lake-compose-test"
-# What the image is made of, and what is mounted into it.
+# The files of the image, and those that compose mounts into it.
 COPIED = ("docker-compose.yaml", "Dockerfile", ".dockerignore", ".env.example", "requirements.lock", "lake", "dags",
           "plugins", "include", "scripts")  # fmt: skip
 SCHEDULER = "airflow-scheduler"
@@ -45,9 +45,9 @@ KILLED = ("spark", "postgres", "airflow-api-server", "airflow-dag-processor", "a
 OURS = ("--filter", f"label=com.docker.compose.project={PROJECT}")
 SCALE = ("--scale", str(DEFAULT_SCALE))
 WANTED_COLD, WANTED_EDIT = 180, 15
-# Always the same, or docker would not know that it has built this before.
+# A fixed port, because docker reuses its build cache only if the address stays the same.
 JARS_PORT = 18443
-# What takes this long is stuck: a retry comes after one minute, or two.
+# Airflow retries after one or two minutes, so after this time something is stuck.
 PATIENCE_SECONDS = 600
 EDITED = "we_mart.wv_sess_daily"
 EDIT = ("+ 1 as sess_dur", "+ 100001 as sess_dur")
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def find_compose() -> list[str]:
-    """The compose command of this machine; LakeError with the cure when there is none, or no daemon."""
+    """The compose command of this machine. LakeError with the cure if docker or its daemon is missing."""
     for command in (["docker", "compose"], ["docker-compose"]):
         with suppress(FileNotFoundError):
             if subprocess.run([*command, "version"], capture_output=True).returncode == 0:
@@ -116,14 +116,14 @@ class Test:
         self.expected: dict[str, list[str]] = {}
 
     def compose(self, *arguments: str, check: bool = True, quiet: bool = False) -> str:
-        """Run docker-compose; its output, with `quiet` that of stdout alone. LakeError with its end if it fails."""
-        with tempfile.TemporaryFile("w+") as told:  # in the order in which it came, for who has to read it
+        """Run docker-compose and give its output; with `quiet` only stdout. LakeError with its end if it fails."""
+        with tempfile.TemporaryFile("w+") as output:  # one file keeps stdout and stderr in their order
             done = subprocess.run(
                 [*self.command, *arguments], cwd=self.folder, env=self.env, text=True, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if quiet else told, stderr=told,
+                stdout=subprocess.PIPE if quiet else output, stderr=output,
             )  # fmt: skip
-            told.seek(0)
-            words = told.read()
+            output.seek(0)
+            words = output.read()
         if check and done.returncode:
             last = "\n".join((words + (done.stdout or "")).splitlines()[-15:])
             raise LakeError(f"{shlex.join([*self.command, *arguments])} failed:\n{last}")
@@ -161,8 +161,8 @@ class Test:
             copied(source, self.folder / name)
         text = (self.folder / ".env.example").read_text()
         (self.folder / ".env").write_text(re.sub(r"LAKE_UI_PORT=\d+", f"LAKE_UI_PORT={self.port}", text))
-        self.folder.parent.chmod(0o755)  # the containers' user is another one
-        self.compose("down", "-v", "--remove-orphans")  # of a test that was killed
+        self.folder.parent.chmod(0o755)  # the containers run as another user
+        self.compose("down", "-v", "--remove-orphans")  # removes the containers of a killed test
 
     def build(self) -> None:
         began = time.monotonic()
@@ -187,9 +187,9 @@ class Test:
         return api
 
     def run_of(self, dag_id: str) -> dict[str, Any]:
-        """The run of the day; an error of ours when it is red, so that nobody waits for it."""
-        found = self.ask("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={self.day}&limit=1")
-        run: dict[str, Any] = found["dag_runs"][0] if found and found["dag_runs"] else {"state": None}
+        """The run of the day. LakeError if it has failed, because it is useless to wait then."""
+        answer = self.ask("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={self.day}&limit=1")
+        run: dict[str, Any] = answer["dag_runs"][0] if answer and answer["dag_runs"] else {"state": None}
         if run["state"] == "failed":
             raise LakeError(f"the run of {dag_id} is red")
         return run
@@ -198,18 +198,18 @@ class Test:
         self.until(lambda: self.run_of(dag_id)["state"] == "success", f"a green run of {dag_id}")
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The API server is one of those that are killed: an answer that does not come is none."""
+        """Call the API. None if there is no answer, because the test also kills the API server."""
         try:
             return self.api(method, path, body)
         except (OSError, LakeError, ValueError):
             return None
 
     def status(self) -> dict[str, dict[str, Any]]:
-        told = json.loads(self.inside("./lake", "status", "--from", self.day, "--to", self.day, "--json"))
-        return {row["table"]: row for row in told}
+        states = json.loads(self.inside("./lake", "status", "--from", self.day, "--to", self.day, "--json"))
+        return {row["table"]: row for row in states}
 
     def build_without_docker(self) -> None:
-        """The same days by the engine alone, in a lake of its own on this machine."""
+        """Build the same day without docker, in a separate lake on this machine."""
         home = self.folder.parent / "lake"
         lake(home, "sample", "--from", days_before(self.day, DEFAULT_DAYS - 1), "--to", self.day, *SCALE)
         lake(home, "build", *built(), "--from", self.day, "--to", self.day)
@@ -217,7 +217,7 @@ class Test:
         assert all(self.expected.values())
 
     def tables_are_right(self) -> None:
-        """All built tables are fresh, and row by row what the engine gives without docker."""
+        """All built tables are fresh, and their rows are the same as those of the build without docker."""
         status = self.status()
         self.require(all(status[name]["state"] == "fresh" for name in built()), "every table of the day is fresh")
         with tempfile.TemporaryDirectory() as folder:
@@ -303,8 +303,8 @@ class Test:
         time.sleep(3)  # into its work
         name = self.id(service)
         pid, before = docker("inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", name).split()
-        # From outside of the container, as the kernel would when memory runs out: `docker kill` is a wish to stop, and
-        # nothing would start it again.
+        # Kill the process from outside of the container, as the kernel does when memory runs out. After `docker kill`,
+        # docker would not start the container again.
         docker("run", "--rm", "--pid=host", "--user=0", "--entrypoint=kill", PROJECT, "-9", pid)
         began = time.monotonic()
         self.say(f"{service} is killed")
@@ -320,8 +320,8 @@ class Test:
         self.tables_are_right()
 
     def building(self) -> bool:
-        found = self.ask("GET", "/dags/~/dagRuns/~/taskInstances?state=running&limit=100")
-        return bool(found and [task for task in found["task_instances"] if task["task_id"] in built()])
+        answer = self.ask("GET", "/dags/~/dagRuns/~/taskInstances?state=running&limit=100")
+        return bool(answer and [task for task in answer["task_instances"] if task["task_id"] in built()])
 
     def down_and_up(self) -> None:
         """`down` keeps the data and the secrets."""
@@ -356,7 +356,7 @@ def docker(*arguments: str) -> str:
 
 
 def serve_jars() -> str:
-    """Where the build gets the Delta jars of this machine, and looks at their checksums; "" if it cannot reach it."""
+    """Serve the Delta jars of this machine to the image build, and give the URL; "" if docker cannot reach it."""
 
     class Jars(http.server.SimpleHTTPRequestHandler):
         def translate_path(self, path: str) -> str:
@@ -380,7 +380,7 @@ def built() -> list[str]:
 
 
 def lake(home: Path, *arguments: str) -> None:
-    """./lake with its own Spark, as on any machine."""
+    """Run ./lake with its own Spark, as on any machine."""
     env = {name: value for name, value in os.environ.items() if name not in ("LAKE_SPARK_REMOTE", "LAKE_SPARK_TOKEN")}
     env |= {"LAKE_HOME": str(home), "PYTHONPATH": str(settings.ROOT)}
     command = [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
@@ -390,7 +390,7 @@ def lake(home: Path, *arguments: str) -> None:
 
 
 def rows(home: Path, table: str, day: str) -> list[str]:
-    """The rows of a day, without the time of their build, in an order of their own."""
+    """The sorted rows of a day, without the time of their build."""
     before, contract = os.environ.get("LAKE_HOME"), contracts.get(table)
     os.environ["LAKE_HOME"] = str(home)
     try:
@@ -399,9 +399,9 @@ def rows(home: Path, table: str, day: str) -> list[str]:
         os.environ.pop("LAKE_HOME") if before is None else os.environ.update(LAKE_HOME=before)
     if delta is None:
         return []
-    found = delta.to_pyarrow_table(filters=[(contract.day_column, "=", day)])
+    data = delta.to_pyarrow_table(filters=[(contract.day_column, "=", day)])
     names = [name for name in contract.column_names if name != contracts.RUN_TIMESTAMP]
-    return sorted(json.dumps(row, default=str) for row in found.select(names).to_pylist())
+    return sorted(json.dumps(row, default=str) for row in data.select(names).to_pylist())
 
 
 if __name__ == "__main__":

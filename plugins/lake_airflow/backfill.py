@@ -162,14 +162,14 @@ class SummariseBackfill(BaseOperator):
         lines = backfill.summary(results)
         for line in lines:
             self.log.info("%s", line)
-        report = {
+        told = {
             "summary": lines,
             "bad_days": {result.table: result.bad for result in results if result.bad},
             "left_days": {result.table: result.left for result in results if result.left},
         }
         if not backfill.is_good(results):
-            context["ti"].xcom_push("summary", report)
-            not_built = [f"{result.table} {plan.ranges(sorted([*result.bad, *result.left]))}"
-                         for result in results if result.bad or result.left]  # fmt: skip
-            raise AirflowFailException(f"not built: {'; '.join(not_built)}")
-        return report
+            context["ti"].xcom_push("summary", told)
+            named = [f"{result.table} {plan.ranges(sorted([*result.bad, *result.left]))}"
+                     for result in results if result.bad or result.left]  # fmt: skip
+            raise AirflowFailException(f"not built: {'; '.join(named)}")
+        return told

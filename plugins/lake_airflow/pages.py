@@ -73,7 +73,7 @@ RightsDep = Annotated[Rights, Depends(_rights)]
 
 
 def _state(lake: Lake, rights: Rights, table: str, day: str) -> DayState:
-    """The state of a day. A mistake in the files of a table appears in its row and hides no other table."""
+    """The state of a day; a mistake in one table's files is shown in its row and hides no other."""
     try:
         if not contracts.get(table).day_column:
             absent = lake.absent(table, [""])

@@ -186,7 +186,7 @@ class PartitionTrigger(BaseTrigger):
         patience = timedelta(hours=self.hours)
         deadline = self.timeout_after - GRACE if self.timeout_after else datetime.now(UTC) + patience
         missing: dict[str, str] = {self.day: "is missing"}
-        logged, logged_at, failures = None, 0.0, 0
+        said, said_at, failures = None, 0.0, 0
         while True:
             try:
                 missing, failures = await asyncio.to_thread(look, self.table, self.readers, self.day), 0
@@ -209,10 +209,10 @@ class PartitionTrigger(BaseTrigger):
                     }
                 )
                 return
-            if missing != logged or time.monotonic() - logged_at >= REPEAT_SECONDS:
+            if missing != said or time.monotonic() - said_at >= REPEAT_SECONDS:
                 more = timedelta(seconds=round(left.total_seconds()))
                 self.log.info("waiting for %s: %s; for %s more", self.table, in_words(missing), more)
-                logged, logged_at = missing, time.monotonic()
+                said, said_at = missing, time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
 
 

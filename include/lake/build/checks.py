@@ -204,7 +204,7 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
             # Spark names a column without a name, and we do not know this name here.
             names = None if readable and (check.gives is None or "" in secret) else frozenset(secret)
         found.append(_Check(check.name, check.over_views(days[0], days[-1]), check.kind, names, check.severity))
-    # A check that appears twice counts once, with the stricter severity.
+    # A promise that is made twice counts once, and as the stricter of the two.
     once = {check.name: check for check in sorted(found, key=lambda check: check.severity == "fail")}
     return [once.pop(check.name) for check in found if check.name in once]
 

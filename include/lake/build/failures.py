@@ -57,7 +57,7 @@ def kind(error: BaseException) -> str:
     """The class of an error. It says what has to change before a retry makes sense."""
     if isinstance(error, LakeError):
         return error.kind
-    # delta-rs raises this one error for every commit that another commit has overtaken.
+    # delta-rs has one error for every commit that lost, whatever it was about.
     if type(error).__name__ == "CommitFailedError" or any(name in str(error) for name in _CONFLICTS):
         return CONFLICT
     state = getattr(error, "getSqlState", lambda: None)() if _is_spark(error) else None
@@ -70,7 +70,7 @@ def kind(error: BaseException) -> str:
 
 
 def is_bug(error: BaseException) -> bool:
-    """Is the error a mistake in our own code? Then only a traceback explains it."""
+    """Is it a mistake in our own code, which only a traceback explains?"""
     return not (isinstance(error, LakeError) or _is_of_a_system(error))
 
 

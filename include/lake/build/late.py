@@ -28,7 +28,7 @@ def stale_days(table: str, day: str, count: int) -> list[str]:
 
 def build_stale_days(tables: list[str], day: str, count: int, run: str, log: Callable[[str], None]) -> LateDays:
     """Build the stale ones of the `count` days before `day`, table by table, inputs first; a failure stops no other."""
-    from include.lake.build import runner  # slow to import, and most nights have no late day
+    from include.lake.build import runner  # heavy, and most nights there is no late day
 
     result = LateDays()
     for table in lineage.in_order(tables):

@@ -200,7 +200,7 @@ def _count(contract: Contract, rows: pa.RecordBatch) -> dict[str, int]:
 def _checked(
     contract: Contract, batch: files.Batch, days: list[str] | None, dropped_of: Counter[str]
 ) -> tuple[pa.RecordBatch, list[tuple[int, str]]]:
-    """The good rows of a batch, in the contract's order and types; and line and reason of the bad rows."""
+    """The good rows of a batch in the contract's order and types, and the bad ones: line and reason."""
     schema, size = storage.arrow_schema(contract), len(batch.lines)
     wrong: dict[int, str] = {}  # row -> its first reason
     arrays = []

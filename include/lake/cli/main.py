@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         name = options.name
-        settings.home()  # refuse a folder that Delta cannot use before any read or write
+        settings.home()  # a folder that Delta cannot use is refused before anything is read or written
         code = int(options.command(options) or 0)
         sys.stdout.flush()  # so a full disk is an error of the command, and not of Python's exit
         return code
@@ -160,8 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--day", metavar="D", help="of a table with days")
     show.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
 
-    tree = command("lineage", _lineage, "show what a table is made of and what is made of it; all tables by default")
-    tree.add_argument("table", nargs="?", metavar="TABLE")
+    of = command("lineage", _lineage, "show what a table is made of and what is made of it; all tables by default")
+    of.add_argument("table", nargs="?", metavar="TABLE")
 
     new = command("new", _new, "write stubs of SELECT, contract and test case, and the line in the task list")
     new.add_argument("table", metavar="TABLE")
@@ -360,7 +360,7 @@ def _show(options: Any) -> None:
         raise UsageError(f"{contract.table} has days: name one with --day D")
     filters = [(contract.day_column, "=", parse_day(options.day))] if contract.day_column else None
     rows = storage.rows(delta, filters)
-    # The table may have another order of columns. The user expects the order of the contract.
+    # The newest layout of the table first: what a reader wants to see is its contract's order.
     shown = rows.select([name for name in contract.column_names if name in rows.column_names])
     shown = shown.slice(0, max(0, options.rows))
     print("\n".join(text.table(shown)))

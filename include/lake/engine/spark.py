@@ -28,8 +28,8 @@ SESSION_CONF = {
     # A build that replaces no rows by no rows also needs a commit, because the commit carries the build record.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
-# If a server does not answer for 15 seconds, it is gone with our session. PySpark itself would try for ten minutes. A
-# retry of the whole build is the better cure.
+# A server that does not answer for a quarter of a minute is gone, and our session with it: PySpark itself would try for
+# ten minutes. What has gone wrong is then a matter for a retry of the whole build.
 _RETRIES: dict[str, Any] = {"max_retries": 5, "max_backoff": 10_000}
 # On another machine, docker or an operator restarts a killed server: a container of Spark listens after 20 s.
 # On this machine only we start it, so we do not wait.
@@ -39,7 +39,7 @@ _PORT = 15002  # the port of Spark Connect if the address has none
 
 
 def connect() -> SparkSession:
-    """The session for builds. LakeError in one line if the server does not answer."""
+    """The session to build with. LakeError in one line when the named server does not answer."""
     address = _address()
     if address is None:
         return _in_process()
@@ -92,7 +92,7 @@ def _wait_for(host: str, port: int, patience: float) -> None:
 
 @contextmanager
 def opened(given: SparkSession | None = None) -> Iterator[SparkSession]:
-    """`given`, or a new session. A session of a server ends with the block, together with the queries that still run.
+    """`given`, or a session of our own; that of a server ends with the block, and with it whatever still runs in it.
 
     Otherwise the server would keep it for an hour: Airflow ends its tasks without Python's clean-up at exit.
     """

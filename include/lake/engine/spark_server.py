@@ -33,7 +33,7 @@ _START_SECONDS = 120
 
 
 def spark_conf() -> dict[str, str]:
-    """The settings of every Spark that we start: the server, and a Spark inside a process."""
+    """The settings of every Spark that we start, the server as well as one inside a process."""
     home = settings.home()
     return {
         # SELECTs take days from UTC. The timezone of the machine must not matter.

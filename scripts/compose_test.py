@@ -226,11 +226,11 @@ class Test:
                 subprocess.run(command, cwd=self.folder, env=self.env, stdout=file, check=True)
             subprocess.run(["tar", "-C", folder, "-xf", file.name], check=True)
             theirs = {table: rows(Path(folder), table, self.day) for table in built()}
-        counts = ", ".join(f"{table} {len(found):,}" for table, found in theirs.items())
+        counts = ", ".join(f"{table} {len(data):,}" for table, data in theirs.items())
         self.require(theirs == self.expected, f"the rows are those of ./lake without docker ({counts})")
 
     def closed(self) -> None:
-        """One port, on 127.0.0.1; a Spark that asks for a token; nobody is root."""
+        """docker publishes one port, on 127.0.0.1. Spark requires a token. No service runs as root."""
         listed = docker("ps", *OURS, "--format", "{{.Ports}}")
         published = [part for part in re.split(r"[,\n]\s*", listed) if "->" in part]
         self.require(published == [f"127.0.0.1:{self.port}->8080/tcp"], f"only {published} is published")
@@ -240,11 +240,11 @@ class Test:
             f"{config}\nstub = SparkConnectServiceStub(grpc.insecure_channel('spark:{container.SPARK_PORT}'))\n"
             "try: print(stub.Config(r, timeout=30))\nexcept grpc.RpcError as error: print(error.code())"
         )
-        told = self.inside(".venv/bin/python", "-c", call)
-        self.require("UNAUTHENTICATED" in told, f"Spark without its token: {told.strip()}")
+        answer = self.inside(".venv/bin/python", "-c", call)
+        self.require("UNAUTHENTICATED" in answer, f"Spark without its token: {answer.strip()}")
         for service in KILLED:
             lines = docker("top", self.id(service), "-eo", "pid,uid,comm").splitlines()[1:]
-            # A health check runs as the user of the image, which is root in that of the database.
+            # A health check runs as the user of the image. In the image of PostgreSQL this is root.
             users = {uid for _, uid, program, *_ in map(str.split, lines) if program != "pg_isready"}
             self.require(users and "0" not in users, f"{service} runs as user {', '.join(sorted(users))}")
 
@@ -252,7 +252,7 @@ class Test:
         return docker("ps", "-q", *OURS, "--filter", f"label=com.docker.compose.service={service}").strip()
 
     def keeps_secrets(self) -> None:
-        """None is in the configuration, in an environment that docker shows, or in the logs of the containers."""
+        """No secret is in the configuration, in the environments that docker shows, or in the logs."""
         values = self.inside("sh", "-c", "cat /secrets/* /lake/spark/token").split()
         ids = docker("ps", "-aq", *OURS).split()
         shown = self.compose("config") + docker("inspect", *ids) + self.compose("logs", "--no-color")
@@ -260,7 +260,7 @@ class Test:
         self.require(not [value for value in values if value in shown], "no secret is in config, inspect or logs")
 
     def edits(self) -> None:
-        """A SELECT that is edited: clear its task, and the result is there. A DAG's text shows in the UI."""
+        """After an edit of a SELECT, a cleared task gives the new result. The UI shows the edited text of a DAG."""
         path = self.folder / contracts.get(EDITED).select_path.relative_to(settings.ROOT)
         text = path.read_text()
         assert EDIT[0] in text
@@ -273,8 +273,8 @@ class Test:
         day = f"filters=[('part_date', '=', '{self.day}')]"
         read = f"open_table('{EDITED}').to_pyarrow_table(columns=['sess_dur'], {day})"
         code = f"from include.lake.storage.delta_files import *; print(min({read}[0].to_pylist()))"
-        found = self.inside(".venv/bin/python", "-c", code)
-        self.require(int(found) > 100_000, f"the table has what was edited (the smallest sess_dur is {found.strip()})")
+        smallest = self.inside(".venv/bin/python", "-c", code).strip()
+        self.require(int(smallest) > 100_000, f"the table has what was edited (the smallest sess_dur is {smallest})")
         path.write_text(text)
         lists = self.folder / "dags" / "utils" / "dynamic_dag" / "wev" / "task_list" / f"{dag_id}.py"
         lists.write_text(lists.read_text().replace('"""', '"""Edited. ', 1))

@@ -122,15 +122,15 @@ def _stays(rng: np.random.Generator, users: Columns, communities: Columns) -> Co
     start = np.maximum(users.account[user], communities.opened[comm]) + MINUTE
     hesitation = ms(rng, np.where(rng.random(count) < 0.4, 30 * MINUTE, 2 * YEAR), count)
     start = first_start = np.maximum(start, near_midnight(rng, start + hesitation, 0.05))
-    found = []
+    rounds = []
     for _ in range(5):  # a user has at most five stays in a community
         stay = ms(rng, np.where(rng.random(count) < 0.15, 30 * DAY, 12 * YEAR), count)
         end = np.where(user < artists, NEVER, near_midnight(rng, start + stay, 0.15).clip(min=start + MINUTE))
         unsubscribes = end < np.minimum(left, HORIZON)  # other users stay, or leave the service without an event
         rows = np.stack([user, comm, start, np.minimum(end, left), first_start, unsubscribes])
-        found.append(rows[:, start < np.minimum(left, HORIZON)])
+        rounds.append(rows[:, start < np.minimum(left, HORIZON)])
         start = np.where(unsubscribes & (rng.random(count) < 0.5), end + ms(rng, 60 * DAY, count) + MINUTE, NEVER)
-    user, comm, start, end, first_start, unsubscribes = np.concatenate(found, axis=1)
+    user, comm, start, end, first_start, unsubscribes = np.concatenate(rounds, axis=1)
     return Columns(
         user=user,
         comm=comm,
@@ -166,14 +166,14 @@ def _fan_clubs(rng: np.random.Generator, stays: Columns, communities: Columns) -
     buys = stays.is_first & communities.known[stays.comm] & (rng.random(stays.user.size) < 0.25)
     user, comm, start = stays.user[buys], stays.comm[buys], stays.start[buys]
     start = start + ms(rng, 90 * DAY, user.size)
-    found = []
+    years = []
     for number in range(1, 13):
-        found.append(np.stack([user, comm, start, np.full(user.size, number)])[:, start < HORIZON])
+        years.append(np.stack([user, comm, start, np.full(user.size, number)])[:, start < HORIZON])
         again = rng.random(user.size) < 0.7
         user, comm, start = user[again], comm[again], start[again] + YEAR
         early = rng.random(user.size) < 0.4
         start = start + np.where(early, -rng.integers(0, 90 * DAY, user.size), ms(rng, 40 * DAY, user.size))
-    user, comm, start, number = np.concatenate(found, axis=1)
+    user, comm, start, number = np.concatenate(years, axis=1)
     failed, restored = rng.random((2, user.size)) < 0.03
     return Columns(user=user, comm=comm, start=start, number=number, failed=failed, restored=restored)
 

@@ -1,4 +1,4 @@
-# Few targets, and everything they need they get themselves: a bare machine needs make and Python 3.11.
+# Each target fetches what it needs. A machine needs only make and Python 3.11.
 .DEFAULT_GOAL := help
 .PHONY: help setup run test approve laws faults races wap bench-checks bench-looks bench-backfill compose-test lint format lock clean
 MAKEFLAGS += --no-print-directory
@@ -18,7 +18,7 @@ run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONC
 	@$(PY) -m scripts.run
 
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
-	@# Two at a time: the Spark of each has one thread. One test after the other is given to whoever is free.
+	@# Two processes, because the Spark of each has one thread. A free process gets the next single test.
 	@$(PY) -m pytest -n 2 --dist load --maxschedchunk 1 $(ARGS)
 
 approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), for a review to see what changed

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
-from utils.dynamic_dag.build import RETRIES, BrokenFiles, table_docs
+from utils.dynamic_dag.factory import RETRIES, BrokenFiles, table_docs
 
 from include.lake.project import contracts, lineage, task_lists
 
@@ -12,12 +12,12 @@ DOCS = """\
 Builds a range of days of any tables, one task per table. Stop it by marking the run as failed; clear the run to go on:
 what is done stays done. The log of `plan` shows what is going to be built, that of `summary` what has come of it.
 """
-# Backfills of other days or tables run side by side; Spark has its cores to share, so more would only wait.
+# Backfills of different days or tables run side by side. They share Spark's cores, so more of them would only wait.
 MAX_ACTIVE_RUNS = 4
-# Ten years of a large table take hours. What runs for a day hangs.
+# Ten years of a large table take hours. A task that runs for a day hangs.
 TIMEOUT = timedelta(days=1)
-# A table is built whatever became of those before it: the days that it can do without them. What the plan leaves out it
-# names as skipped, which comes before this rule.
+# `all_done`: a table is built even if an upstream table failed, for the days whose inputs exist. `plan` itself skips
+# the tables that are not in the plan; Airflow applies that before the trigger rule.
 TRIGGER_RULE = "all_done"
 
 with DAG(
@@ -27,7 +27,7 @@ with DAG(
     schedule=None,
     catchup=False,
     max_active_runs=MAX_ACTIVE_RUNS,
-    is_paused_upon_creation=False,  # it does nothing by itself
+    is_paused_upon_creation=False,  # it has no schedule, so it does nothing until a user starts it
     default_args={"owner": "data-insight", **RETRIES, "execution_timeout": TIMEOUT},
     params=params(task_lists.names()),
     tags=["lake"],
@@ -46,6 +46,6 @@ with DAG(
             if above in tasks:
                 tasks[above] >> task
 
-# What is broken is left out above, and named here.
+# The DAG has no task for a broken table. This import error names the broken files.
 if problems := lineage.broken():
     broken = BrokenFiles("broken_tables", list(problems.values()))

@@ -1,5 +1,5 @@
 """The Airflow DAGs of the wev family: one for every task list in utils/dynamic_dag/wev/task_list/."""
 
-from utils.dynamic_dag.build import dags_of
+from utils.dynamic_dag.factory import dags_of
 
 globals().update(dags_of("wev"))

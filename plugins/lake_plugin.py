@@ -1,4 +1,4 @@
-"""Tells Airflow what we add to it: the timetable and the pages. Tasks and triggers it imports by name."""
+"""Registers the timetable and the pages with Airflow. Airflow imports tasks and triggers by name."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from lake_airflow.timetable import DailyPartitions, Partitions
 
 
 class LakePlugin(AirflowPlugin):
-    """The pages are made when the API server asks for them: FastAPI is no business of a DAG parse."""
+    """The API server creates the pages on demand, so that a DAG parse does not import FastAPI."""
 
     name = "lake"
     timetables: list[Any] = [DailyPartitions, Partitions]  # noqa: RUF012  (Airflow declares it so)
-    # {…} is filled in by the Airflow UI. The views of a DAG, a run and a task are tabs on their pages.
+    # The Airflow UI fills in {…}. It shows the views of a DAG, a run and a task as tabs on their pages.
     external_views: list[Any] = [  # noqa: RUF012
         {"name": "Lake", "href": "lake/", "url_route": "lake", "destination": "nav", "nav_top_level": True},
         {"name": "Days", "href": "lake/?dag_id={DAG_ID}", "url_route": "lake_days", "destination": "dag"},

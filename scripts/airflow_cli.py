@@ -1,6 +1,6 @@
 """The `airflow` command for the Airflow of `make run`: scripts/airflow backfill create --dag-id … .
 
-In a container of docker-compose.yaml it is the command for the Airflow there.
+In a container of docker-compose.yaml it serves the Airflow of the containers.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The environment, the commands and the secrets of Airflow, on this machine as well as in a container."""
+"""The environment, the commands and the secrets of Airflow, both on this machine and in a container."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ def logs() -> Path:
 
 
 def password() -> str:
-    """The password of the UI, generated once and kept where only we can read it."""
+    """The password of the UI. It is generated once and stored in a file that only we can read."""
     path = home() / "passwords.json"
     if not path.exists():
         write_private(path, json.dumps({USER: secrets.token_urlsafe(12)}))
@@ -31,24 +31,24 @@ def password() -> str:
 
 def command(name: str) -> list[str | Path]:
     """The command of one of AIRFLOW."""
-    # Whoever shows logs reads their files: nobody needs the servers that would hand them out.
+    # Airflow reads log files directly here, so it needs no servers that deliver logs.
     more = {"scheduler": ["--skip-serve-logs"], "triggerer": ["--skip-serve-logs"]}.get(name, [])
     return [sys.executable, "-m", "airflow", name, *more]
 
 
 def new_keys() -> dict[str, str]:
-    """What Airflow encrypts and signs with; the Fernet key in the form that Fernet wants."""
+    """New keys with which Airflow encrypts and signs. Fernet requires its key in base64."""
     fernet = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     return {"fernet": fernet, "jwt": secrets.token_hex(32), "session": secrets.token_hex(32)}
 
 
 def of_make_run(port: int, database: str) -> dict[str, str]:
-    """The environment of the Airflow of `make run`, with secrets that are made once and kept."""
+    """The environment of the Airflow of `make run`. Its secrets are made once and stored."""
     path = home() / "secrets.json"
     if not path.exists():
         write_private(path, json.dumps(new_keys()))
     password()
-    # A task mostly waits for Spark, which shares the cores: twice as many keep them busy.
+    # A task mostly waits for Spark, which uses the same cores. Two tasks per core keep them busy.
     core: dict[str, object] = {"parallelism": min(16, 2 * (os.cpu_count() or 2))}
     url = f"http://127.0.0.1:{port}"
     return environment(home(), json.loads(path.read_text()), database, url, {"core": core})
@@ -57,9 +57,9 @@ def of_make_run(port: int, database: str) -> dict[str, str]:
 def environment(
     home: Path, keys: dict[str, str], database: str, url: str, more: dict[str, dict[str, object]]
 ) -> dict[str, str]:
-    """The environment of an Airflow: all its settings, and none of another Airflow of this machine.
+    """The environment of an Airflow: all its settings, without those of another Airflow on this machine.
 
-    `keys` are those of `new_keys`, `url` is where people find the UI, `more` are options by section.
+    `keys`: from `new_keys`. `url`: address of the UI. `more`: further options by section.
     """
     options: dict[str, dict[str, object]] = {
         "core": {
@@ -86,7 +86,7 @@ def environment(
     }
     for section, values in more.items():
         options.setdefault(section, {}).update(values)
-    # Connections and variables (AIRFLOW_CONN_*, AIRFLOW_VAR_*) are the caller's to give.
+    # The caller may set connections and variables (AIRFLOW_CONN_*, AIRFLOW_VAR_*), so they stay.
     foreign = ("AIRFLOW__", "AIRFLOW_HOME", "AIRFLOW_CONFIG")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env |= {"AIRFLOW_HOME": str(home), "PYTHONPATH": str(settings.ROOT), "LAKE_HOME": str(settings.home())}
@@ -96,7 +96,7 @@ def environment(
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read, at once and whole."""
+    """Write a file that only we can read, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ class Api:
         self.url, self._login, self._token = url, {"username": user, "password": password}, ""
 
     def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer; None if there is no such thing (404), or it is there already (409)."""
+        """The answer; None if the object does not exist (404) or exists already (409)."""
         if not self._token:
             self._token = self._ask("POST", "/auth/token", self._login)["access_token"]
         try:
@@ -38,14 +38,14 @@ class Api:
         request.add_header("Content-Type", "application/json")
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
-        # No proxy: this never leaves the machine.
+        # No proxy, because the request stays on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, None if body is None else json.dumps(body).encode(), timeout=30) as answer:
             return json.loads(answer.read() or "null")
 
 
 def dag_ids() -> list[str]:
-    """A task list is a DAG of its file's name."""
+    """The ids of the DAGs of task lists: the file name of a list is the id of its DAG."""
     return sorted(path.stem for path in task_lists.paths())
 
 

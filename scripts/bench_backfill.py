@@ -1,8 +1,8 @@
-"""`make bench-backfill`: days through the scheduler, a run each, against the `backfill` DAG. One machine, one run.
+"""`make bench-backfill`: compares scheduled runs, one per day, with one run of the `backfill` DAG on one machine.
 
-Both build the wev tables from the same sample data with the same SELECTs, on servers that are warm. The backfill comes
-second and replaces what is there (mode `all`), which is a little more work than the first had.
-Settings: DAYS (90) and SCALE (0.1) of the sample data, LAKE_UI_PORT. It has a LAKE_HOME of its own, which it removes.
+Both build the wev tables from the same sample data with the same SELECTs on warm servers. The backfill comes second and
+replaces the rows of the first (mode `all`), which is a little more work.
+Settings: DAYS (90) and SCALE (0.1) of the sample data, LAKE_UI_PORT. It uses a temporary LAKE_HOME.
 """
 
 import os
@@ -25,7 +25,7 @@ from scripts.run import down, until
 from scripts.stack import Clock, Stack
 
 FIRST = "2026-01-03"
-# Two days before the range, so that neither way pays for the first use of everything.
+# Two days before the range warm up Spark and Airflow, so that neither way pays for their first use.
 WARM = day_range(days_before(FIRST, 2), days_before(FIRST, 1))
 # Per-day runs of 90 days take a quarter of an hour or more.
 PATIENCE_SECONDS = 4 * 3600
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def up(running: Stack, say: Clock, days: list[str], scale: float) -> Api:
-    """Everything started, with sample data and the DAGs switched on."""
+    """Start everything, make sample data, and switch the DAGs on."""
     running.start_spark()
     sample = running.lake("sample", "--from", WARM[0], "--to", days[-1], "--scale", str(scale))
     running.spawn("sample", sample, {**os.environ, "PYTHONPATH": str(settings.ROOT)})
@@ -76,7 +76,7 @@ def up(running: Stack, say: Clock, days: list[str], scale: float) -> Api:
 
 
 def scheduled(running: Stack, api: Api, days: list[str]) -> float:
-    """Airflow's own backfill of the daily DAGs, as many runs at a time as they allow; seconds."""
+    """Seconds of Airflow's own backfill of the daily DAGs, with as many runs at a time as they allow."""
     began = time.monotonic()
     for dag_id in dag_ids():
         span = {"from_date": f"{days[0]}T00:00:00Z", "to_date": f"{days[-1]}T00:00:00Z"}
@@ -96,14 +96,14 @@ def scheduled(running: Stack, api: Api, days: list[str]) -> float:
 
 
 def backfill(running: Stack, api: Api, days: list[str]) -> float:
-    """One run of the backfill DAG; seconds."""
+    """Seconds of one run of the backfill DAG."""
     began = time.monotonic()
     conf: dict[str, Any] = {"first_day": days[0], "last_day": days[-1], "tables": dag_ids(), "mode": "all"}
     run = api("POST", "/dags/backfill/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
 
     def state() -> str:
-        found = str(api("GET", f"/dags/backfill/dagRuns/{run}")["state"])
-        return found if found in ("success", "failed") else ""
+        run_state = str(api("GET", f"/dags/backfill/dagRuns/{run}")["state"])
+        return run_state if run_state in ("success", "failed") else ""
 
     if until(running, state, PATIENCE_SECONDS, "the backfill") == "failed":
         raise LakeError(f"the backfill failed: its logs are in {airflow_env.logs()}")
@@ -111,7 +111,7 @@ def backfill(running: Stack, api: Api, days: list[str]) -> float:
 
 
 def sql_alone(days: list[str]) -> float:
-    """Seconds that Spark takes for the SELECTs of the range when nothing is checked, written or recorded."""
+    """Seconds of the SELECTs of the range in Spark, without checks, commits and ledger."""
     from include.lake.build import runner
     from include.lake.engine import engine
     from include.lake.state.look import Lake

@@ -1,7 +1,7 @@
-"""`make bench-checks`: what 20 checks of rows and 5 of days cost, on top of the same build without them. One run.
+"""`make bench-checks`: the extra time of 20 checks of rows and 5 checks of days in a build.
 
-A day of the server log is built with and without them in turn, on one warm Spark Connect server.
-Settings: SCALE (1) of the sample data, ROUNDS (7). It has a LAKE_HOME of its own, which it removes.
+One warm Spark Connect server builds a day of the server log with and without the checks in turn.
+Settings: SCALE (1) of the sample data, ROUNDS (7). It uses a temporary LAKE_HOME.
 """
 
 import os
@@ -24,7 +24,7 @@ from scripts.stack import Clock
 
 TABLE = "we_mart.wv_server_log_base"
 DAY = "2026-01-05"
-# Two builds of each kind before the clock counts: Spark compiles what it runs often.
+# Two builds of each kind are not measured, because Java first compiles the code that runs often.
 WARM = 2
 WANTED = 0.2
 ROWS = [
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def with_checks(checks: list[str]) -> Path:
-    """The project's contracts and SELECTs, with these checks of TABLE."""
+    """A copy of the project's contracts and SELECTs, with these checks added to TABLE."""
     folder = Path(os.environ["LAKE_HOME"]) / f"sql-{len(checks)}"
     shutil.copytree(settings.ROOT / "include" / "sql", folder)
     path = folder / f"{TABLE.replace('.', '/')}.yaml"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the top to the bottom; rooms of one floor do not know each other.
+# From top to bottom. Rooms of one floor must not import each other.
 FLOORS = (("cli",), ("backfill",), ("build",), ("state",), ("storage", "engine"), ("project",), ("local",), ("ground",))
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LAKE = "include.lake"
@@ -18,7 +18,7 @@ LIBRARIES = {"deltalake": ("storage",), "pyspark": ("engine", "build")}
 
 
 def room_of(module: str) -> str:
-    """The room of a module of ours: modules of no folder are the ground."""
+    """The room of a module of ours. A module outside these folders belongs to the ground."""
     first, *rest = module.removeprefix(LAKE).lstrip(".").split(".")
     return first if first in FLOOR and (rest or (ROOT / "include" / "lake" / first).is_dir()) else "ground"
 
@@ -30,7 +30,7 @@ def room_of_file(path: str) -> str:
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
-    """Line and module of each import of a file, wherever it stands."""
+    """Line and module of each import of a file, also inside functions."""
     modules = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -66,7 +66,7 @@ def problem(path: str, module: str) -> str:
 
 
 def main() -> int:
-    """Name every import that goes the wrong way; gives the exit code."""
+    """Print every import that goes the wrong way, and give the exit code."""
     wrong = [
         f"{path.relative_to(ROOT)}:{number}: imports {module}: {reason}"
         for folder in ("dags", "plugins", "include", "scripts", "tests")

@@ -1,7 +1,7 @@
-"""`make compose-test`: docker-compose.yaml brought up for real, its promises looked at one by one, all removed.
+"""`make compose-test`: starts docker-compose.yaml, tests its promises one by one, and removes everything.
 
-It works on a copy of the project with a compose project, a port and an image of its own. Needs docker, docker-compose
-(1.29 or newer) and either the two public images or a registry that has them. KILL="spark postgres" kills only these.
+It uses a copy of the project, and a separate compose project, port and image. It needs docker, docker-compose (1.29 or
+newer) and the two public images or a registry with them. KILL="spark postgres" kills only these services.
 """
 
 import http.server
@@ -37,7 +37,7 @@ from scripts.seed import DEFAULT_DAYS, DEFAULT_SCALE, newest_day
 from scripts.stack import Clock
 
 PROJECT = "lake-compose-test"
-# What the image is made of, and what is mounted into it.
+# The files of the image, and those that compose mounts into it.
 COPIED = ("docker-compose.yaml", "Dockerfile", ".dockerignore", ".env.example", "requirements.lock", "lake", "dags",
           "plugins", "include", "scripts")  # fmt: skip
 SCHEDULER = "airflow-scheduler"
@@ -45,9 +45,9 @@ KILLED = ("spark", "postgres", "airflow-api-server", "airflow-dag-processor", "a
 OURS = ("--filter", f"label=com.docker.compose.project={PROJECT}")
 SCALE = ("--scale", str(DEFAULT_SCALE))
 WANTED_COLD, WANTED_EDIT = 180, 15
-# Always the same, or docker would not know that it has built this before.
+# A fixed port, because docker reuses its build cache only if the address stays the same.
 JARS_PORT = 18443
-# What takes this long is stuck: a retry comes after one minute, or two.
+# Airflow retries after one or two minutes, so after this time something is stuck.
 PATIENCE_SECONDS = 600
 EDITED = "we_mart.wv_sess_daily"
 EDIT = ("+ 1 as sess_dur", "+ 100001 as sess_dur")
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def find_compose() -> list[str]:
-    """The compose command of this machine; LakeError with the cure when there is none, or no daemon."""
+    """The compose command of this machine. LakeError with the cure if docker or its daemon is missing."""
     for command in (["docker", "compose"], ["docker-compose"]):
         with suppress(FileNotFoundError):
             if subprocess.run([*command, "version"], capture_output=True).returncode == 0:
@@ -116,14 +116,14 @@ class Test:
         self.expected: dict[str, list[str]] = {}
 
     def compose(self, *arguments: str, check: bool = True, quiet: bool = False) -> str:
-        """Run docker-compose; its output, with `quiet` that of stdout alone. LakeError with its end if it fails."""
-        with tempfile.TemporaryFile("w+") as told:  # in the order in which it came, for who has to read it
+        """Run docker-compose and give its output; with `quiet` only stdout. LakeError with its end if it fails."""
+        with tempfile.TemporaryFile("w+") as output:  # one file keeps stdout and stderr in their order
             done = subprocess.run(
                 [*self.command, *arguments], cwd=self.folder, env=self.env, text=True, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if quiet else told, stderr=told,
+                stdout=subprocess.PIPE if quiet else output, stderr=output,
             )  # fmt: skip
-            told.seek(0)
-            words = told.read()
+            output.seek(0)
+            words = output.read()
         if check and done.returncode:
             last = "\n".join((words + (done.stdout or "")).splitlines()[-15:])
             raise LakeError(f"{shlex.join([*self.command, *arguments])} failed:\n{last}")
@@ -161,8 +161,8 @@ class Test:
             copied(source, self.folder / name)
         text = (self.folder / ".env.example").read_text()
         (self.folder / ".env").write_text(re.sub(r"LAKE_UI_PORT=\d+", f"LAKE_UI_PORT={self.port}", text))
-        self.folder.parent.chmod(0o755)  # the containers' user is another one
-        self.compose("down", "-v", "--remove-orphans")  # of a test that was killed
+        self.folder.parent.chmod(0o755)  # the containers run as another user
+        self.compose("down", "-v", "--remove-orphans")  # removes the containers of a killed test
 
     def build(self) -> None:
         began = time.monotonic()
@@ -187,9 +187,9 @@ class Test:
         return api
 
     def run_of(self, dag_id: str) -> dict[str, Any]:
-        """The run of the day; an error of ours when it is red, so that nobody waits for it."""
-        found = self.ask("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={self.day}&limit=1")
-        run: dict[str, Any] = found["dag_runs"][0] if found and found["dag_runs"] else {"state": None}
+        """The run of the day. LakeError if it has failed, because it is useless to wait then."""
+        answer = self.ask("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={self.day}&limit=1")
+        run: dict[str, Any] = answer["dag_runs"][0] if answer and answer["dag_runs"] else {"state": None}
         if run["state"] == "failed":
             raise LakeError(f"the run of {dag_id} is red")
         return run
@@ -198,18 +198,18 @@ class Test:
         self.until(lambda: self.run_of(dag_id)["state"] == "success", f"a green run of {dag_id}")
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The API server is one of those that are killed: an answer that does not come is none."""
+        """Call the API. None if there is no answer, because the test also kills the API server."""
         try:
             return self.api(method, path, body)
         except (OSError, LakeError, ValueError):
             return None
 
     def status(self) -> dict[str, dict[str, Any]]:
-        told = json.loads(self.inside("./lake", "status", "--from", self.day, "--to", self.day, "--json"))
-        return {row["table"]: row for row in told}
+        states = json.loads(self.inside("./lake", "status", "--from", self.day, "--to", self.day, "--json"))
+        return {row["table"]: row for row in states}
 
     def build_without_docker(self) -> None:
-        """The same days by the engine alone, in a lake of its own on this machine."""
+        """Build the same day without docker, in a separate lake on this machine."""
         home = self.folder.parent / "lake"
         lake(home, "sample", "--from", days_before(self.day, DEFAULT_DAYS - 1), "--to", self.day, *SCALE)
         lake(home, "build", *built(), "--from", self.day, "--to", self.day)
@@ -217,7 +217,7 @@ class Test:
         assert all(self.expected.values())
 
     def tables_are_right(self) -> None:
-        """All built tables are fresh, and row by row what the engine gives without docker."""
+        """All built tables are fresh, and their rows are the same as those of the build without docker."""
         status = self.status()
         self.require(all(status[name]["state"] == "fresh" for name in built()), "every table of the day is fresh")
         with tempfile.TemporaryDirectory() as folder:
@@ -226,11 +226,11 @@ class Test:
                 subprocess.run(command, cwd=self.folder, env=self.env, stdout=file, check=True)
             subprocess.run(["tar", "-C", folder, "-xf", file.name], check=True)
             theirs = {table: rows(Path(folder), table, self.day) for table in built()}
-        counts = ", ".join(f"{table} {len(found):,}" for table, found in theirs.items())
+        counts = ", ".join(f"{table} {len(data):,}" for table, data in theirs.items())
         self.require(theirs == self.expected, f"the rows are those of ./lake without docker ({counts})")
 
     def closed(self) -> None:
-        """One port, on 127.0.0.1; a Spark that asks for a token; nobody is root."""
+        """docker publishes one port, on 127.0.0.1. Spark requires a token. No service runs as root."""
         listed = docker("ps", *OURS, "--format", "{{.Ports}}")
         published = [part for part in re.split(r"[,\n]\s*", listed) if "->" in part]
         self.require(published == [f"127.0.0.1:{self.port}->8080/tcp"], f"only {published} is published")
@@ -240,11 +240,11 @@ class Test:
             f"{config}\nstub = SparkConnectServiceStub(grpc.insecure_channel('spark:{container.SPARK_PORT}'))\n"
             "try: print(stub.Config(r, timeout=30))\nexcept grpc.RpcError as error: print(error.code())"
         )
-        told = self.inside(".venv/bin/python", "-c", call)
-        self.require("UNAUTHENTICATED" in told, f"Spark without its token: {told.strip()}")
+        answer = self.inside(".venv/bin/python", "-c", call)
+        self.require("UNAUTHENTICATED" in answer, f"Spark without its token: {answer.strip()}")
         for service in KILLED:
             lines = docker("top", self.id(service), "-eo", "pid,uid,comm").splitlines()[1:]
-            # A health check runs as the user of the image, which is root in that of the database.
+            # A health check runs as the user of the image. In the image of PostgreSQL this is root.
             users = {uid for _, uid, program, *_ in map(str.split, lines) if program != "pg_isready"}
             self.require(users and "0" not in users, f"{service} runs as user {', '.join(sorted(users))}")
 
@@ -252,7 +252,7 @@ class Test:
         return docker("ps", "-q", *OURS, "--filter", f"label=com.docker.compose.service={service}").strip()
 
     def keeps_secrets(self) -> None:
-        """None is in the configuration, in an environment that docker shows, or in the logs of the containers."""
+        """No secret is in the configuration, in the environments that docker shows, or in the logs."""
         values = self.inside("sh", "-c", "cat /secrets/* /lake/spark/token").split()
         ids = docker("ps", "-aq", *OURS).split()
         shown = self.compose("config") + docker("inspect", *ids) + self.compose("logs", "--no-color")
@@ -260,7 +260,7 @@ class Test:
         self.require(not [value for value in values if value in shown], "no secret is in config, inspect or logs")
 
     def edits(self) -> None:
-        """A SELECT that is edited: clear its task, and the result is there. A DAG's text shows in the UI."""
+        """After an edit of a SELECT, a cleared task gives the new result. The UI shows the edited text of a DAG."""
         path = self.folder / contracts.get(EDITED).select_path.relative_to(settings.ROOT)
         text = path.read_text()
         assert EDIT[0] in text
@@ -273,8 +273,8 @@ class Test:
         day = f"filters=[('part_date', '=', '{self.day}')]"
         read = f"open_table('{EDITED}').to_pyarrow_table(columns=['sess_dur'], {day})"
         code = f"from include.lake.storage.delta_files import *; print(min({read}[0].to_pylist()))"
-        found = self.inside(".venv/bin/python", "-c", code)
-        self.require(int(found) > 100_000, f"the table has what was edited (the smallest sess_dur is {found.strip()})")
+        smallest = self.inside(".venv/bin/python", "-c", code).strip()
+        self.require(int(smallest) > 100_000, f"the table has what was edited (the smallest sess_dur is {smallest})")
         path.write_text(text)
         lists = self.folder / "dags" / "utils" / "dynamic_dag" / "wev" / "task_list" / f"{dag_id}.py"
         lists.write_text(lists.read_text().replace('"""', '"""Edited. ', 1))
@@ -303,8 +303,8 @@ class Test:
         time.sleep(3)  # into its work
         name = self.id(service)
         pid, before = docker("inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", name).split()
-        # From outside of the container, as the kernel would when memory runs out: `docker kill` is a wish to stop, and
-        # nothing would start it again.
+        # Kill the process from outside of the container, as the kernel does when memory runs out. After `docker kill`,
+        # docker would not start the container again.
         docker("run", "--rm", "--pid=host", "--user=0", "--entrypoint=kill", PROJECT, "-9", pid)
         began = time.monotonic()
         self.say(f"{service} is killed")
@@ -320,8 +320,8 @@ class Test:
         self.tables_are_right()
 
     def building(self) -> bool:
-        found = self.ask("GET", "/dags/~/dagRuns/~/taskInstances?state=running&limit=100")
-        return bool(found and [task for task in found["task_instances"] if task["task_id"] in built()])
+        answer = self.ask("GET", "/dags/~/dagRuns/~/taskInstances?state=running&limit=100")
+        return bool(answer and [task for task in answer["task_instances"] if task["task_id"] in built()])
 
     def down_and_up(self) -> None:
         """`down` keeps the data and the secrets."""
@@ -356,7 +356,7 @@ def docker(*arguments: str) -> str:
 
 
 def serve_jars() -> str:
-    """Where the build gets the Delta jars of this machine, and looks at their checksums; "" if it cannot reach it."""
+    """Serve the Delta jars of this machine to the image build, and give the URL; "" if docker cannot reach it."""
 
     class Jars(http.server.SimpleHTTPRequestHandler):
         def translate_path(self, path: str) -> str:
@@ -380,7 +380,7 @@ def built() -> list[str]:
 
 
 def lake(home: Path, *arguments: str) -> None:
-    """./lake with its own Spark, as on any machine."""
+    """Run ./lake with its own Spark, as on any machine."""
     env = {name: value for name, value in os.environ.items() if name not in ("LAKE_SPARK_REMOTE", "LAKE_SPARK_TOKEN")}
     env |= {"LAKE_HOME": str(home), "PYTHONPATH": str(settings.ROOT)}
     command = [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
@@ -390,7 +390,7 @@ def lake(home: Path, *arguments: str) -> None:
 
 
 def rows(home: Path, table: str, day: str) -> list[str]:
-    """The rows of a day, without the time of their build, in an order of their own."""
+    """The sorted rows of a day, without the time of their build."""
     before, contract = os.environ.get("LAKE_HOME"), contracts.get(table)
     os.environ["LAKE_HOME"] = str(home)
     try:
@@ -399,9 +399,9 @@ def rows(home: Path, table: str, day: str) -> list[str]:
         os.environ.pop("LAKE_HOME") if before is None else os.environ.update(LAKE_HOME=before)
     if delta is None:
         return []
-    found = delta.to_pyarrow_table(filters=[(contract.day_column, "=", day)])
+    data = delta.to_pyarrow_table(filters=[(contract.day_column, "=", day)])
     names = [name for name in contract.column_names if name != contracts.RUN_TIMESTAMP]
-    return sorted(json.dumps(row, default=str) for row in found.select(names).to_pylist())
+    return sorted(json.dumps(row, default=str) for row in data.select(names).to_pylist())
 
 
 if __name__ == "__main__":

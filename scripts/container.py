@@ -1,7 +1,7 @@
-"""What the containers of docker-compose.yaml run: `python -m scripts.container ROLE`, see ROLES.
+"""The program of the containers of docker-compose.yaml: `python -m scripts.container ROLE`, see ROLES.
 
-Secrets come from .env, or are made at the first start; either way they are kept in a volume, one file each, and it is
-from there that everybody takes them.
+Secrets come from .env, or the service `secrets` makes them at the first start. It writes each into a file of a volume,
+and all services read these files.
 """
 
 import json
@@ -33,12 +33,12 @@ SECRETS = Path("/secrets")
 AIRFLOW_HOME = Path("/opt/airflow")
 # Names and ports inside the network of docker-compose.yaml.
 POSTGRES, API, API_PORT, SPARK_PORT = "postgres", "airflow-api-server", 8080, 15002
-# Tasks at a time, each a process of a quarter GB: what the scheduler's memory limit has room for.
+# Tasks at a time. Each is a process of a quarter GB, so four fit into the scheduler's memory limit.
 PARALLELISM = 4
-# A database that was killed is back in a few seconds. Docker starts us again and again anyway.
+# A killed database is back in a few seconds. If it takes longer, docker starts this container again.
 DATABASE_SECONDS = 60
 JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
-# They report every five seconds (the DAG processor between two rounds of parsing); Airflow itself doubts after this.
+# Each reports every five seconds, and the DAG processor after each round of parsing. Airflow uses the same limit.
 HEARTBEAT_SECONDS = 30
 
 
@@ -46,15 +46,15 @@ HEARTBEAT_SECONDS = 30
 
 
 def secret_files() -> dict[str, Path]:
-    """Every secret, by its name in .env."""
+    """The file of every secret, by its name in .env."""
     names = ["POSTGRES_PASSWORD", "LAKE_FERNET_KEY", "LAKE_JWT_SECRET", "LAKE_SESSION_SECRET", "LAKE_UI_PASSWORD"]
     files = {name: SECRETS / name.removeprefix("LAKE_").lower().replace("_", "-") for name in names}
-    # In the lake, since whoever runs ./lake needs it, and Spark, whose SELECTs may read files, none of the others.
+    # The token is in the lake, because ./lake needs it. Spark must not see the others: a SELECT may read files.
     return {**files, "LAKE_SPARK_TOKEN": settings.spark_token_file()}
 
 
 def make_secrets() -> None:
-    """Write the secrets of .env, and make those that it does not give, unless they have been made."""
+    """Write the secrets of .env. Make the missing ones, unless an earlier start has made them."""
     keys = new_keys()
     made = {
         "LAKE_FERNET_KEY": keys["fernet"],
@@ -62,15 +62,15 @@ def make_secrets() -> None:
         "LAKE_SESSION_SECRET": keys["session"],
     }
     for name, path in secret_files().items():
-        given, kept = os.environ.get(name, ""), path.read_text().strip() if path.exists() else ""
-        if name == "POSTGRES_PASSWORD" and given and kept and given != kept:
+        configured, stored = os.environ.get(name, ""), path.read_text().strip() if path.exists() else ""
+        if name == "POSTGRES_PASSWORD" and configured and stored and configured != stored:
             raise UsageError(
                 "POSTGRES_PASSWORD is not the one that the database was made with: leave it empty in .env, "
                 "and the one that it was made with is used"
             )
-        if (wanted := given or kept or made.get(name) or secrets.token_urlsafe(18)) != kept:
+        if (wanted := configured or stored or made.get(name) or secrets.token_urlsafe(18)) != stored:
             write_private(path, wanted)
-            print(f"{name}: {'taken from .env' if given else 'made'}", flush=True)
+            print(f"{name}: {'taken from .env' if configured else 'made'}", flush=True)
 
 
 def secret(name: str) -> str:
@@ -87,7 +87,7 @@ def secret(name: str) -> str:
 
 
 def airflow_env() -> dict[str, str]:
-    """The environment of Airflow in a container: that of `make run`, with the addresses of the network."""
+    """The environment of Airflow in a container: like that of `make run`, with the addresses of the network."""
     keys = {name: secret(f"LAKE_{key}") for name, key in
             {"fernet": "FERNET_KEY", "jwt": "JWT_SECRET", "session": "SESSION_SECRET"}.items()}  # fmt: skip
     write_private(AIRFLOW_HOME / "passwords.json", json.dumps({USER: secret("LAKE_UI_PASSWORD")}))
@@ -105,7 +105,7 @@ def airflow_env() -> dict[str, str]:
 
 
 def connect(seconds: float = DATABASE_SECONDS) -> Any:
-    """A connection to the database, which may be on its way up. A password that it refuses, it will not take later."""
+    """A connection to the database. It waits while the database starts, but not after a refused password."""
     password = secret("POSTGRES_PASSWORD")
     refusal = ""
 
@@ -129,10 +129,10 @@ def connect(seconds: float = DATABASE_SECONDS) -> Any:
 
 
 def start_airflow(name: str) -> NoReturn:
-    """Become one of Airflow's processes."""
+    """Replace this process by one of Airflow's."""
     env = airflow_env()
     with connect() as connection, connection.cursor() as cursor:
-        if name in JOBS:  # there is one of each: if one is there, it is the one that was killed before us
+        if name in JOBS:  # one container runs each, so a job that still counts as running was killed before
             cursor.execute(f"{END_JOBS} and job_type = %s", [JOBS[name]])
     become(command(name), env)
 
@@ -147,7 +147,7 @@ def become(command: list[Any], env: dict[str, str]) -> NoReturn:
 
 
 def healthy(name: str) -> int:
-    """Has it reported to the database lately? 0 if so."""
+    """Exit code 0 if the process has reported to the database lately."""
     with connect(seconds=0) as connection, connection.cursor() as cursor:
         cursor.execute(
             "select count(*) from job where state = 'running' and job_type = %s"
@@ -161,9 +161,9 @@ def healthy(name: str) -> int:
 
 
 def seed() -> int:
-    """The ledger's table, and sample data for those of the newest days that no source has."""
+    """Create the ledger's table, and make sample data for the newest days that no source has."""
     from include.lake.cli import main as cli
-    from include.lake.state import ledger  # heavy, and no business of a health check
+    from include.lake.state import ledger  # slow to import: a health check must not need it
 
     ledger.create()
     days, scale = read_number("DAYS", sample.DEFAULT_DAYS, int), read_number("SCALE", 0.0, float)
@@ -175,7 +175,7 @@ def seed() -> int:
 
 
 def forwarder(host: str, port: int, listen: tuple[str, int]) -> socketserver.ThreadingTCPServer:
-    """A server that passes every connection on to this port of `host`."""
+    """A server that forwards every connection to this port of `host`."""
 
     class Connection(socketserver.BaseRequestHandler):
         def handle(self) -> None:

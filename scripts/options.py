@@ -1,4 +1,4 @@
-"""The numbers that `make TARGET NAME=…` hands over as environment variables."""
+"""Numbers that `make TARGET NAME=…` passes as environment variables."""
 
 import os
 from typing import Any

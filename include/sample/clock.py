@@ -1,4 +1,4 @@
-"""Time as the sample counts it: ms since epoch (UTC), and days as numbers that begin at midnight in Korea."""
+"""The time of the sample: ms since epoch (UTC), and day numbers. A day begins at midnight in Korea."""
 
 from datetime import date
 
@@ -9,7 +9,7 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 YEAR = 365 * DAY
 KST = 9 * HOUR
-# A time that never comes: far beyond every day, and adding to it does not overflow.
+# A time that never comes. It is after every day, and additions to it do not overflow.
 NEVER = 2**60
 
 
@@ -18,11 +18,11 @@ def day_number(day: str) -> int:
 
 
 def midnight(day: int | str) -> int:
-    """The instant at which the day begins."""
+    """The instant at which a day begins."""
     return (day_number(day) if isinstance(day, str) else day) * DAY - KST
 
 
 def near_midnight(rng: np.random.Generator, times: np.ndarray, share: float) -> np.ndarray:
-    """The times, a share of them moved to within the hour around a midnight: that is where the bugs live."""
+    """Move a share of the times close to a midnight, because many bugs are about midnight."""
     around = (times + KST) // DAY * DAY - KST + rng.normal(0, 20 * MINUTE, times.size).astype(np.int64)
     return np.where(rng.random(times.size) < share, around, times)

@@ -1,4 +1,4 @@
-"""The sources without days: everything from the first day to the last, whatever day it is now."""
+"""The sources without days. They have all rows from the first day to the last, independent of today."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from include.sample.draw import either, fill, generator, ms, put, some, take, te
 from include.sample.universe import HORIZON, NO_COMMUNITY, Columns, Universe
 
 WV1_ENDS = midnight("2022-07-18")
-# V channels: the first of a community, a second one of every fifth, and those that became none.
+# Ids of V channels: first of a community, second of every fifth community, and channels that became no community.
 CHANNEL, SECOND_CHANNEL, LOST_CHANNEL, CLOSED_CHANNEL = 101, 501, 901, 902
 
 
@@ -39,15 +39,15 @@ def artists(world: Universe) -> dict[str, Any]:
         "comm_url_path": fill("art<id>", id=texts(art_id)),
         "ws_label_id": label,
         "ws_label_name": fill("Label <id>", id=texts(label)),
-        **dict.fromkeys(("cnt_art_indi", "cnt_art_indi_active"), np.array([len(own) for own in members])),
-        "arr_comm_art_indi_id": pa.array([world.users.id[own].tolist() for own in members], pa.list_(pa.int64())),
-        "arr_comm_art_indi_name": pa.array([[words.stage_name(n)["ko"] for n in own] for own in members]),
+        **dict.fromkeys(("cnt_art_indi", "cnt_art_indi_active"), np.array([len(people) for people in members])),
+        "arr_comm_art_indi_id": pa.array([world.users.id[people].tolist() for people in members], pa.list_(pa.int64())),
+        "arr_comm_art_indi_name": pa.array([[words.stage_name(n)["ko"] for n in people] for people in members]),
         "ctry_code": "KR",
     }
 
 
 def special_members(world: Universe) -> dict[str, Any]:
-    """Artists at home and, where they joined another community, as guests; half of those have no name there."""
+    """Artists in their own community, and as guests in others. Half of the guests have no name there."""
     rng, stays = generator(world.seed, "special members"), world.stays
     rows = np.flatnonzero((stays.user < world.users.artist_comm.size) & stays.is_first)
     user, comm = stays.user[rows], stays.comm[rows]
@@ -69,7 +69,7 @@ def special_members(world: Universe) -> dict[str, Any]:
 
 
 def status_log(world: Universe) -> dict[str, Any]:
-    """All subscribing and unsubscribing, but for some members who were just there; and events of kinds to ignore."""
+    """Subscribe and unsubscribe events, and events of types to ignore. Some members have no subscribe event."""
     rng, stays = generator(world.seed, "status log"), world.stays
     came = np.flatnonzero(~stays.is_first | (rng.random(stays.user.size) > 0.02))
     went, other = np.flatnonzero(stays.unsubscribes), some(rng, stays.user.size, 0.02)
@@ -89,7 +89,7 @@ def status_log(world: Universe) -> dict[str, Any]:
 
 
 def channel_mapping(world: Universe) -> dict[str, Any]:
-    """Two communities in three were a V channel before, some were two; one channel is listed twice, one is closed."""
+    """Two in three communities were one V channel before, some were two. One channel appears twice, one is closed."""
     ids = world.communities.id[world.communities.known]
     first, second = np.arange(ids.size * 2 // 3), np.arange(0, ids.size, 5)
     channel = np.concatenate([CHANNEL + first, SECOND_CHANNEL + second, [CHANNEL, CLOSED_CHANNEL]])
@@ -98,7 +98,7 @@ def channel_mapping(world: Universe) -> dict[str, Any]:
 
 
 def v_migrations(world: Universe) -> dict[str, Any]:
-    """One event per community that a user of V was in, with one more channel that may have become any or none."""
+    """One event per community of a V user. It also names a second channel, which may be of any community or none."""
     rng, stays, users = generator(world.seed, "v migrations"), world.stays, world.users
     rows = np.flatnonzero(stays.is_first & (users.moved_from_v < NEVER)[stays.user])
     channels = world.communities.known.sum() * 2 // 3
@@ -115,11 +115,11 @@ def v_migrations(world: Universe) -> dict[str, Any]:
 
 
 def wv1_joins(world: Universe) -> dict[str, Any]:
-    """What the first Weverse knew of some of its members; one of the three facts may be missing."""
+    """The facts of the first Weverse about some members. One of the three may be missing."""
     rng, stays = generator(world.seed, "wv1 joins"), world.stays
     early = stays.is_first & (stays.start < WV1_ENDS) & world.communities.known[stays.comm]
     rows = np.flatnonzero(early & (rng.random(early.size) < 0.4))
-    # KST wall clock, as the first Weverse kept its times.
+    # The first Weverse stored times as KST wall clock.
     joined, is_first = stays.start[rows] + KST - ms(rng, 100 * DAY, rows.size), rng.random(rows.size) < 0.6
     unknown = rng.random((3, rows.size)) < 0.04
     columns = {
@@ -155,8 +155,8 @@ def push_settings(world: Universe) -> dict[str, Any]:
         "community_id": pa.array(world.communities.id[stays.comm[rows]]),
         "user_id": pa.array(world.users.id[stays.user[rows]]),
     }
-    for what in [f"artist_{each}" for each in by_artist] + by_others:
-        columns[f"{what}_push_enabled"] = take(
+    for event in [f"artist_{each}" for each in by_artist] + by_others:
+        columns[f"{event}_push_enabled"] = take(
             ["true", "false"], rng.choice([0, 1, -1], rows.size, p=[0.7, 0.28, 0.02])
         )
     return with_repeats(rng, columns, 0.0005)
@@ -181,7 +181,7 @@ def notices(world: Universe) -> dict[str, Any]:
 
 
 def _doubtful(rng: np.random.Generator, world: Universe, writings: Columns) -> tuple[np.ndarray, pa.Array]:
-    """Rows of the writings, a few of them twice, half of those in two communities; and their communities' ids."""
+    """Rows of the writings and their community ids. A few rows appear twice, half of these in two communities."""
     rows = np.sort(np.append(np.arange(writings.comm.size), some(rng, writings.comm.size, 0.004)))
     comm = writings.comm[rows]
     twice = np.flatnonzero(np.diff(rows) == 0)[::2]

@@ -1,4 +1,4 @@
-"""Sample rows for every source: what the contracts of the sources promise, filled from a made-up universe."""
+"""Sample rows for every source. They follow the contracts, and come from a made-up universe."""
 
 import math
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ DAILY = {
     "we_mart.ws_fc_user_history": snapshots.fan_club_history,
     "we_mart.wv_user_ctry_history": snapshots.country_history,
 }
-# A source without one: function of the universe.
+# A source without a day column: function of the universe.
 CURRENT = {
     "we_mart.we_artist": undated.artists,
     "we_mart.wv1_join_info": undated.wv1_joins,
@@ -54,7 +54,7 @@ def days(start: str, end: str, scale: float = 1.0, seed: int = 1) -> Iterator[tu
 
 
 def current(scale: float = 1.0, seed: int = 1) -> Iterator[tuple[str, pa.Table]]:
-    """(table, rows) of every source without days: all history and all future, so that no range contradicts another."""
+    """(table, rows) of every source without days. All history and future, so that two ranges never contradict."""
     world = _universe(scale, seed)
     return ((table, _table(contracts.get(table), rows(world))) for table, rows in CURRENT.items())
 
@@ -68,7 +68,7 @@ def _universe(scale: float, seed: int) -> Universe:
 
 
 def _table(contract: Contract, rows: dict[str, Any], day: str | None = None) -> pa.Table:
-    """The rows as the contract wants them: its columns in its order; what the generator does not give is null."""
+    """The rows with the contract's columns in its order. Columns that the generator lacks are null."""
     if day is not None:
         rows[str(contract.day_column)] = day
     unknown = rows.keys() - set(contract.column_names)
@@ -84,7 +84,7 @@ def _table(contract: Contract, rows: dict[str, Any], day: str | None = None) -> 
 
 
 def _column(values: Any, wanted: pa.DataType, count: int) -> pa.Array:
-    """Values as that type; times come as ms since epoch, and a date is the day in Korea at that time."""
+    """Convert values to a type. Times are ms since epoch; a date is the day in Korea at that time."""
     if values is None:
         return pa.nulls(count, wanted)
     if isinstance(values, (str, int)):

@@ -1,4 +1,4 @@
-"""The calls of one day to the Weverse servers: visits in bursts, most in the evening, and all the dirt of logs."""
+"""The calls of one day to the Weverse servers: bursts of calls, most in the evening, with the dirt of real logs."""
 
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ from include.sample.universe import FIRST_DAY, NO_COMMUNITY, Columns, Universe
 
 ROWS = 100_000
 CALLS_A_VISIT = 14
-# The build starts a new session after more than this without a call.
+# The SELECT starts a new session after a longer gap between two calls.
 SESSION_GAP = 30 * MINUTE
-# How much of a day's traffic starts in each hour (KST): a trough at four, a peak at nine in the evening.
+# Visits that start in each hour (KST), in proportion: a minimum at 4:00, a maximum at 21:00.
 BY_HOUR = np.array([42, 26, 15, 9, 7, 9, 16, 30, 42, 40, 38, 42, 52, 48, 44, 46, 52, 62, 74, 88, 104, 112, 98, 70])
 
 
 class Client(NamedTuple):
-    """What a kind of client says about itself, with as much order in its capitals as there really is."""
+    """The data that a kind of client sends about itself. Real clients use capitals inconsistently, too."""
 
     share: float
     consumer: str
@@ -48,12 +48,12 @@ CLIENTS = [
     Client(0.005, "partner", "PARTNER", "", "BOT", "", "python-requests/2.31.0"),
 ]  # fmt: skip
 CLIENT_LIMITS = np.cumsum([client.share for client in CLIENTS])[:-1]
-# Releases that devices are behind the newest: most update at once, some never.
+# Number of releases that a device is behind the newest. Most devices update at once, some never.
 BEHIND = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 5, 7])
 
 
 class Call(NamedTuple):
-    """One kind of call. <names> in url and request, at least one in each, stand for the columns of `_facts`."""
+    """One kind of call. Url and request each contain at least one <name> of a column of `_facts`."""
 
     share: float
     topic: str
@@ -97,14 +97,14 @@ def server_log(world: Universe, day: int) -> dict[str, Any]:
     elapsed = np.cumsum(_gaps(rng, visit.size))
     time, nth = visits.start[visit] + elapsed - elapsed[first], np.arange(visit.size) - first
     order = np.argsort(time, kind="stable")
-    order = order[time[order] < DAY]  # what comes after midnight is in the next file
+    order = order[time[order] < DAY]  # calls after midnight are in the file of the next day
     visit, time, nth = visit[order], time[order], nth[order]
     user = np.where(nth >= visits.takeover_at[visit], visits.next_user[visit], visits.user[visit])
     user = np.where(nth < visits.login_at[visit], -1, user)
 
     kind = rng.choice(len(CALLS), time.size, p=CALL_SHARES)
     urls, requests = _by_kind(kind, _facts(rng, world, visits, visit, day))
-    # Some TVs have no id of their own; the log has the key of their user instead, logged in or not.
+    # Some TVs have no device id. The log has the key of their user instead, also without a login.
     nameless = np.zeros(visits.calls.size, bool)
     nameless[visits.tvs[some(rng, visits.tvs.size, 0.25)]] = True
     rows = {
@@ -133,14 +133,14 @@ def server_log(world: Universe, day: int) -> dict[str, Any]:
 
 
 def _visits(rng: np.random.Generator, world: Universe, day: int) -> Columns:
-    """One row per visit: somebody, or nobody that is known, picks up a device and makes some calls in a row."""
+    """One row per visit: a user, or an unknown person, uses a device for some calls in a row."""
     users, now = world.users, midnight(day)
     weekend = 1.12 if (day + 3) % 7 >= 5 else 0.95
     count = max(20, round(ROWS * world.scale * weekend * rng.uniform(0.95, 1.05) / CALLS_A_VISIT))
     present = np.flatnonzero((users.account < now) & (users.left > now))
     wish = users.activity[present] / users.activity[present].sum()
     person, next_user = rng.choice(present, (2, count), p=wish)
-    # Some artists look in every day, and so do some users of whom we_user knows nothing.
+    # Every day has visits of some artists, and of some users that are missing in we_user.
     for rare in (present < users.artist_comm.size, ~users.listed[present] & (wish > 0)):
         rows = some(rng, count, 0.01)
         person[rows] = rng.choice(present[rare], rows.size) if rare.any() else person[rows]
@@ -150,11 +150,11 @@ def _visits(rng: np.random.Generator, world: Universe, day: int) -> Columns:
     luck = rng.random(count)
     device = users.devices[person, (rng.random(count) < 0.3).astype(int)]
     bits, client = users.device_bits[device], np.searchsorted(CLIENT_LIMITS, users.device_luck[device])
-    stranger = luck < 0.05  # nobody has seen the device before
+    stranger = luck < 0.05  # a device that is new in the log
     bits[stranger] = rng.integers(0, 2**63, (stranger.sum(), 2))
 
     country, seen = users.country.copy(), world.sightings.created < now + DAY // 2
-    country[world.sightings.user[seen]] = world.sightings.country[seen]  # they are in order: the last one stays
+    country[world.sightings.user[seen]] = world.sightings.country[seen]  # sorted by time: the last one wins
     newest = (day - day_number(FIRST_DAY)) // 14
     versions = [f"2.{max(0, newest - behind) // 5}.{max(0, newest - behind) % 5}" for behind in range(BEHIND.max() + 1)]
     agents = [kind.agent.replace("<version>", version) for kind in CLIENTS for version in versions]
@@ -166,14 +166,14 @@ def _visits(rng: np.random.Generator, world: Universe, day: int) -> Columns:
         user=np.where(luck < 0.10, -1, person),  # -1: never logs in
         login_at=np.where((luck > 0.10) & (luck < 0.25), midway, 0),
         takeover_at=np.where(luck > 0.96, midway, calls),
-        next_user=np.where(luck > 0.99, -1, next_user),  # takes the device over; -1: a mere logout
+        next_user=np.where(luck > 0.99, -1, next_user),  # the user who takes over the device; -1: only a logout
         communities=np.stack([_community_of(rng, world, person, now) for _ in range(2)]),
         country=country[person],
         client=client,
         tvs=np.flatnonzero(np.array([kind.consumer == "tvApp" for kind in CLIENTS])[client]),
         device=pa.array([f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}" for h in hexes]),
         agent=take(agents, client * len(versions) + BEHIND[bits[:, 0] % BEHIND.size]),
-        # 100.64.0.0/10 is nobody's: addresses behind the carriers' own walls.
+        # 100.64.0.0/10 is reserved for networks of carriers, so it belongs to no real user.
         ip=pa.array([f"100.{64 + b % 64}.{b // 64 % 256}.{b // 2**14 % 254 + 1}" for b in bits[:, 1].tolist()]),
         play=texts(bits[:, 1] % 10**9 + day),
     )
@@ -185,19 +185,19 @@ def _any_community(rng: np.random.Generator, world: Universe, count: int, now: i
 
 
 def _community_of(rng: np.random.Generator, world: Universe, person: np.ndarray, now: int) -> np.ndarray:
-    """One of the communities that each is a member of on the day, or any for who is in none."""
+    """For each person, one of their communities on the day. A person without one gets any community."""
     stays = world.stays
     inside = np.flatnonzero((stays.start < now + DAY) & (stays.end > now))
     inside = inside[np.argsort(stays.user[inside], kind="stable")]
     memberships = np.bincount(stays.user[inside], minlength=world.users.id.size)
     first, choices = (np.cumsum(memberships) - memberships)[person], memberships[person]
     chosen = first + (rng.random(person.size) * choices).astype(np.int64)
-    own = stays.comm[inside[chosen.clip(max=inside.size - 1)]]
-    return np.where(choices > 0, own, _any_community(rng, world, person.size, now))
+    member_of = stays.comm[inside[chosen.clip(max=inside.size - 1)]]
+    return np.where(choices > 0, member_of, _any_community(rng, world, person.size, now))
 
 
 def _gaps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """ms before each call: seconds mostly, none at times, and breaks under, of exactly, and over half an hour."""
+    """ms before each call: mostly seconds, sometimes 0. Some breaks are below, at, or above half an hour."""
     gap = rng.lognormal(np.log(7_000), 1.4, count).clip(max=20 * MINUTE)
     under, over = SESSION_GAP - rng.uniform(1, 10 * MINUTE, count), SESSION_GAP + rng.uniform(1, 2 * HOUR, count)
     luck = np.searchsorted([0.02, 0.035, 0.055, 0.056, 0.057], rng.random(count))
@@ -207,7 +207,7 @@ def _gaps(rng: np.random.Generator, count: int) -> np.ndarray:
 def _facts(
     rng: np.random.Generator, world: Universe, visits: Columns, visit: np.ndarray, day: int
 ) -> dict[str, pa.Array]:
-    """What the calls are about: a column for each name that urls and requests may use."""
+    """The contents of the calls: a column for each <name> that urls and requests may use."""
     count, now = visit.size, midnight(day)
     luck = rng.random(count)
     comm = np.where(luck < 0.8, visits.communities[0][visit], visits.communities[1][visit])
@@ -231,26 +231,26 @@ def _facts(
 
 
 def _recent(rng: np.random.Generator, writings: Columns, comm: np.ndarray, now: int) -> np.ndarray:
-    """Row of a post or notice of each community, the newer the likelier; -1 where there is none yet."""
+    """The row of a post or notice of each community; -1 if it has none yet. Newer ones are more likely."""
     written = np.bincount(writings.comm[writings.created < now], minlength=comm.max() + 1)
     first = np.searchsorted(writings.comm, np.arange(written.size))
     age = np.minimum(ms(rng, 1 + written[comm] / 8, comm.size), written[comm] - 1)
     return np.where(written[comm] > 0, first[comm] + written[comm] - 1 - age, -1)
 
 
-def _named(rng: np.random.Generator, ids: pa.Array, rows: np.ndarray, nobodys: str) -> pa.Array:
-    """The ids at the rows; one that nobody knows where there is no row, and now and then instead of another."""
-    return put(pc.fill_null(take(ids, rows), nobodys), some(rng, rows.size, 0.01), nobodys)
+def _named(rng: np.random.Generator, ids: pa.Array, rows: np.ndarray, unknown: str) -> pa.Array:
+    """The ids at the rows. A missing row gets the unknown id, and so does 1% of all rows."""
+    return put(pc.fill_null(take(ids, rows), unknown), some(rng, rows.size, 0.01), unknown)
 
 
 def _by_kind(kind: np.ndarray, facts: dict[str, pa.Array]) -> tuple[pa.Array, pa.Array]:
-    """Urls and requests: each kind of call fills its templates for its own rows, then all go back to their places."""
+    """Urls and requests. Each kind of call fills its templates for its rows, then the rows return to their order."""
     urls, requests = [], []
     order = np.argsort(kind, kind="stable")
     for rows, call in zip(np.split(order, np.searchsorted(kind[order], np.arange(1, len(CALLS)))), CALLS, strict=True):
-        own = {name: column.take(pa.array(rows)) for name, column in facts.items()}
-        urls.append(fill(call.url, **own))
-        requests.append(fill(call.request, **own) if call.request else pa.nulls(rows.size, pa.string()))
+        columns = {name: column.take(pa.array(rows)) for name, column in facts.items()}
+        urls.append(fill(call.url, **columns))
+        requests.append(fill(call.request, **columns) if call.request else pa.nulls(rows.size, pa.string()))
     back = pa.array(np.argsort(order))
     return pa.concat_arrays(urls).take(back), pa.concat_arrays(requests).take(back)
 
@@ -259,10 +259,10 @@ def _params(
     rng: np.random.Generator, visits: Columns, visit: np.ndarray, nth: np.ndarray, kind: np.ndarray, requests: pa.Array
 ) -> pa.Array:
     count = visit.size
-    # A few visits change country half way (a VPN), and some calls do not know theirs.
+    # In a few visits the country changes halfway (a VPN), and some calls have no country.
     moves = (rng.random(visits.calls.size) < 0.02)[visit] & (nth >= visits.calls[visit] // 2)
     gcc = take(words.COUNTRIES, (visits.country[visit] + 2 * moves) % len(words.COUNTRIES))
-    # The request comes as an object or, mostly, as text with a JSON in it.
+    # The request is an object or, in most calls, a text that contains JSON.
     requests = tear(rng, requests, 0.02)
     escaped = pc.replace_substring(pc.replace_substring(requests, "\\", "\\\\"), '"', '\\"')
     body = pc.if_else(pa.array(rng.random(count) < 0.3), requests, fill('"<text>"', text=escaped))
@@ -280,13 +280,13 @@ def _params(
 
 
 def _client_json(client: Client) -> str:
-    """What the client says of itself, from the value of _x on; what it does not know is not there at all."""
-    told = {"consumer_id": client.consumer, "wpf": client.wpf, "platform": client.platform, "os": client.os}
-    return f'{client.provider}"' + "".join(f',"{name}":"{value}"' for name, value in told.items() if value)
+    """The data of the client about itself, from the value of _x on. Unknown facts are missing."""
+    facts = {"consumer_id": client.consumer, "wpf": client.wpf, "platform": client.platform, "os": client.os}
+    return f'{client.provider}"' + "".join(f',"{name}":"{value}"' for name, value in facts.items() if value)
 
 
 def _timestamps(rng: np.random.Generator, times: np.ndarray, now: int) -> pa.Array:
-    """ms since epoch; the clocks of the day's first and last rows stray over midnight."""
+    """ms since epoch. The clocks of the first and last rows of the day are off, so these rows cross midnight."""
     strays = max(2, times.size // 500)
     early, late = -1 - times[:strays] + times[0], DAY + times[-strays:] - times[-strays]
     return pa.array(now + np.concatenate([early, times[strays:-strays], late]))

@@ -1,6 +1,6 @@
-"""The sources that are there once a day, but for the logs: what of the universe has happened by the end of the day.
+"""The daily snapshots: the part of the universe that has happened by the end of the day.
 
-Of the widest ones only the columns that mean something here are made; `generate` leaves the others null.
+The widest sources get only the columns that have a meaning in the sample; `generate` leaves the others null.
 """
 
 from typing import Any
@@ -15,8 +15,11 @@ from include.sample.universe import Universe
 
 
 def member_profile(world: Universe, day: int) -> dict[str, Any]:
-    """Each community is read at its own minute of the hour around midnight: who leaves just before is missing already,
-    and who joins just before is there, even if the day of that is the next one."""
+    """The source reads each community at its own minute of the hour around midnight.
+
+    So a member who leaves just before is missing already. A member who joins just before is there, even if the join is
+    on the next day.
+    """
     stays, ids = world.stays, world.communities.id
     read_at = (midnight(day + 1) + (ids * 37 % 61 - 30) * MINUTE)[stays.comm]
     rows = np.flatnonzero((stays.start <= read_at) & (stays.end > read_at))
@@ -39,13 +42,13 @@ def country_history(world: Universe, day: int) -> dict[str, Any]:
 
 
 def we_user(world: Universe, day: int) -> dict[str, Any]:
-    """Accounts opened by the end of the day, those included that were closed since or never came to Weverse."""
+    """Accounts opened by the end of the day. They include closed accounts, and users who never came to Weverse."""
     users, end = world.users, midnight(day + 1)
     rows = np.flatnonzero(users.listed & (users.account < end))
     ids, account = users.id[rows], users.account[rows]
     left = np.where(users.left[rows] < end, users.left[rows], NEVER)
     moved = np.where(users.moved_from_v[rows] < end, users.moved_from_v[rows], NEVER)
-    # Some time between the opening and now, by the id and not by dice, so that it takes no stream of its own.
+    # A time between the opening and now. It follows from the id, so it needs no random stream.
     visited = np.minimum(np.maximum(account, end - ids * 7_919 % 90 * DAY - ids % DAY), left)
     in_weverse = users.activity[rows] > 0
     in_shop = ~in_weverse | (ids % 5 < 3)
@@ -62,7 +65,7 @@ def we_user(world: Universe, day: int) -> dict[str, Any]:
         **dict.fromkeys(("wv_cre_dt", "wv_first_cre_dt", "wv_join_dt", "wv_first_join_dt"), opened),
         **dict.fromkeys(("wv_upd_dt", "wv_last_access_dt"), np.where(in_weverse, visited, NEVER)),
         "wv_deactivated_dt": np.where(in_weverse, left, NEVER),
-        # The one time of this source that is KST wall clock, and not UTC.
+        # Only this time of the source is KST wall clock; the others are UTC.
         "wv_leave_dt": np.where(in_weverse, left + KST, NEVER),
         "wv_service_user_key": take(users.key, np.where(in_weverse, rows, -1)),
         "ws_user_id": pa.array(ids + 70_000_000, mask=~in_shop),
@@ -75,7 +78,7 @@ def we_user(world: Universe, day: int) -> dict[str, Any]:
 
 
 def fan_club_history(world: Universe, day: int) -> dict[str, Any]:
-    """Memberships in force at the end of the day, those included whose payment failed or that were restored."""
+    """Memberships in force at the end of the day. They include failed payments and restored memberships."""
     clubs, users, communities, end = world.fan_clubs, world.users, world.communities, midnight(day + 1)
     rows = np.flatnonzero((clubs.start < end) & (clubs.start + YEAR > end))
     user, comm, start, art_id = (

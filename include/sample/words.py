@@ -19,7 +19,7 @@ _POOL = [first + last for firsts, lasts in _NICKNAMES for first in firsts.split(
 
 
 def nicknames(rng: np.random.Generator, country: np.ndarray) -> pa.Array:
-    """Names of members, Korean in Korea, Japanese in Japan, English elsewhere; one in a hundred has none."""
+    """Names of members: Korean in Korea, Japanese in Japan, English elsewhere. One in a hundred has none."""
     each = len(_POOL) // len(_NICKNAMES)
     name = country.clip(max=2) * each + rng.integers(0, each, country.size)
     name[rng.random(country.size) < 0.01] = -1
@@ -31,7 +31,7 @@ _ENGLISH = ("rel", "pyu", "ka", "yum", "del", "sop", "nik", "to", "bel", "kyo")
 
 
 def stage_name(number: int) -> dict[str, str]:
-    """What an artist is called in each language."""
+    """The name of an artist in each language."""
     a, b = number % 10, (number // 10 + number + 3) % 10
     english = (_ENGLISH[a] + _ENGLISH[b]).capitalize()
     return {"ko": _KOREAN[a] + _KOREAN[b], "en": english, "jp": _JAPANESE[a] + _JAPANESE[b]}
@@ -46,7 +46,7 @@ def band_names(count: int) -> list[str]:
     return [_FIRSTS[n % 10] + _LASTS[(n + n // 10) % 8] + (f" {n // 80 + 1}" if n >= 80 else "") for n in range(count)]
 
 
-# As JSON writes them: quotes and line breaks are escaped already.
+# The texts are in the form of JSON: quotes and line breaks are escaped already.
 SAYINGS = (
     *(
         "오늘 무대 최고였어요!!",

@@ -1,4 +1,4 @@
-"""The tasks of the `backfill` DAG: plan what the form asks for, build it table by table, say what has come of it."""
+"""The tasks of the `backfill` DAG: plan the request of the form, build it table by table, report the results."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ from include.lake.build import failures
 from include.lake.errors import ContractError, UsageError
 
 PLAN, SUMMARY = "plan", "summary"
-# Where Airflow's own branching tasks write down what is skipped. The scheduler reads it whatever became of the task,
-# and starts no process for what is in it.
+# XCom key of Airflow's SkipMixin. The scheduler skips the tasks that are listed here without starting a process.
+# It does so even if this task fails.
 _SKIPPED_KEY, _SKIPPED = "skipmixin_key", "skipped"
 
 
 def params(names: list[str]) -> dict[str, Param]:
-    """The form. What is wrong by itself Airflow refuses there and then, and so does the REST API."""
+    """The form. Airflow validates each field when a user submits the form or calls the REST API."""
     day: dict[str, Any] = {"type": "string", "format": "date"}
     return {
         "first_day": Param(**day, title="First day"),
@@ -33,7 +33,7 @@ def params(names: list[str]) -> dict[str, Param]:
         ),
         "mode": Param(
             "due", type="string", enum=list(request.MODES), title="Mode", description="Which days are built.",
-            values_display={mode: f"{mode}: {what}" for mode, what in request.MODES.items()},
+            values_display={mode: f"{mode}: {meaning}" for mode, meaning in request.MODES.items()},
         ),
         "days_per_batch": Param(
             request.AUTOMATIC, type=["string", "integer"], pattern=f"^({request.AUTOMATIC}|[1-9][0-9]{{0,3}})$",
@@ -48,15 +48,15 @@ def params(names: list[str]) -> dict[str, Param]:
 
 
 def asked_for(conf: dict[str, Any]) -> request.Request:
-    """The checked request of a run; AirflowFailException in one line, since a retry would not help."""
+    """The checked request of a run. AirflowFailException in one line if it is wrong: a retry would not help."""
     try:
         return request.check(
             list(conf["tables"]), conf["first_day"], conf["last_day"], conf["mode"], conf["days_per_batch"],
             conf["downstream"], conf["yes"],
         )  # fmt: skip
     except (UsageError, ContractError) as error:
-        told = str(error).replace("--yes", '"More than three years are meant" (yes)')
-        raise AirflowFailException(told) from None
+        message = str(error).replace("--yes", '"More than three years are meant" (yes)')
+        raise AirflowFailException(message) from None
 
 
 def _run(context: Any) -> str:
@@ -64,21 +64,21 @@ def _run(context: Any) -> str:
 
 
 @contextmanager
-def _failing_well(what: str) -> Iterator[None]:
-    """End the task with the cause of an error in a few lines; Airflow tries again only what a retry can cure."""
+def _failing_well(subject: str) -> Iterator[None]:
+    """End the task with the cause of an error in a few lines. Airflow retries only errors that a retry can cure."""
     try:
         yield
     except AirflowException:
         raise
     except Exception as error:
         retry = failures.Failure(failures.kind(error), "").retry
-        raise (AirflowException if retry else AirflowFailException)(failures.describe(error, what)) from None
+        raise (AirflowException if retry else AirflowFailException)(failures.describe(error, subject)) from None
 
 
 class PlanBackfill(BaseOperator):
-    """Show the plan before anything starts, and leave out the tasks of tables that it has nothing for."""
+    """Log the plan before any build starts, and skip the tasks of tables that have nothing to build."""
 
-    inherits_from_skipmixin = True  # what is pushed under _SKIPPED_KEY counts
+    inherits_from_skipmixin = True  # the scheduler reads _SKIPPED_KEY only if this is set
     ui_color = "#f4ecd2"
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -86,38 +86,38 @@ class PlanBackfill(BaseOperator):
             return self.plan(context)
 
     def plan(self, context: Any) -> dict[str, Any]:
-        from include.lake.backfill import plan  # heavy, and no business of a DAG parse
+        from include.lake.backfill import plan  # slow to import: a DAG parse must not need it
 
         tables = sorted(self.downstream_task_ids - {SUMMARY})
         todo: Sequence[str] = []
         try:
-            asked = asked_for(context["params"])
-            found = plan.plan(asked, _run(context))
-            for line in found.lines():
+            checked = asked_for(context["params"])
+            planned = plan.plan(checked, _run(context))
+            for line in planned.lines():
                 self.log.info("%s", line)
             if context["params"]["dry_run"]:
                 self.log.info("a dry run: nothing is built")
             else:
-                # What has nothing to do for want of an input is shown as skipped, like what was not asked for.
-                todo = [table.table for table in found.tables if table.batches]
+                # Airflow shows a table whose inputs are missing as skipped, like a table that was not requested.
+                todo = [table.table for table in planned.tables if table.batches]
         finally:
             context["ti"].xcom_push(_SKIPPED_KEY, {_SKIPPED: [name for name in tables if name not in todo]})
         return {
-            "first_day": asked.first, "last_day": asked.last, "mode": asked.mode, "jobs": found.jobs,
-            "partitions": found.partitions, "seconds": found.seconds, "dry_run": context["params"]["dry_run"],
+            "first_day": checked.first, "last_day": checked.last, "mode": checked.mode, "jobs": planned.jobs,
+            "partitions": planned.partitions, "seconds": planned.seconds, "dry_run": context["params"]["dry_run"],
             "tables": [
                 {
                     "table": table.table, "partitions": table.partitions, "seconds": table.seconds,
                     "batches": [f"{batch.first}..{batch.last}" for batch in table.batches],
                     "skipped": {reason: plan.ranges(table.table, days) for reason, days in table.skipped.items()},
                 }
-                for table in found.tables
+                for table in planned.tables
             ],
         }  # fmt: skip
 
 
 class BackfillTable(BaseOperator):
-    """Build what is due of one table now. It is done by the ledger, so a retry or a cleared task goes on."""
+    """Build the due days of one table. The ledger knows the finished days, so a retry or a cleared task goes on."""
 
     ui_color = "#d9efe3"
 
@@ -131,11 +131,11 @@ class BackfillTable(BaseOperator):
         from include.lake.backfill import plan
         from include.lake.backfill import run as backfill
 
-        asked, run = asked_for(context["params"]), _run(context)
-        with _failing_well(f"{self.table} {asked.first}..{asked.last}"):
-            progress = backfill.Progress(plan.plan(replace(asked, tables=(self.table,)), run))
+        checked, run = asked_for(context["params"]), _run(context)
+        with _failing_well(f"{self.table} {checked.first}..{checked.last}"):
+            progress = backfill.Progress(plan.plan(replace(checked, tables=(self.table,)), run))
             self.log.info("%s: %s days in %s jobs", self.table, f"{progress.plan.partitions:,}", progress.plan.jobs)
-            bad = backfill.run_table(asked, self.table, run, self.log.info, progress)
+            bad = backfill.run_table(checked, self.table, run, self.log.info, progress)
         if bad:
             raise AirflowFailException(
                 f"{self.table} has bad days: {plan.ranges(self.table, sorted(bad))}: {next(iter(bad.values()))}"
@@ -144,7 +144,7 @@ class BackfillTable(BaseOperator):
 
 
 class SummariseBackfill(BaseOperator):
-    """Say by table what has come of the run, in the log and as its value; red when a day is bad or left."""
+    """Report the result of each table in the log and as XCom value. The task fails if a day is bad or left."""
 
     ui_color = "#f4ecd2"
 

@@ -1,9 +1,10 @@
-"""The pages of the lake in the Airflow UI: which days are there, and what the run in front of you did to them.
+"""The pages of the lake in the Airflow UI: the days of each table, and the effect of one run on them.
 
-A user sees the tables of the DAGs that Airflow lets them read. Error texts may show rows, so they are for those who may
-read a DAG that builds the table, whose log says the same.
+A user sees the tables of the DAGs that Airflow lets them read. An error text may show rows. So only users who may read
+a DAG that builds the table see it: the log of this DAG has the same text.
 
-Imported by the API server alone. Endpoints are plain `def`: they read files and the database, in FastAPI's threads.
+Only the API server imports this module. Endpoints are plain `def`, because they read files and the database: so FastAPI
+runs them in threads.
 """
 
 from dataclasses import dataclass
@@ -30,10 +31,10 @@ from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.project.periods import Period
 from include.lake.state.look import FRESH, DayState, Lake
 
-DAYS = 14  # what fits on a laptop's screen, and two weekly cycles
-MAX_DAYS = 92  # of a backfill: its last ones, for a page of years is no page
-BUILDS = 50  # of one table, newest first
-BACKFILL = "backfill"  # the DAG that builds any table: who may read it may see every table
+DAYS = 14  # two weekly cycles; this many columns fit on a laptop's screen
+MAX_DAYS = 92  # the last days of a backfill; a page of several years would be unreadable
+BUILDS = 50  # builds shown of one table, newest first
+BACKFILL = "backfill"  # this DAG builds any table, so a user who may read it sees every table
 
 app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(notice_edits)])
 _templates = Environment(
@@ -48,7 +49,7 @@ def _page(title: str, kind: str, status_code: int = 200, **values: Any) -> HTMLR
 
 @dataclass(frozen=True)
 class Rights:
-    """What a user may see. `shown`: tables that a readable DAG builds or waits for; `explained`: with error texts."""
+    """The tables that a user may see. `shown`: a readable DAG builds or reads them. `explained`: with error texts."""
 
     shown: frozenset[str]
     explained: frozenset[str]
@@ -85,7 +86,7 @@ def _state(lake: Lake, rights: Rights, table: str, day: str) -> DayState:
         if table not in rights.explained:
             return state._replace(why="a DAG that you may not read builds it")
         if not rights.everything and state.state != FRESH and lake.own_state(table, day).state == FRESH:
-            # The reason is an input, or one of its inputs, whose error may be none of the user's business.
+            # An input, or an input of that input, is the reason. The user may not be allowed to see its error.
             return state._replace(why=state.why.partition(":")[0])
         return state
     except LakeError as error:
@@ -100,9 +101,9 @@ def _row(lake: Lake, rights: Rights, table: str, day: str) -> dict[str, Any]:
 
 
 def _tables_of(task_ids: list[str]) -> list[str]:
-    """The tables behind tasks: a build task has the name of its table, a sensor that name in a group."""
-    named = {part for task_id in task_ids for part in (task_id, task_id.partition(".")[2])}
-    return [table for table in lineage.in_order() if table in named]
+    """The tables of tasks. The id of a build task is its table; the id of a sensor is `group.table`."""
+    names = {part for task_id in task_ids for part in (task_id, task_id.partition(".")[2])}
+    return [table for table in lineage.in_order() if table in names]
 
 
 def _newest(lake: Lake, tables: list[str]) -> list[str]:
@@ -116,7 +117,7 @@ def _newest(lake: Lake, tables: list[str]) -> list[str]:
 
 
 def _grid(lake: Lake, rights: Rights, tables: list[str], days: list[str] | None = None) -> dict[str, Any]:
-    """Some tables by days, the newest ones where none are given."""
+    """Some tables by days. Without `days`, the grid shows the newest days."""
     shown = days or _newest(lake, tables)
     rows = [
         (table, contracts.get(table), [_state(lake, rights, table, day) for day in shown])
@@ -133,14 +134,14 @@ def _day_of_run(key: str) -> str:
 
 @app.exception_handler(LakeError)
 def mistake(request: Request, error: LakeError) -> HTMLResponse:
-    """A contract that cannot be read: say which, and in which line."""
+    """Show the file and the line of a contract that cannot be read."""
     return _page("The lake cannot be read", "error", status_code=500, note=str(error))
 
 
-# Without a dag_id Airflow asks here, as it does for its own list of DAGs, if the user may read any DAG at all.
+# Without a dag_id, Airflow checks here if the user may read any DAG at all. Its own list of DAGs does the same.
 @app.get("/", dependencies=[Depends(requires_access_dag("GET"))])
 def overview(session: SessionDep, rights: RightsDep, dag_id: str | None = None) -> HTMLResponse:
-    """Tables by days, of one DAG or of all that the user may read."""
+    """Tables by days: of one DAG, or of all DAGs that the user may read."""
     if dag_id:
         serialized = SerializedDagModel.get(dag_id, session=session)
         if serialized is None:
@@ -161,8 +162,8 @@ def table(rights: RightsDep, name: str) -> HTMLResponse:
     if name not in rights.shown:
         raise HTTPException(403, f"no DAG that you may read builds {name} or waits for it")
     lake = Lake()
-    is_told = name in rights.explained and not contract.is_source
-    builds = [row for rows in lake.builds(name).values() for row in rows] if is_told else []
+    shows_builds = name in rights.explained and not contract.is_source
+    builds = [row for rows in lake.builds(name).values() for row in rows] if shows_builds else []
     builds.sort(key=lambda row: row["built_at"], reverse=True)
     inputs = [other for other in lineage.inputs(name) if other in rights.shown]
     readers = [other for other in lineage.in_order() if name in lineage.inputs(other) and other in rights.shown]
@@ -172,7 +173,7 @@ def table(rights: RightsDep, name: str) -> HTMLResponse:
 
 @app.get("/run", dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN))])
 def run(session: SessionDep, rights: RightsDep, dag_id: str, run_id: str, task_id: str | None = None) -> HTMLResponse:
-    """What the lake has for the day of a run, table by table; with `task_id` for the table of that task alone."""
+    """The state of each table for the day of a run. With `task_id`, only the table of this task."""
     found = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
     if found is None:
         raise HTTPException(404, f"there is no run {run_id!r} of {dag_id!r}")
@@ -183,7 +184,7 @@ def run(session: SessionDep, rights: RightsDep, dag_id: str, run_id: str, task_i
     title = f"{dag_id}, {found.partition_key or run_id}"
     conf = found.conf or {}
     try:
-        if "first_day" in conf and "last_day" in conf:  # a backfill, which may be of years
+        if "first_day" in conf and "last_day" in conf:  # a backfill, which may have years of days
             days = day_range(conf["first_day"], conf["last_day"])[-MAX_DAYS:]
             return _page(title, "grid", **_grid(Lake(), rights, tables, days[::-1]))
         day = _day_of_run(found.partition_key or conf.get("part_date") or "")

@@ -1,4 +1,4 @@
-"""The two kinds of task: build a table for the day of the run, and wait for a day of a table that others make."""
+"""The tasks of a DAG: build a table for the day of the run, wait for an input, build late days again."""
 
 import asyncio
 import threading
@@ -15,15 +15,15 @@ from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage
 from include.lake.project.periods import Grain, Period, key_ranges
 
-# Seconds between two looks at the lake. Nobody minds ten seconds on data that is hours late.
+# Seconds between two looks at the lake. Data arrives hours after its day, so ten seconds more do not matter.
 POLL_SECONDS = 10
-# Seconds that a look is good for. All sensors share it, so a hundred of them read no more files than one does.
+# Seconds for which sensors share one look. So a hundred sensors read no more files than one.
 LOOK_SECONDS = 5
-# Seconds after which a sensor says again what it waits for, though nothing changed.
+# Seconds after which a sensor logs its reason again, although nothing has changed.
 REPEAT_SECONDS = 300
-# Looks that may fail one after the other before the sensor fails and Airflow's retries take over: five minutes.
+# This many failed looks in a row (five minutes) make the sensor fail. Then Airflow retries it.
 FAILED_LOOKS = 30
-# The sensor gives up by itself, and says what it waited for. If the triggerer cannot, Airflow ends it this much later.
+# The sensor ends by itself and logs what is missing. If the triggerer hangs, Airflow ends the task this much later.
 GRACE = timedelta(minutes=10)
 
 DAY = "{{ dag_run.partition_key or (dag_run.conf or {}).get('part_date') or '' }}"
@@ -44,10 +44,10 @@ def usable_partition(key: Any, timezone: str, grain: Grain) -> str:
 
 
 class BuildTable(BaseOperator):
-    """Build one table for the day of the run. What happens, and how it ended, the runner says in the task's log.
+    """Build one table for the day of the run. The runner writes each step and the result to the log of the task.
 
-    There is no on_kill: a build is one atomic commit, so a killed task leaves the old day or the new one, and the next
-    try finds out which.
+    There is no on_kill. A build is one atomic commit, so a killed task leaves either the old rows or the new ones. The
+    next try looks at the ledger and the commits to see which.
     """
 
     ui_color = "#d9efe3"
@@ -71,8 +71,8 @@ class BuildTable(BaseOperator):
         }
 
     def build(self, first: str, last: str, run: str) -> Any:
-        """Build with the runner; how it failed is the last that the task's log says."""
-        from include.lake.build import failures, runner  # heavy, and no business of a DAG parse
+        """Build with the runner. If the build fails, the reason is at the end of the task's log."""
+        from include.lake.build import failures, runner  # slow to import: a DAG parse must not need it
 
         error: Exception
         try:
@@ -89,9 +89,9 @@ class BuildTable(BaseOperator):
 
 
 class LateDays(BaseOperator):
-    """Build the days before the run's own that late data made stale, of all tables of a task list.
+    """Build the days before the day of the run that late data made stale, for all tables of a task list.
 
-    It is a task of its own: a late day that fails turns this task red, and nothing of today.
+    It is a separate task. If a late day fails, only this task is red, and the tables of today are not affected.
     """
 
     ui_color = "#f4ecd2"
@@ -102,7 +102,7 @@ class LateDays(BaseOperator):
         self.look_back_days = look_back_days
 
     def execute(self, context: Any) -> dict[str, list[str]]:
-        from include.lake.build import late  # heavy, and no business of a DAG parse
+        from include.lake.build import late  # slow to import: a DAG parse must not need it
 
         day, run = partition_and_run(context, self.tables[0])
         result = late.build_stale_days(self.tables, day, self.look_back_days, run, self.log.info)
@@ -129,8 +129,8 @@ def partition_and_run(context: Any, table: str) -> tuple[str, str]:
 class PartitionSensor(BaseOperator):
     """Wait until `table` has the days that builds of `readers` need of it.
 
-    It lives in the triggerer from its start to its good end: on a worker, a process and a DAG parse for each of twenty
-    sensors would cost more than the builds that wait for them.
+    It runs only in the triggerer, from its start to its success. On a worker, twenty sensors would each need a process
+    and a DAG parse. That costs more than the builds that wait for them.
     """
 
     template_fields = ("day",)
@@ -151,21 +151,20 @@ class PartitionSensor(BaseOperator):
         return PartitionTrigger(self.table, self.readers, self.day, self.dag.timezone.name, self.hours)
 
     def execute(self, context: Any) -> None:
-        """Not called by the scheduler; `airflow tasks test` and `dags test` come here."""
+        """Defer. The scheduler never calls it; `airflow tasks test` and `airflow dags test` do."""
         self.defer(trigger=self.trigger(), method_name="give_up", timeout=self.timeout)
 
     def give_up(self, context: Any, event: Any = None) -> None:
-        """Fail for good: waiting longer is a matter of the contract, and not of retries."""
-        if isinstance(event, dict):  # `dags test` comes here with the good end, too, which is a word
+        """Fail without a retry. A longer wait is a matter of the contract: `patience_hours`."""
+        if isinstance(event, dict):  # `dags test` also calls it after success, with a text as event
             raise AirflowFailException(event["error"])
 
 
 class PartitionTrigger(BaseTrigger):
     """Looks at the lake until `table` has what builds of `readers` for `day` need of it, for at most `hours`."""
 
-    timeout_after: datetime | None = (
-        None  # set by the triggerer, the same after a restart: the end of patience plus GRACE
-    )
+    # The triggerer sets it: the end of patience plus GRACE. It stays the same when the triggerer restarts.
+    timeout_after: datetime | None = None
 
     def __init__(self, table: str, readers: list[str], day: str, timezone: str, hours: float) -> None:
         super().__init__()
@@ -237,7 +236,7 @@ def look(table: str, readers: list[str], day: str) -> dict[str, str]:
             needed = {d for reader in readers for d in lake.input_days(reader, day, day).get(table, [])}
             return lake.absent_reasons(table, sorted(needed))
         except Exception:
-            _newest_look = (0.0, None)  # what it has read may be half of it
+            _newest_look = (0.0, None)  # a failed look may have read only half of the state
             raise
 
 
@@ -245,13 +244,13 @@ _files_seen: frozenset[tuple[str, int]] = frozenset()
 
 
 def notice_edits() -> None:
-    """Read contracts and SELECTs again if files have changed: triggerer and API server live longer than an edit."""
+    """Forget contracts and SELECTs if files have changed. Triggerer and API server keep running when a user edits."""
     global _files_seen
     files = contracts.stamp()
     if files != _files_seen:
-        for remembered in [*vars(contracts).values(), *vars(lineage).values()]:
-            if hasattr(remembered, "cache_clear"):
-                remembered.cache_clear()
+        for function in [*vars(contracts).values(), *vars(lineage).values()]:
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
         _files_seen = files
 
 

@@ -1,4 +1,4 @@
-"""When a DAG runs: once for each period (a day, a week, a month) of its timezone, and never before that is over."""
+"""When a DAG runs: once for each period (a day, a week, a month) of its timezone, after the period is over."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,17 +14,17 @@ from include.lake.errors import UsageError
 from include.lake.project.days import day_start
 from include.lake.project.periods import GRAINS, Grain, Period
 
-# The sources of a period arrive after its end; a run that started then would only wait for them.
+# Sources deliver a period some time after its end. A run at midnight would only wait for them.
 START_AFTER_MIDNIGHT = timedelta(hours=1)
 ADJECTIVES: dict[Grain, str] = {"day": "daily", "week": "weekly", "month": "monthly"}
 
 
 class Partitions(Timetable):
-    """The run of a period comes an hour after its last day; its partition key is the text of the period.
+    """The run of a period comes an hour after its last day. Its partition key is the text of the period.
 
-    Airflow's own cron timetable loses days: where the clocks of a timezone skip a midnight, its cron has no tick. Here
-    days are counted by the calendar, and a timezone only says when each one is over. A day that a timezone skipped
-    (2011-12-30 in Apia) has its run, too, like any other: it is a key, and tables and ranges have it.
+    Airflow's own cron timetable loses days: where clocks skip a midnight, cron has no tick. This timetable counts days
+    by the calendar, and the timezone only says when each day is over. A day that a timezone skipped (2011-12-30 in
+    Apia) has a run, too: tables and ranges contain it like any other day.
     """
 
     partitioned = True
@@ -36,7 +36,7 @@ class Partitions(Timetable):
         after = {"day": "", "week": " on Mondays", "month": " on the 1st"}[grain]
         self.description = f"At 01:00{after} {timezone}, for the {grain} before"
 
-    # The key is part of the id, so that runs of two periods never have one.
+    # The partition key is part of the run id, so runs of two periods never get the same id.
     generate_run_id = CronPartitionTimetable.generate_run_id
 
     def __eq__(self, other: object) -> bool:
@@ -67,7 +67,7 @@ class Partitions(Timetable):
     def next_dagrun_info_v2(
         self, *, last_dagrun_info: DagRunInfo | None, restriction: TimeRestriction
     ) -> DagRunInfo | None:
-        """The run after the last one; without catch-up, the newest period that is over if that is later."""
+        """The run after the last one. Without catch-up: the newest period that is over, if it is later."""
         periods = []
         if last_dagrun_info is not None and last_dagrun_info.partition_date is not None:
             periods.append(self._period(last_dagrun_info).after(1))
@@ -81,11 +81,11 @@ class Partitions(Timetable):
         return self._info(period, self._end(period) + START_AFTER_MIDNIGHT)
 
     def localize_partition_datetime(self, dt: datetime) -> DateTime:
-        """The start of the day that is meant by `dt`, the first or last day of a backfill or a clear."""
+        """The start of the day that a user means by `dt`, the first or last day of a backfill or a clear."""
         return self._start(_day_meant(dt))
 
     def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterator[DagRunInfo]:
-        """The runs of a backfill: the periods that begin from `earliest` to `latest`, but for those not over."""
+        """The runs of a backfill: the periods that begin from `earliest` to `latest` and are over."""
         first_day, last_day = _day_meant(earliest), _day_meant(latest)
         first = Period.of(self.grain, first_day)
         first = first if first.first_day == first_day else first.after(1)
@@ -94,7 +94,7 @@ class Partitions(Timetable):
             yield self._info(period, self._start(period.first_day))
 
     def _decode_partition_date(self, partition_key: str) -> datetime:
-        """Called when somebody triggers a run: a wrong key is refused there and then."""
+        """Refuse a wrong partition key at once. Airflow calls it when a user triggers a run."""
         try:
             period = Period.parse(self.grain, partition_key)
         except UsageError as error:
@@ -111,7 +111,7 @@ class Partitions(Timetable):
         return DagRunInfo(run_after=run_after, data_interval=None, partition_date=start, partition_key=period.text)
 
     def _period(self, info: DagRunInfo) -> Period:
-        """The period of a run, which may be of the DAG's schedule before it was changed."""
+        """The period of a run. An old run may have a key of an earlier schedule of the DAG."""
         try:
             return Period.parse(self.grain, str(info.partition_key))
         except UsageError:
@@ -131,17 +131,17 @@ class Partitions(Timetable):
 
 
 class DailyPartitions(Partitions):
-    """Of days. Serialised DAGs know it by this name."""
+    """A timetable of days. Serialised DAGs refer to it by this name."""
 
 
 def _day_meant(dt: datetime) -> str:
-    """The day that is meant by `dt`, the first or last day of a backfill or a clear.
+    """The day that a user means by `dt`, the first or last day of a backfill or a clear.
 
-    The command line gives a midnight in UTC. The UI gives the start of the first day and the end (23:59) of the last
-    one in the timezone of the browser, converted to UTC: the nearest midnight in UTC tells the day, from UTC-11 to
-    UTC+12, whatever the timezone of the DAG.
+    The command line sends a midnight in UTC. The UI sends the start of the first day and the end (23:59) of the last
+    day. Both are in the timezone of the browser, converted to UTC. So the nearest midnight in UTC is the day, for
+    browsers from UTC-11 to UTC+12. The timezone of the DAG does not matter.
     """
     instant = pendulum.instance(dt, tz="UTC").in_timezone("UTC")
-    is_end = instant.minute % 15 == 14  # of an hour, a half or a quarter: where a timezone's days may end
+    is_end = instant.minute % 15 == 14  # the last minute of a quarter hour: timezones end their days there
     day = instant.add(hours=12, minutes=is_end).subtract(days=is_end)
     return day.date().isoformat()

@@ -1,4 +1,4 @@
-"""The audit between computing and publishing: what a contract promises, counted on the rows that would be published."""
+"""The audit between compute and publish: Spark counts the rows that break the promises of a contract."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ _TYPE = re.compile(r"(ARRAY<)?(STRING|TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|B
 
 @dataclass
 class DayAudit:
-    """What one day would publish: kept rows, and rows not published by reason."""
+    """The counts of one day: rows to publish, and rows that are dropped, by reason."""
 
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class DayAudit:
 
 @dataclass
 class Audit:
-    """`days`: what each would publish. `broken`: check -> rows or days that break it; only `warn` checks have any."""
+    """`days`: the counts of each day. `broken`: check -> rows or days that break it, above 0 only for `warn` checks."""
 
     days: dict[str, DayAudit]
     broken: dict[str, int]
@@ -45,9 +45,9 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Check:
-    """A check as the audit needs it. `sql`: true of a good row or day; for a SELECT the rows that break it.
+    """A check in the form of the audit. `sql`: true for a good row or day; a SELECT gives the rows that break it.
 
-    `hidden`: columns that are masked where its rows are shown; None: all of them.
+    `hidden`: columns whose values are masked in example rows; None: all columns.
     """
 
     name: str
@@ -58,7 +58,7 @@ class _Check:
 
 
 class MaskedError(PySparkException):
-    """An error of Spark without the values in it; its SQLSTATE still says of which class it is."""
+    """An error of Spark without the values of rows. Its SQLSTATE still gives the class of the error."""
 
     def __init__(self, message: str, state: str | None) -> None:
         super().__init__(message)
@@ -69,7 +69,7 @@ class MaskedError(PySparkException):
 
 
 def require_types(contract: Contract, frame: DataFrame) -> None:
-    """ContractError unless the SELECT gives each column with the contract's type."""
+    """ContractError if the SELECT gives a column with another type than the contract."""
     types = dict(frame.dtypes)
     cure = f"cast it in {settings.shown(contract.select_path)}"
     for column in contract.columns:
@@ -85,9 +85,9 @@ def require_types(contract: Contract, frame: DataFrame) -> None:
 def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: list[str]) -> Audit:
     """Count what `computed` would publish for `days`, and check it.
 
-    `computed` has the contract's columns and DROP_REASON; it should be persisted, it is read several times. A
-    SELECT of a check finds its inputs and the published table under `lineage.view_name`. Raises CheckFailed, or
-    ContractError for a check that Spark does not understand.
+    `computed` has the contract's columns and DROP_REASON. The caller should persist it, because the audit reads it
+    several times. A check's SELECT reads its inputs and the published table as views, see `lineage.view_name`. Raises
+    CheckFailed, or ContractError for a check that Spark does not understand.
     """
     kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
     checks = _checks(contract, days)
@@ -98,8 +98,8 @@ def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: li
             *(F.count_if(~_holds(check)).alias(f"{lineage.OURS}row{n}") for n, check in enumerate(by_row)),
             *(_holds(check).alias(f"{lineage.OURS}day{n}") for n, check in enumerate(by_day)),
         ]
-        # One pass over all rows: it computes and persists them, and counts. Rows of other days are one group, however
-        # many days they are of.
+        # One pass over all rows computes, persists and counts them. All rows outside the range form one group, so that
+        # a wrong day column cannot make many groups.
         day = F.when(F.expr(_inside(contract, days)), F.col(str(contract.day_column)))
         groups = (
             computed.groupBy(day.alias(f"{lineage.OURS}day"), F.col(DROP_REASON).alias(f"{lineage.OURS}reason"))
@@ -144,7 +144,7 @@ def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: li
 
 
 def masked(error: Exception, contract: Contract) -> Exception:
-    """`error`, or one without values where Spark's may show some of a sensitive column, of the table or an input."""
+    """`error`, or a copy without values if Spark's text may show a sensitive column of the table or an input."""
     if isinstance(error, (LakeError, AnalysisException)) or not isinstance(error, PySparkException):
         return error
     if not any(map(_has_sensitive, (contract.table, *lineage.inputs(contract.table)))):
@@ -153,7 +153,7 @@ def masked(error: Exception, contract: Contract) -> Exception:
 
 
 def without_values(message: str) -> str:
-    """A message of Spark without what may be a value of a row: all that is quoted, and numbers before the SQLSTATE."""
+    """A message of Spark without possible values of rows: quoted texts, and numbers before the SQLSTATE."""
     head, state, rest = message.partition("SQLSTATE")
     if re.match(r"\[(USER_RAISED_EXCEPTION|ASSERT_TRUE)", head):
         head = re.sub(r"(?s)\] .*", f"] {_HIDDEN} ", head)
@@ -171,7 +171,7 @@ def _has_sensitive(table: str) -> bool:
 
 
 def _checks(contract: Contract, days: list[str]) -> list[_Check]:
-    """What every table is checked for, and what its contract adds, those first that explain the others."""
+    """The checks of every table, then those of its contract. A check that explains others comes first."""
     day = contract.day_column
     hidden = frozenset(column.name for column in contract.columns if column.sensitive)
     found = [_Check(f"{day} is in the range", _inside(contract, days), "row", hidden)]
@@ -179,12 +179,12 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
         if not column.nullable and column.name not in (day, RUN_TIMESTAMP):
             found.append(_Check(f"{column.name} is not null", f"`{column.name}` is not null", "row", hidden))
         if column.name in contract.partitioned_by and column.name != day and column.type == "string":
-            # Delta would write it as null, after all checks.
+            # Delta writes an empty partition value as null, and it does so after all checks.
             found.append(
                 _Check(f"{column.name} is not ''", f"`{column.name}` is null or `{column.name}` <> ''", "row", hidden)
             )
     if contract.key:
-        # The day is always part of the key: a range of days must promise no more than its days one by one.
+        # The day is always part of the key: a range of days must promise the same as its single days.
         columns = ", ".join(f"`{name}`" for name in dict.fromkeys((str(day), *contract.key)))
         repeated = (
             f"select {columns}, count(*) as {lineage.OURS}times from {lineage.view_name(lineage.THIS)} "
@@ -205,7 +205,7 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
         names: frozenset[str] | None = hidden
         if check.kind == "select":
             secret = {name for name, derives in check.gives or () if derives}
-            # A column without a name gets one from Spark: which, is not known here.
+            # Spark names a column without a name, and we do not know this name here.
             names = None if readable and (check.gives is None or "" in secret) else frozenset(secret)
         found.append(_Check(check.name, check.over_views(first_day, last_day), check.kind, names, check.severity))
     # A promise that is made twice counts once, and as the stricter of the two.
@@ -214,17 +214,17 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
 
 
 def _inside(contract: Contract, days: list[str]) -> str:
-    """True of a row of one of `days`. By name: between would let 2026-01-05x pass."""
+    """SQL that is true for a row of one of `days`. It lists the days, because BETWEEN would let 2026-01-05x pass."""
     return f"coalesce(`{contract.day_column}` in ({', '.join(map(repr, days))}), false)"
 
 
 def _holds(check: _Check) -> "F.Column":
-    """True or false: what is null does not hold."""
+    """True or false. A check that gives null does not hold."""
     return F.coalesce(F.expr(check.sql), F.lit(False))
 
 
 def _breaking(spark: SparkSession, contract: Contract, kept: DataFrame, check: _Check) -> DataFrame:
-    """The rows that break a check; the days, where it has aggregates."""
+    """The rows that break a check, or the days if the check has aggregates."""
     if check.kind == "select":
         kept.createOrReplaceTempView(lineage.view_name(lineage.THIS))
         return spark.sql(check.sql)
@@ -241,7 +241,7 @@ def _breaking(spark: SparkSession, contract: Contract, kept: DataFrame, check: _
 
 @contextmanager
 def _named(contract: Contract, check: _Check) -> Iterator[None]:
-    """Say of which check an error of Spark is: one that it does not understand, or cannot compute over these rows."""
+    """Name the check in an error of Spark. Spark does not understand it, or cannot compute it over these rows."""
     try:
         yield
     except PySparkException as error:
@@ -258,7 +258,7 @@ def _named(contract: Contract, check: _Check) -> Iterator[None]:
 def _blame(
     contract: Contract, checks: Iterable[_Check], computed: DataFrame, kept: DataFrame, error: PySparkException
 ) -> None:
-    """Raise the error of the one check that fails by itself, if there is one and not the SELECT is at fault."""
+    """Raise the error of the check that fails alone, or that of the SELECT itself. Return if neither fails."""
     if not isinstance(error, AnalysisException):
         if failures.kind(error) != DATA:
             return
@@ -269,9 +269,9 @@ def _blame(
 
 
 def _shown(check: _Check, rows: DataFrame) -> str:
-    """Some of the rows, for people; values of sensitive columns are masked.
+    """Example rows for people, with the values of sensitive columns masked.
 
-    As text, which Spark makes: it has times and numbers that Python has not.
+    Spark makes the text, because it has times and numbers that Python cannot represent.
     """
     types = rows.dtypes
     columns = [F.col(f"{lineage.OURS}{n}") for n in range(len(types))]
@@ -292,6 +292,6 @@ def _shown(check: _Check, rows: DataFrame) -> str:
 
 
 def _short(text: str | None) -> str:
-    """In one line."""
+    """The text in one line, cut to its first characters."""
     line = re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", str(text))
     return line if len(line) <= _SHOWN_LENGTH else line[:_SHOWN_LENGTH] + "…"

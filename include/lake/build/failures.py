@@ -1,6 +1,6 @@
-"""Why something failed, told to people: the class of the error, its root cause, if a retry helps, how to see it again.
+"""The explanation of an error for people: its class, its root cause, if a retry helps, how to repeat it.
 
-The one place that says what an error is: tasks, backfill and the command line all ask `kind`.
+Only this module decides the class of an error: tasks, backfill and the command line all call `kind`.
 """
 
 import traceback
@@ -21,19 +21,19 @@ _LINE_LENGTH = 400
 
 @dataclass(frozen=True)
 class Failure:
-    """`kind`: data, code, conflict or infrastructure. `text`: lines for people, the command that repeats it last."""
+    """`kind`: data, code, conflict or infrastructure. `text`: lines for people, at the end the command to repeat."""
 
     kind: str
     text: str
 
     @property
     def retry(self) -> bool:
-        """Can trying again help, with nothing else done?"""
+        """Can a retry help without any other change?"""
         return self.kind in (CONFLICT, INFRASTRUCTURE)
 
 
 def kind(error: BaseException) -> str:
-    """The class of an error: what has to change before trying again makes sense."""
+    """The class of an error. It says what has to change before a retry makes sense."""
     if isinstance(error, LakeError):
         return error.kind
     # delta-rs has one error for every commit that lost, whatever it was about.
@@ -48,7 +48,7 @@ def is_bug(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
-    """What a person wants to read when a build of start..end failed."""
+    """The message for people when a build of start..end failed."""
     span = start if start == end else f"{start}..{end}"
     lines = [describe(error, f"{table} {span}")]
     if not isinstance(error, UsageError):
@@ -56,13 +56,13 @@ def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
     return Failure(kind(error), "\n".join(lines))
 
 
-def describe(error: BaseException, what: str) -> str:
-    """That `what` failed, the class of the error, and its cause, as a few lines."""
-    return "\n".join([f"{what} failed ({kind(error)} error; {_ADVICE[kind(error)]})", *root_cause(error)])
+def describe(error: BaseException, subject: str) -> str:
+    """A few lines: `subject` failed, the class of the error, and its cause."""
+    return "\n".join([f"{subject} failed ({kind(error)} error; {_ADVICE[kind(error)]})", *root_cause(error)])
 
 
 def root_cause(error: BaseException) -> list[str]:
-    """The innermost reason, in at most 20 lines and without the frames of a JVM; then rows that a check has shown."""
+    """The innermost cause, in at most 20 lines without Java frames. The error of a check keeps its example rows."""
     if isinstance(error, LakeError):
         return str(error).splitlines()
     if is_bug(error) and error.__traceback__:
@@ -72,16 +72,16 @@ def root_cause(error: BaseException) -> list[str]:
     else:
         text = str(error)
     lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(("at ", "... "))]
-    deeper = [n for n, line in enumerate(lines) if line.startswith("Caused by:")]
-    lines = lines[deeper[-1] :] if deeper else lines
-    # The last lines of a Python traceback tell the most; a Spark message begins with what it is about.
+    causes = [n for n, line in enumerate(lines) if line.startswith("Caused by:")]
+    lines = lines[causes[-1] :] if causes else lines
+    # The end of a Python traceback says the most. A message of Spark says it at its beginning.
     if len(lines) > _CAUSE_LINES and lines[0].startswith("Traceback"):
         lines = ["…", *lines[1 - _CAUSE_LINES :]]
     return [line[:_LINE_LENGTH] for line in lines[:_CAUSE_LINES]] or [type(error).__name__]
 
 
 def first_line(error: BaseException) -> str:
-    """The root cause in one line; a bug's traceback ends with what it is."""
+    """The root cause in one line. For a bug it is the last line of the traceback."""
     return root_cause(error)[-1 if is_bug(error) else 0]
 
 

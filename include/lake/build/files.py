@@ -1,7 +1,7 @@
-"""Files as others write them, read in batches of rows: JSON lines, CSV, Parquet, and folders of these.
+"""Read files of other programs in batches of rows: JSON lines, CSV, Parquet, and folders of these.
 
-A row that cannot be read costs itself alone. It is handed on with its line and the reason, and the rows after it are
-read. Only names are judged here; what the values must be is said in `values`.
+A row that cannot be read affects no other row. Its batch reports its line and the reason, and the reader goes on with
+the next row. This module checks only the names of columns; `values` checks the values.
 """
 
 import csv
@@ -21,9 +21,9 @@ from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
 from include.lake.storage import delta_folder
 
-# Rows and bytes in memory at a time: enough that Arrow is quick, and few enough for a small machine.
+# Rows and bytes of a batch: enough that Arrow is quick, and few enough for a machine with little memory.
 _ROWS, _BYTES = 20_000, 16 << 20
-# Lines that one CSV record may have. A quote that is never closed would else swallow the rest of the file.
+# Lines that one CSV record may have. Without a limit, a quote that is never closed takes the rest of the file.
 _RECORD_LINES = 1_000
 _FIELD_BYTES = 64 << 20
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -32,7 +32,7 @@ _SHOWN = 10
 
 @dataclass
 class Batch:
-    """Rows of one file, by column. `folder`: the values that the names of its folders give, in Hive's way."""
+    """Rows of one file, by column. `folder`: column values in the names of its folders, as Hive writes them."""
 
     path: Path
     folder: dict[str, str | None]
@@ -42,14 +42,14 @@ class Batch:
 
 
 class Names:
-    """The names that files use, against those that the contract knows."""
+    """Compares the column names of the files with those of the contract."""
 
     def __init__(self, contract: Contract, ignore: bool) -> None:
         self.table, self.columns, self.matched = contract.table, contract.column_names, set[str]()
         self._known, self._ignore, self._unknown = set(self.columns), ignore, dict[str, str]()
 
     def see(self, names: Collection[str], place: str) -> None:
-        """Keep names for `refuse`."""
+        """Remember the unknown names, so that `refuse` can report them."""
         unknown = [name for name in names if name not in self._known]
         self.matched |= set(names) - set(unknown)
         if not self._ignore:
@@ -57,7 +57,7 @@ class Names:
                 self._unknown.setdefault(name, place)
 
     def header(self, names: list[str], folder: Collection[str], path: Path) -> None:
-        """Judge the names of a whole file at once."""
+        """Check all column names of a file at once."""
         repeated = sorted({n for n in names if names.count(n) > 1 and (n in self._known or not self._ignore)})
         if repeated:
             raise UsageError(f"{path} has {', '.join(repeated)} twice: nothing was loaded; give each column one name")
@@ -68,14 +68,14 @@ class Names:
         self.matched |= before
 
     def need(self, path: Path) -> None:
-        """UsageError for a file none of whose names are known."""
+        """UsageError for a file without any known column name."""
         if not self.matched:
             raise UsageError(
                 f"{path} has none of the columns of {self.table} ({', '.join(self.columns)}): nothing was loaded"
             )
 
     def refuse(self) -> None:
-        """UsageError with all names that are not known, where the first one was, and what may be meant."""
+        """UsageError with all unknown names, the place of the first one, and similar known names."""
         if not self._unknown:
             return
         names = []
@@ -94,7 +94,7 @@ class Names:
 
 
 def read(file: str, names: Names) -> Iterator[Batch]:
-    """The rows of a file or of all files in a folder. UsageError for what can't be read as what its name says."""
+    """The rows of a file, or of all files in a folder. UsageError if a file does not have the format of its name."""
     start = Path(file)
     if (start / "_delta_log").is_dir():
         yield from _said_plainly(start, "a Delta table", lambda: _delta(start, names))
@@ -117,17 +117,17 @@ def _said_plainly(path: Path, kind: str, batches: Callable[[], Iterator[Batch]])
 
 
 def _files(path: Path) -> list[Path]:
-    """The files in a folder. Those hidden by `_` or `.` are notes of the program that wrote the folder."""
+    """The files in a folder, without names that begin with `_` or `.`: other programs keep their notes there."""
     if not path.is_dir():
         return [path]
-    below = (found for found in sorted(path.rglob("*")) if found.is_file())
+    below = (entry for entry in sorted(path.rglob("*")) if entry.is_file())
     return [p for p in below if not any(part[0] in "_." for part in p.relative_to(path).parts)]
 
 
 def _folder(path: Path, start: Path, names: Names) -> dict[str, str | None]:
-    """Columns that the folders above a file give, as Hive and Spark write them: `part_date=2026-01-05/`.
+    """Column values in the folder names above a file, as Hive and Spark write them: `part_date=2026-01-05/`.
 
-    Of folders above the one that was named, only those count that are columns.
+    Above the folder that the user named, a folder counts only if it names a column of the contract.
     """
     depth = len(start.parts) if start.is_dir() else len(path.parts) - 1
     values: dict[str, str | None] = {}
@@ -146,7 +146,7 @@ def _folder(path: Path, start: Path, names: Names) -> dict[str, str | None]:
 
 
 def _open(path: Path) -> BinaryIO:
-    """The file after its byte order mark."""
+    """Open the file and skip its byte order mark."""
     stream = path.open("rb")
     head = stream.read(3)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -194,7 +194,7 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                 batch.bad.append((number, "is nested too deep"))
             except json.JSONDecodeError as error:
                 batch.bad.append((number, f"is not JSON: {error.msg} at character {error.pos + 1}"))
-            except ValueError as error:  # of the two functions above, and of whole numbers with thousands of digits
+            except ValueError as error:  # from `_object` and `_number`, or from a whole number with thousands of digits
                 reason = str(error).split(";")[0]
                 batch.bad.append((number, f"is not JSON that can be held: {reason}"))
             else:
@@ -221,7 +221,7 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
 
 
 class _Lines:
-    """Lines for Python's CSV reader. Those of the record that it is in are kept, to begin again after the first one."""
+    """Lines for Python's CSV reader. It keeps the lines of the current record, so that a bad one can be read again."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._lines, self._again = enumerate(stream, 1), deque[tuple[int, bytes]]()
@@ -290,7 +290,7 @@ def _is_sparks(record: list[tuple[int, bytes]]) -> bool:
 
 
 def _csv_problem(row: list[str], header: list[str], record: list[tuple[int, bytes]]) -> str:
-    """What is wrong with a record that could be taken apart; nothing for most."""
+    """The problem of a record that the CSV reader could split; empty for a good record."""
     text = "".join(row)
     if not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text):
         return "is no UTF-8"
@@ -309,7 +309,7 @@ def _csv_problem(row: list[str], header: list[str], record: list[tuple[int, byte
 
 
 def _parquet(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
-    # INT96 is Spark's timestamp. As ns, which Arrow takes it for, it ends in 2262 and begins again in 1677.
+    # INT96 is Spark's timestamp. Arrow reads it as nanoseconds by default, and these overflow after the year 2262.
     with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", pre_buffer=False) as file:
         schema = file.schema_arrow
         # pandas writes its row labels as a column of this name.

@@ -1,4 +1,4 @@
-"""Late data: days that were built and that data which came afterwards made stale."""
+"""Late data: days that were built, and that later data made stale."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from include.lake.state.look import STALE, Lake
 
 @dataclass
 class LateDays:
-    """What a look at the days before a run has come to: table -> days built, and the builds that failed."""
+    """The result for the days before a run: table -> days built, and the builds that failed."""
 
     built: dict[str, list[str]] = field(default_factory=dict)
     failed: list[failures.Failure] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Files into sources: every row is checked against the contract, then all are written in one commit, or none."""
+"""Load files into sources. Every row is checked against the contract. Then one commit writes all rows, or none."""
 
 import tempfile
 import uuid
@@ -24,11 +24,11 @@ _SHOWN = 10
 
 @dataclass
 class Loaded:
-    """What a load did.
+    """The result of a load.
 
     now, before: rows of each day of the load ('' for a source without days). empty_days: days of the range without
-    rows. dropped: rows left out, the first of them in `reasons` with file, line and reason. no_values: columns that no
-    file has.
+    rows. dropped: number of rows left out. reasons: file, line and reason of the first of them. no_values: columns that
+    no file has.
     """
 
     now: dict[str, int] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Loaded:
         return sorted(day for day in self.now if day)
 
     def lines(self, table: str) -> list[str]:
-        """What to tell people: the rows of each day before and now, or of many days only those that lose rows."""
+        """Lines for people: the rows of each day before and now. If there are many days, only those that lose rows."""
         lost = f", {self.dropped:,} dropped" if self.dropped else ""
         span = f" of {len(self.days)} days ({self.days[0]}..{self.days[-1]})" if self.days else ""
         lines = [f"{table}: {self.rows:,} rows{span} loaded{lost}"]
@@ -67,9 +67,9 @@ class Loaded:
 
 
 class _Spool:
-    """Checked rows on the disk of the lake, so that memory does not grow with the files.
+    """Checked rows in a temporary file of the lake, so that memory does not grow with the files.
 
-    The file has no name. So nothing stays behind when the load is killed.
+    The file has no name, so the system removes it even when the load is killed.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -101,16 +101,16 @@ def load(
     allow_empty: bool = False,
     replace_smaller: bool = False,
 ) -> Loaded:
-    """Replace the days that the files hold (all of a source that has no days) in one commit.
+    """Replace the days of the files in one commit; a source without days is replaced as a whole.
 
-    days: replace these instead; those that the files do not hold are empty from then on, and known to be.
-    drop_bad: leave out rows that do not fit the contract; else they stop the load.
-    ignore_columns: leave out columns that the contract does not know; else they stop the load.
-    allow_empty: files without a good row are meant.
-    replace_smaller: days that lose more than half of their rows are meant.
+    days: replace these days instead. The ledger records the days without rows in the files as empty.
+    drop_bad: leave out rows that do not fit the contract. Without it they stop the load.
+    ignore_columns: leave out columns that the contract does not know. Without it they stop the load.
+    allow_empty: the user means to load files without a good row.
+    replace_smaller: the user means to load days that lose more than half of their rows.
 
-    Raises UsageError for a table that is no source and a file that can't be read or has other columns, and LakeError
-    with lines and reasons for bad rows, or with the days that would shrink. Then nothing is written.
+    Raises UsageError for a table that is no source, and for a file that can't be read or has other columns. Raises
+    LakeError for bad rows (with lines and reasons) and for days that would shrink. Then nothing is written.
     """
     contract = contracts.get(table)
     if not contract.is_source:
@@ -120,7 +120,7 @@ def load(
     if days:
         days = keys_of_days(contract.grain, days[0], days[-1])
     names, result = files.Names(contract, ignore_columns), Loaded()
-    dropped_of: Counter[str] = Counter()  # day -> its rows that were dropped, where the day could be read
+    dropped_of: Counter[str] = Counter()  # day -> dropped rows, as far as their day could be read
     now: Counter[str] = Counter()
     with _Spool(arrow_schema(contract)) as spool:
         for path in paths:
@@ -161,7 +161,7 @@ def load(
 def _refuse_empty(
     contract: Contract, result: Loaded, days: list[str] | None, allow_empty: bool, all_dropped: set[str]
 ) -> None:
-    """LakeError where nothing is left to load, unless that is meant."""
+    """LakeError if no row is left to load, unless the user means it."""
     table, bad = contract.table, f" but {result.dropped:,} bad ones" if result.dropped else ""
     if not result.now and contract.day_column and not days:
         raise LakeError(
@@ -179,7 +179,7 @@ def _refuse_empty(
 
 
 def _refuse_smaller(table: str, result: Loaded, meant: bool) -> None:
-    """LakeError where a day would lose more than half of its rows, unless that is meant."""
+    """LakeError if a day would lose more than half of its rows, unless the user means it."""
     smaller = [day for day, rows in result.now.items() if 2 * rows < result.before[day]]
     if smaller and not meant:
         changes = _some([f"{day}{' ' if day else ''}{result.before[day]:,} -> {result.now[day]:,}" for day in smaller])
@@ -234,7 +234,7 @@ def _checked(
 def _array(
     column: contracts.Column, wanted: pa.DataType, batch: files.Batch, is_day: bool
 ) -> tuple[pa.Array, dict[int, str]]:
-    """One column of a batch, from the file or from the names of its folders."""
+    """One column of a batch, from the file or from a folder name."""
     size, problems = len(batch.lines), dict[int, str]()
     array = None
     if column.name in batch.columns:
@@ -253,8 +253,8 @@ def _array(
 
 
 def _where(mask: Any) -> list[int]:
-    found: list[int] = pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist()
-    return found
+    positions: list[int] = pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist()
+    return positions
 
 
 def _day_problem(column: contracts.Column, grain: Grain, day: str, days: list[str] | None) -> str | None:

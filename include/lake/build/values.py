@@ -1,4 +1,4 @@
-"""Values from outside as the types of a contract: held exactly, or refused with the reason."""
+"""Values from files as the types of a contract. Each value is kept exactly, or refused with the reason."""
 
 import json
 import re
@@ -16,10 +16,10 @@ from include.lake.project.contracts import Column
 _INTEGERS = {"tinyint": 8, "int": 32, "bigint": 64}
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
-# Python types that Arrow takes as they are, range and encoding checked. For all others each value is looked at.
+# Arrow converts these Python types itself, and checks range and encoding. We convert all other values one by one.
 _PLAIN: dict[str, set[type]] = {"string": {str}, "boolean": {bool}, "double": {float, int}}
 _PLAIN |= {kind: {int} for kind in _INTEGERS}
-# The years that Python, and so everybody who looks at rows here, can show; as Arrow's numbers.
+# The first and the last value that Python can represent, as Arrow's numbers. We could not show others to a user.
 _YEARS = {
     "date": [pa.scalar(day).value for day in (date.min, date.max)],
     "timestamp": [pa.scalar(moment).value for moment in (datetime.min, datetime.max)],
@@ -27,13 +27,13 @@ _YEARS = {
 
 
 class Unfit(ValueError):
-    """A value that cannot be held, with the reason."""
+    """The reason why a column cannot hold a value."""
 
 
 def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) -> tuple[pa.Array, dict[int, str]]:
-    """Values, a list or an Arrow array, as an array of type `wanted`; and row -> reason for those that do not fit.
+    """Convert `values` (a list or an Arrow array) to the type `wanted`. Gives the array, and row -> reason of misfits.
 
-    Where a value does not fit, the array has a null.
+    The array has a null for each value that does not fit.
     """
     if isinstance(values, pa.Array):
         if pa.types.is_dictionary(values.type):
@@ -47,7 +47,7 @@ def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) ->
         try:
             return pa.array(values, wanted), {}
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
-            pass  # some value does not fit: which one is seen below
+            pass  # some value does not fit; the loop below finds it
     held, wrong = [], {}
     for row, value in enumerate(values):
         try:
@@ -67,7 +67,7 @@ def as_value(column: Column, value: Any) -> Any:
 
 
 def reason(column: Column, value: Any, problem: str | None = None) -> str:
-    """Why a value was refused, with the value, unless it is sensitive."""
+    """The reason for a refused value. It shows the value, unless the column is sensitive."""
     if isinstance(value, Unfit):
         return f"{column.name}: {value}"
     if isinstance(value, (dict, list)):
@@ -77,35 +77,36 @@ def reason(column: Column, value: Any, problem: str | None = None) -> str:
     return f"{column.name}: {shown} {problem or f'is not {column.type}'}"
 
 
-def _can_cast(kind: str, given: pa.DataType, is_day: bool) -> bool:
-    """May Arrow's own cast, which refuses what would be lost, turn `given` into the column's type?"""
+def _can_cast(kind: str, source: pa.DataType, is_day: bool) -> bool:
+    """May Arrow cast `source` to the column's type? Arrow refuses a cast that would lose something."""
     types = pa.types
     checks: dict[str, list[Callable[[pa.DataType], bool]]] = {
         "string": [
             *(types.is_string, types.is_large_string, types.is_string_view),
-            # Programs that know no type of texts (old Hive, Impala) write texts as bytes.
+            # Old Hive and Impala have no text type, so they write texts as bytes.
             *(types.is_binary, types.is_large_binary, types.is_binary_view),
             *([types.is_date] if is_day else []),
         ],
         "double": [types.is_floating, types.is_integer],
         "boolean": [types.is_boolean],
-        "date": [types.is_date, lambda given: types.is_timestamp(given) and given.tz is None],
+        "date": [types.is_date, lambda source: types.is_timestamp(source) and source.tz is None],
         "timestamp": [types.is_timestamp, types.is_date],
     }
     whole = [types.is_integer, types.is_decimal, types.is_floating]
-    return types.is_null(given) or any(check(given) for check in (whole if kind in _INTEGERS else checks.get(kind, [])))
+    options = whole if kind in _INTEGERS else checks.get(kind, [])
+    return types.is_null(source) or any(check(source) for check in options)
 
 
 def _cast(column: Column, wanted: pa.DataType, values: pa.Array, first: int, wrong: dict[int, str]) -> list[pa.Array]:
-    """Cast; where that fails, the halves, down to the value that is wrong."""
-    given = values
+    """Cast all values. If that fails, cast each half, down to the one wrong value."""
+    source = values
     try:
-        if pa.types.is_date(given.type):
-            given = given.cast(pa.date32())
-            given = given.cast(pa.timestamp("s")) if column.type == "timestamp" else given
-        held = given.cast(wanted)
+        if pa.types.is_date(source.type):
+            source = source.cast(pa.date32())
+            source = source.cast(pa.timestamp("s")) if column.type == "timestamp" else source
+        held = source.cast(wanted)
         held.validate(full=True)
-        if column.type == "date" and held.cast(given.type) != given:
+        if column.type == "date" and held.cast(source.type) != source:
             raise pa.ArrowInvalid("has a time of day")
         if column.type in _YEARS:
             first_value, last_value = _YEARS[column.type]
@@ -124,12 +125,12 @@ def _cast(column: Column, wanted: pa.DataType, values: pa.Array, first: int, wro
 
 
 def _shown(values: pa.Array) -> Any:
-    """The one value for people, who can read days that Python cannot hold."""
+    """The one value as text for people. Arrow's text also has days that Python cannot represent."""
     return str(values.cast(pa.string())[0]) if pa.types.is_temporal(values.type) else _python(values[0])
 
 
 def _python(value: pa.Scalar) -> Any:
-    """A value of Arrow as one of Python; a map is a dict. One that Python cannot hold is an Unfit that says why."""
+    """An Arrow value as a Python value; a map becomes a dict. Unfit, with the reason, if Python cannot represent it."""
     try:
         return value.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError:
@@ -141,7 +142,7 @@ def _python(value: pa.Scalar) -> Any:
 
 
 def _value(kind: str, value: Any) -> Any:
-    """`value` as that type, from what JSON, CSV or Parquet gave; ValueError if it is none."""
+    """Convert a value of JSON, CSV or Parquet to the type `kind`; ValueError if it does not fit."""
     if isinstance(value, Unfit):
         raise value
     if kind.startswith("array<"):
@@ -150,7 +151,7 @@ def _value(kind: str, value: Any) -> Any:
             raise ValueError
         return [None if item is None else _value(kind[6:-1], item) for item in items]
     if kind == "string":
-        if isinstance(value, (dict, list)):  # JSON kept as text, as the columns of the sources have it
+        if isinstance(value, (dict, list)):  # the columns of the sources keep JSON as text
             try:
                 value = _json(value)
             except (ValueError, TypeError, RecursionError) as error:
@@ -191,14 +192,14 @@ def _double(value: Any) -> float:
     number = float(value)
     if isinstance(value, str) and number in (float("inf"), float("-inf")) and "n" not in value.lower():
         raise Unfit("is too big for double")
-    # Of a whole number each digit counts; of a decimal, as many as double shows.
+    # A whole number must keep every digit. A decimal must keep the digits that a double shows.
     if (isinstance(value, int) and number != value) or (isinstance(value, Decimal) and Decimal(repr(number)) != value):
         raise Unfit("has more digits than double can hold")
     return number
 
 
 def _timestamp(value: Any) -> datetime:
-    """A timestamp without a zone is UTC, as everywhere here."""
+    """Convert to a timestamp. A text or time without a zone is UTC, as everywhere in the lake."""
     if isinstance(value, str):
         fraction = re.search(r"[.,](\d+)", value)
         if fraction and fraction[1][6:].strip("0"):
@@ -206,17 +207,17 @@ def _timestamp(value: Any) -> datetime:
         value = datetime.fromisoformat(value)
     if not isinstance(value, datetime):
         raise ValueError
-    if getattr(value, "nanosecond", 0):  # of pandas
+    if getattr(value, "nanosecond", 0):  # only pandas timestamps have nanoseconds
         raise Unfit("has more digits than a timestamp can hold (microseconds)")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _json(value: Any) -> str:
-    """As JSON text. What JSON has no type for is written as Spark's to_json does; bytes are refused."""
+    """The value as JSON text. Types that JSON lacks are written as Spark's to_json writes them; bytes are refused."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except TypeError:
-        pass  # something below is a date, a Decimal, …
+        pass  # the value contains a date, a Decimal, …
     if isinstance(value, dict):
         keys = (json.dumps(name if isinstance(name, str) else str(name), ensure_ascii=False) for name in value)
         items = zip(keys, value.values(), strict=True)

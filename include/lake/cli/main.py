@@ -1,4 +1,4 @@
-"""The command line `./lake`. Exit codes: 0 done, 1 it failed, 2 it was asked for something that makes no sense."""
+"""The command line `./lake`. Exit codes: 0 done, 1 failed, 2 the command itself is wrong."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ from include.lake.project import contracts, lineage, periods
 from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.project.periods import Period
 
-_MAX_DAYS = 3660  # ten years: more is a slip of the finger
+_MAX_DAYS = 3660  # ten years: a longer range is a typing mistake
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; gives the exit code. LAKE_DEBUG=1 shows the traceback of an error that is not the user's."""
+    """Run one command and give its exit code. LAKE_DEBUG=1 shows the traceback of an unexpected error."""
     name = ""
     try:
         options = _parser().parse_args(arguments)
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings.home()  # a folder that Delta cannot use is refused before anything is read or written
         settings.warehouse()
         code = int(options.command(options) or 0)
-        sys.stdout.flush()  # a full disk behind it is an error of the command, and not of Python's end
+        sys.stdout.flush()  # so a full disk is an error of the command, and not of Python's exit
         return code
     except UsageError as error:
         print(f"lake: {error}", file=sys.stderr)
@@ -51,16 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except (SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a panic of delta-rs is no Exception
+    except BaseException as error:  # a panic of delta-rs is a BaseException
         if not isinstance(error, BrokenPipeError):
             print(f"lake: {_explained(error, name)}", file=sys.stderr)
-        with suppress(OSError, ValueError):  # what stdout did not take, Python would try to write once more at its end
+        with suppress(OSError, ValueError):  # Python would try to write the rest of stdout again at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _explained(error: BaseException, command: str) -> str:
-    """What a person wants to read of an error that no line of ours has foreseen."""
+    """The message for people about an unexpected error."""
     from include.lake.build import failures
 
     if os.environ.get("LAKE_DEBUG"):
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         "backfill",
         _backfill,
         "build a range of days of many tables in few jobs; stopped and started again it goes on with what is left",
-        epilog="Modes: " + "; ".join(f"{mode}: {what}" for mode, what in request.MODES.items()) + ".",
+        epilog="Modes: " + "; ".join(f"{mode}: {meaning}" for mode, meaning in request.MODES.items()) + ".",
     )
     backfill.add_argument(
         "names", nargs="+", metavar="TABLE|STEP|DAG", help="tables, or the steps or DAGs that list them"
@@ -177,19 +177,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     spark.add_argument("what", choices=["start", "stop", "status"])
 
-    keep = command("ledger", _ledger, "make the ledger again from the commits of the tables")
-    keep.add_argument("what", choices=["rebuild"])
+    ledger = command("ledger", _ledger, "make the ledger again from the commits of the tables")
+    ledger.add_argument("what", choices=["rebuild"])
     return parser
 
 
 @contextmanager
-def _ticking(what: str) -> Iterator[None]:
-    """Say every few seconds that `what` still goes on."""
+def _ticking(activity: str) -> Iterator[None]:
+    """Print every few seconds that `activity` still goes on."""
     done, began = threading.Event(), time.monotonic()
 
     def tick() -> None:
         while not done.wait(5):
-            print(f"… {what}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            print(f"… {activity}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
     threading.Thread(target=tick, daemon=True).start()
     try:
@@ -261,7 +261,7 @@ def _build(options: Any) -> None:
 
 
 def _backfill(options: Any) -> int:
-    asked = request.check(
+    checked = request.check(
         options.names, options.start, options.end, options.mode, options.days_per_batch, options.downstream, options.yes
     )
     if options.downstream:
@@ -271,31 +271,31 @@ def _backfill(options: Any) -> int:
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
     from include.lake.backfill import plan
 
-    planned = plan.plan(asked, run)
+    planned = plan.plan(checked, run)
     print("\n".join(planned.lines()), flush=True)
     if options.dry_run or not planned.partitions:
         print("a dry run: nothing is built" if options.dry_run else "there is nothing to build")
         return 0
-    if asked.mode == "all":
+    if checked.mode == "all":
         print(f"if it is stopped, the same command with --run {run} goes on with what is left", flush=True)
     from include.lake.backfill import run as backfill
     from include.lake.cli.progress import showing
 
     with showing(backfill.Progress(planned)) as (progress, log):
-        results, stopped = backfill.run(asked, run, log, progress)
+        results, stopped = backfill.run(checked, run, log, progress)
     print("\n".join(backfill.summary(results, stopped)))
     return 0 if backfill.is_good(results) and not stopped else 1
 
 
 def _why(table: str, day: str) -> None:
-    """One cell of the grid in words, and of its inputs those that are the reason."""
+    """Explain the state of one table on one day, and the inputs that are the reason."""
     from include.lake.state.look import FRESH, Lake
 
     lake = Lake()
 
     def tell(name: str, of: str, depth: int) -> None:
         state, own = lake.state(name, of), lake.own_state(name, of)
-        # What an input is, is told by its own line below.
+        # The line of the input itself, below, says its state.
         why = own.why if own.state != FRESH or state.state == FRESH else "an input is not fresh"
         print(f"{'  ' * depth}{name} {of} is {state.state}: {why.splitlines()[0]}")
         for above, days in lake.input_days(name, of, of).items():
@@ -318,7 +318,7 @@ def _status(options: Any) -> None:
         _why(options.why, options.day)
         return
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
-    lineage.in_order(tables)  # what is named and broken is an error
+    lineage.in_order(tables)  # a broken table that the user names is an error
     _name_broken()
     from include.lake.state.look import Lake
 
@@ -332,14 +332,14 @@ def _status(options: Any) -> None:
     by_table = {name: [lake.state(name, _partition(contracts.get(name), day)) for day in days] for name in with_days}
     states = list(dict.fromkeys(state for line in by_table.values() for state in line))  # a week has seven days
     if options.json:
-        told = [
+        report = [
             {
                 "table": state.table, "day": state.day, "state": state.state, "rows": state.rows,
                 "built_at": state.built_at and state.built_at.isoformat(), "why": state.why,
             }
             for state in states
         ]  # fmt: skip
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        print(json.dumps(report, indent=1, ensure_ascii=False))
         return
     width = max(len(name) for name in with_days) if with_days else 0
     print(" " * width + "  " + "  ".join(f"{day[5:]:7}" for day in days) + f"   ({days[0]}..{days[-1]})")
@@ -383,7 +383,7 @@ def _partition(contract: contracts.Contract, text: str) -> str:
 
 
 def _name_broken() -> None:
-    """What a command over all tables leaves out, and why."""
+    """Print the broken tables that a command over all tables leaves out, and the reason."""
     for message in dict.fromkeys(lineage.broken().values()):
         print(f"left out: {message}", file=sys.stderr)
 

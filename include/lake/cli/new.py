@@ -1,4 +1,4 @@
-"""`./lake new`: stubs that build and pass from the first minute, to be edited from there."""
+"""`./lake new`: writes stubs that build and pass their test, for the user to edit."""
 
 import ast
 import difflib
@@ -43,9 +43,9 @@ expect:
 
 
 def new(table: str, dag: str) -> list[str]:
-    """Write SELECT, contract and case of `table` and its line in the task list of `dag`; gives lines that say so.
+    """Write SELECT, contract and case of `table`, and its line in the task list of `dag`; gives a line per file.
 
-    UsageError if the name is not one, the table is there already, or no task list has that name: nothing is written.
+    UsageError if the name is wrong, the table exists, or no task list has that name. Then nothing is written.
     """
     if not contracts.is_table_name(table):
         raise UsageError(f"{table!r} is not a table name: write schema.table with a-z, 0-9 and _")

@@ -1,4 +1,4 @@
-"""How a backfill shows on the command line: a bar on a terminal, plain lines where the output is kept."""
+"""The progress of a backfill on the command line: a bar on a terminal, plain lines in a file."""
 
 import sys
 import threading
@@ -13,14 +13,14 @@ from rich.text import Text
 
 from include.lake.backfill.run import Progress
 
-# A file gets a line every half minute; a bar moves every second, so that it is seen to live.
+# A file gets a line every half minute. A bar moves every second, so that the user sees that it works.
 _LINE_SECONDS = 30
 _WIDTH = 24
 
 
 @contextmanager
 def showing(progress: Progress) -> Iterator[tuple[Progress, Callable[[str], None]]]:
-    """Shows `progress` as long as it lasts; gives it, and the log whose lines go above the bar."""
+    """Show `progress` during the block. Gives it, and a log function whose lines go above the bar."""
     console = Console(soft_wrap=True, markup=False, highlight=False)
 
     def bar() -> Table:

@@ -1,4 +1,4 @@
-"""Rows of an Arrow table as lines for a terminal: values as they are, whatever Python or pandas would make of them."""
+"""Rows of an Arrow table as lines for a terminal. Arrow makes the text, because Python would change some values."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.cells import cell_len, set_cell_size
 
-# Longer values are cut: the other columns have to be seen, too.
+# Longer values are cut, so that the other columns fit on the screen.
 _MAX_WIDTH = 40
 
 
 def table(rows: pa.Table) -> list[str]:
-    """A line of names, then a line a row; numbers to the right."""
+    """A line of column names, then a line per row. Numbers are aligned to the right."""
     columns = []
     for field in rows.schema:
         values = [_cut("NULL" if value is None else value) for value in _texts(rows[field.name].combine_chunks())]
@@ -22,7 +22,7 @@ def table(rows: pa.Table) -> list[str]:
 
 
 def _texts(values: Any) -> list[str | None]:
-    """The values of an Arrow array as text. By Arrow's own cast: Python has no year 10000."""
+    """The values of an Arrow array as text. Arrow's own cast makes it: Python has no year 10000."""
     kind = values.type
     if pa.types.is_list(kind):
         inner = iter(_texts(values.flatten()))
@@ -31,11 +31,11 @@ def _texts(values: Any) -> list[str | None]:
             None if length is None else "[" + ", ".join(next(inner) or "NULL" for _ in range(length)) + "]"
             for length in lengths
         ]
-    if pa.types.is_timestamp(kind):  # Delta's are of UTC: Arrow says `.123456Z`, and six zeros where there is nothing
+    if pa.types.is_timestamp(kind):  # Arrow writes UTC as `.123456Z`, and a full second as `.000000Z`
         return [_second(value) for value in values.cast(pa.string()).to_pylist()]
     try:
         return list(values.cast(pa.string()).to_pylist())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # a struct, or bytes that are no text
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # a struct, or bytes that are not text
         return [None if not value.is_valid else str(value) for value in values]
 
 
@@ -44,7 +44,7 @@ def _second(value: str | None) -> str | None:
 
 
 def _cut(value: str) -> str:
-    """At most so wide (a Korean letter takes two places), on one line, without what would steer the terminal."""
+    """Cut to _MAX_WIDTH places (a Korean letter takes two), on one line, without control characters."""
     value = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in value[: 2 * _MAX_WIDTH])
     return value if cell_len(value) <= _MAX_WIDTH else set_cell_size(value, _MAX_WIDTH - 1).rstrip() + "…"
 

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 # With the functions below, the sides of the port `Engine`.
 __all__ = ["address", "kind", "materialise", "opened", "publish", "start", "stop", "view"]
 
-# PySpark prints each error of a query with its stack as one line of many thousand characters, besides raising it.
+# PySpark raises an error of a query, and also logs it with its stack as one line of thousands of characters.
 logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
 
-# What must hold in any session, whoever started its server.
+# Settings of every session, because another user may have started the server with other ones.
 SESSION_CONF = {
-    # Days are cut from UTC, and casts do not depend on a zone.
+    # SELECTs take days from UTC, and casts do not depend on a timezone.
     "spark.sql.session.timeZone": "UTC",
-    # Spark's own default, INT96, counts nanoseconds: readers other than Spark fail on years beyond 2262.
+    # Spark's default, INT96, counts nanoseconds, and other readers fail on years after 2262.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-    # A build of no rows over no rows is a build: its commit carries the record that says so.
+    # A build that replaces no rows by no rows also needs a commit, because the commit carries the build record.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
 _CLASSES = {
@@ -58,11 +58,11 @@ _CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "Concu
 # A server that does not answer for a quarter of a minute is gone, and our session with it: PySpark itself would try for
 # ten minutes. What has gone wrong is then a matter for a retry of the whole build.
 _RETRIES: dict[str, Any] = {"max_retries": 5, "max_backoff": 10_000}
-# A server elsewhere that was killed is started again by whoever keeps it: a container of Spark listens after 20 s.
-# On this machine nobody starts it but us.
+# On another machine, docker or an operator restarts a killed server: a container of Spark listens after 20 s.
+# On this machine only we start it, so we do not wait.
 _PATIENCE_SECONDS = 40
 _THIS_MACHINE = ("localhost", "127.0.0.1")
-_PORT = 15002  # of Spark Connect, where an address names none
+_PORT = 15002  # the port of Spark Connect if the address has none
 
 
 def connect() -> "SparkSession":
@@ -80,10 +80,10 @@ def connect() -> "SparkSession":
 
     channel = DefaultChannelBuilder(where)
     if token := settings.spark_token():
-        # A header: for the client's own `token` it would want TLS of any host but localhost. Not in the address, which
-        # PySpark keeps in the environment and shows in its errors.
+        # A header: with its own `token` option, the client requires TLS for every host but localhost. The token is not
+        # in the address, because PySpark shows the address in errors and keeps it in the environment.
         channel.set("authorization", f"Bearer {token}")
-    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"  # by which PySpark's functions know whose columns to make
+    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"  # tells PySpark's functions to make columns of Spark Connect
     spark: Any = RemoteSession.builder.channelBuilder(channel).getOrCreate()
     spark.client.set_retry_policies([DefaultPolicy(**_RETRIES)])
     try:
@@ -104,7 +104,7 @@ def _address() -> str | None:
 
 
 def _wait_for(host: str, port: int, patience: float) -> None:
-    """Return when the server listens, which the client itself would try for minutes before it says that it does not."""
+    """Return when the server listens. The client itself would try for minutes before it reports an error."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -121,7 +121,7 @@ def _wait_for(host: str, port: int, patience: float) -> None:
 def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
     """`given`, or a session of our own; that of a server ends with the block, and with it whatever still runs in it.
 
-    The server would keep it for an hour: Airflow ends its tasks without the clean-up that a process makes at its end.
+    Otherwise the server would keep it for an hour: Airflow ends its tasks without Python's clean-up at exit.
     """
     spark = given or connect()
     try:
@@ -129,7 +129,7 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
     finally:
         url = urlsplit(_address() or "")
         if given is None and url.hostname and type(spark).__module__.startswith("pyspark.sql.connect"):
-            # A server that is gone has taken its sessions along; the client would try for a while to reach it.
+            # A dead server has no sessions any more, and the client would try for a while to reach it.
             with suppress(Exception):
                 _wait_for(url.hostname, url.port or _PORT, patience=0)
                 spark.stop()
@@ -142,9 +142,9 @@ def _in_process() -> "SparkSession":
     os.environ["JAVA_HOME"] = str(spark_server.java_home())
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder: Any = SparkSession.builder.master(f"local[{settings.spark_cores()}]").appName("lake")
-    quiet = {"spark.log.level": "ERROR"}  # it shares the terminal with what the command line says
-    own = {"spark.local.dir": str(spark_server.temporary_folder(str(os.getpid())))}
-    for name, value in {**spark_server.spark_conf(), **SESSION_CONF, **quiet, **own}.items():
+    quiet = {"spark.log.level": "ERROR"}  # Spark shares the terminal with the command line
+    spill = {"spark.local.dir": str(spark_server.temporary_folder(str(os.getpid())))}
+    for name, value in {**spark_server.spark_conf(), **SESSION_CONF, **quiet, **spill}.items():
         builder = builder.config(name, value)
     session: SparkSession = builder.getOrCreate()
     return session

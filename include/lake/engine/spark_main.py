@@ -1,7 +1,7 @@
-"""What the JVM of a Spark Connect server runs: start Spark, one plugin of which is the server, and wait.
+"""The program of a Spark Connect server: it starts Spark, which runs the server as a plugin, and waits.
 
-Spark has a main class for this, SparkConnectServer. That gives every session a class loader of its own, and Spark keeps
-what it compiles for a query by class loader: each build would compile its some hundred classes anew.
+Spark has a main class for this, SparkConnectServer. But that gives every session a class loader of its own, and Spark
+caches compiled classes by class loader. Then each build would compile its hundred or more classes again.
 """
 
 import sys
@@ -10,4 +10,4 @@ from pyspark.sql import SparkSession
 
 if __name__ == "__main__":
     SparkSession.builder.getOrCreate()
-    sys.stdin.read()  # the other end is the JVM's: this ends with it, however it ends
+    sys.stdin.read()  # the JVM holds the other end, so this process ends with the JVM

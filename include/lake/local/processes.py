@@ -1,4 +1,4 @@
-"""Processes that outlive their parent: is it still the process that we started, and how to end it with its children."""
+"""Processes that outlive their parent: recognise the process that we started, and end it with its children."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Process(NamedTuple):
-    """A process that was started with start_new_session. `identity` tells it from a later one with the same pid."""
+    """A process that was started with start_new_session. A later process with the same pid has another `identity`."""
 
     pid: int
     identity: str
@@ -25,9 +25,9 @@ class Process(NamedTuple):
 
 
 def identity(pid: int) -> str | None:
-    """Boot and start of a process; None if it is not alive. A zombie is not alive: it waits for its parent.
+    """Boot and start time of a process; None if it is not alive. A zombie counts as not alive.
 
-    The start is counted from the boot, because the clock of a machine may be set.
+    The start time is counted from the boot, because a user may set the clock of the machine.
     """
     with suppress(psutil.Error):
         process = psutil.Process(pid)
@@ -44,8 +44,8 @@ def of(pid: int) -> Process:
 def members(process: Process) -> list[int]:
     """The live processes of the session that `process` leads or led.
 
-    Tasks of Airflow leave the process group of their scheduler, and children lose a parent that died. Neither leaves
-    the session.
+    We look at the session, because no child leaves it. Airflow's tasks leave the process group of their scheduler, and
+    the children of a dead process get another parent.
     """
     if identity(process.pid) not in (None, process.identity) or not process.identity.startswith(_boot() + "/"):
         return []  # the system has given the pid to another process
@@ -58,7 +58,7 @@ def members(process: Process) -> list[int]:
 
 
 def end(processes: Iterable[Process], patience: float = 20, how: signal.Signals = signal.SIGTERM) -> None:
-    """Ask processes to end, all at once, and wait until they and all their children have; force after `patience`."""
+    """Signal all processes, and wait until they and their children end. Kill them after `patience` seconds."""
     left = list(processes)
     deadline = time.monotonic() + patience
     for process in left:
@@ -67,7 +67,7 @@ def end(processes: Iterable[Process], patience: float = 20, how: signal.Signals 
                 os.kill(process.pid, how)
     while True:
         for process in left:
-            with suppress(ChildProcessError):  # our own child stays a zombie until it is waited for
+            with suppress(ChildProcessError):  # our own child stays a zombie until we call waitpid
                 os.waitpid(process.pid, os.WNOHANG)
         alive = {process: pids for process in left if (pids := members(process))}
         left = list(alive)
@@ -81,12 +81,12 @@ def end(processes: Iterable[Process], patience: float = 20, how: signal.Signals 
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, without the frames of Java's stack traces, which push what happened out of sight."""
+    """The end of a log without the frames of Java's stack traces, which would hide the error itself."""
     text = log.read_text(errors="replace") if log.exists() else ""
-    kept = [line for line in text.splitlines() if not line.startswith(("\tat ", "\t... "))]
-    return "\n".join("    " + line for line in kept[-count:])
+    lines = [line for line in text.splitlines() if not line.startswith(("\tat ", "\t... "))]
+    return "\n".join("    " + line for line in lines[-count:])
 
 
 def _boot() -> str:
-    """Each boot counts pids anew. Linux names its boots; macOS does not."""
+    """The id of this boot, because the system reuses pids after a boot. macOS has no such id."""
     return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""

@@ -1,4 +1,4 @@
-"""Waiting for something to become true: never for ever, and never in silence."""
+"""Wait for a condition: with a time limit, and with messages."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def until(
 ) -> T:
     """The first true answer of `condition`; LakeError with the cure after `seconds`.
 
-    `waiting` is called after each look that gives nothing. It may print a line, or raise when waiting is in vain.
+    `waiting` is called after each false answer. It may print a line, or raise if it is useless to wait.
     """
     deadline = time.monotonic() + seconds
     while not (answer := condition()):

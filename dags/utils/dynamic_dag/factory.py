@@ -1,6 +1,6 @@
-"""Task list -> DAG: what is built, in which order, and what is waited for. The edges come from the SELECTs.
+"""Task list -> DAG: the builds, their order and the sensors. The edges come from the SELECTs.
 
-A mistake in a task list is a line with a cure and no traceback.
+A mistake in a task list becomes one line with a cure, without a traceback.
 """
 
 import re
@@ -18,19 +18,19 @@ from include.lake.project import contracts, lineage
 from include.lake.project.contracts import Contract
 from include.lake.project.task_lists import INPUTS, TaskList, paths, read
 
-# Airflow wants a first day though catchup is off: any day before the first one that somebody may schedule will do.
+# Airflow requires a start date although catchup is off. Any day before the first day of a run will do.
 START = (2020, 1, 1)
-# The night's run, and a week of days at a time from the UI's backfill form, which does not offer more than this.
+# The run of the night, and seven days at a time of a backfill. The UI's backfill form offers no more than this.
 MAX_ACTIVE_RUNS = 8
-# A wrong SELECT or wrong rows are not retried (see BuildTable), so a retry is for infrastructure: after 1, 2, 4, 8
-# minutes a restart of Spark or of the storage is over, and after that somebody should look.
+# BuildTable does not retry a wrong SELECT or wrong rows, so a retry is for infrastructure. Retries come after 1, 2, 4
+# and 8 minutes: by then a restart of Spark or of the storage is over. After that a person should look.
 RETRIES = {
     "retries": 4,
     "retry_delay": timedelta(minutes=1),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=15),
 }
-# The largest day takes minutes. What runs for two hours hangs.
+# The largest day takes minutes. A build that runs for two hours hangs.
 BUILD_TIMEOUT = timedelta(hours=2)
 
 LATE_DAYS = "late_days"
@@ -38,7 +38,7 @@ LATE_DAYS_DOCS = "Builds the days before that of the run again where late data m
 
 
 def dags_of(family: str) -> dict[str, DAG]:
-    """The DAGs of all task lists of a family by id. A broken list becomes an import error and hides no other list."""
+    """The DAGs of all task lists of a family, by DAG id. A broken list becomes an import error and hides no other."""
     dags: dict[str, DAG] = {}
     problems: list[str] = []
     for path in paths(family):
@@ -47,7 +47,7 @@ def dags_of(family: str) -> dict[str, DAG]:
             dags[task_list.dag_id] = make(task_list, tags=[family])
         except LakeError as error:
             problems.append(str(error))
-        except Exception as error:  # of Airflow or of ours: it costs this list alone all the same
+        except Exception as error:  # any other error, of Airflow or of ours, also breaks this list alone
             problems.append(f"{settings.shown(path)}: cannot become a DAG: {type(error).__name__}: {error}")
     if problems:
         dags["broken"] = BrokenFiles(f"broken_task_lists_of_{family}", problems)
@@ -55,7 +55,7 @@ def dags_of(family: str) -> dict[str, DAG]:
 
 
 class BrokenFiles(DAG):
-    """Never becomes a DAG: Airflow validates each DAG of a file by itself and shows what that raises as its error."""
+    """A DAG that fails its validation. Airflow validates each DAG of a file and shows the error as an import error."""
 
     def __init__(self, dag_id: str, problems: list[str]) -> None:
         super().__init__(dag_id, schedule=None)
@@ -66,7 +66,7 @@ class BrokenFiles(DAG):
 
 
 def make(task_list: TaskList, tags: list[str]) -> DAG:
-    """The DAG of a checked task list: a task group per step, a sensor per input that the list does not build."""
+    """The DAG of a checked task list: a task group per step, and a sensor per input that the list does not build."""
     dag = DAG(
         dag_id=task_list.dag_id,
         description=task_list.about.splitlines()[0],
@@ -77,7 +77,7 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
         max_active_runs=MAX_ACTIVE_RUNS,
         default_args={"owner": task_list.owner, **RETRIES},
         tags=tags,
-        auto_register=False,  # a list that fails half way must not leave half a DAG behind
+        auto_register=False,  # a list that fails halfway must not leave half a DAG
     )
     tasks: dict[str, Any] = {}
     with dag:
@@ -103,7 +103,7 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
             for name in lineage.inputs(table):
                 tasks[name] >> tasks[table]
         if task_list.look_back_days:
-            # It waits for nothing and nothing waits for it: yesterday's late data do not wait for today's.
+            # No edges: the late data of earlier days must not wait for the data of today.
             LateDays(
                 task_id=LATE_DAYS,
                 tables=task_list.tables,
@@ -122,7 +122,7 @@ def timetable(task_list: TaskList) -> Partitions:
 
 
 def dag_docs(task_list: TaskList) -> str:
-    """What the DAG's page shows: the docstring of the task list, what it builds and what it waits for."""
+    """The text of the DAG's page: the docstring of the task list, the tables and the sensors."""
     lines = [task_list.about, "", "| step | table | what it is |", "|---|---|---|"]
     for label, tables in task_list.steps:
         lines += [f"| {label} | {table} | {_first_sentence(contracts.get(table))} |" for table in tables]
@@ -134,7 +134,7 @@ def dag_docs(task_list: TaskList) -> str:
 
 
 def table_docs(contract: Contract) -> str:
-    """What a task's page shows: the contract."""
+    """The text of a task's page: the contract of its table."""
     lines = [f"**{contract.table}**", "", contract.about, ""]
     if contract.key:
         lines += [f"One row a {contract.grain} per {', '.join(contract.key)}.", ""]

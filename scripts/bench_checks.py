@@ -14,7 +14,7 @@ from pathlib import Path
 from include.lake import settings
 from include.lake.backfill import plan
 from include.lake.build import runner
-from include.lake.engine import spark_server
+from include.lake.engine import engine
 from include.lake.errors import LakeError
 from include.lake.project import contracts, lineage
 from include.lake.storage import delta_files as storage
@@ -49,7 +49,7 @@ def main() -> int:
     os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-bench-")
     seconds: dict[str, list[float]] = {"without checks": [], f"{len(ROWS)} of rows, {len(DAYS)} of days": []}
     try:
-        spark_server.start()
+        engine().start()
         for table, day, rows in generate.days(DAY, DAY, scale):
             if table in lineage.inputs(TABLE):
                 storage.replace(contracts.get(table), rows)
@@ -69,7 +69,7 @@ def main() -> int:
         print(f"make bench-checks: {error}", file=sys.stderr)
         return 1
     finally:
-        spark_server.stop(patience=0)
+        engine().stop()
         shutil.rmtree(os.environ["LAKE_HOME"], ignore_errors=True)
 
 

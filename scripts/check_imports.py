@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # From top to bottom. Rooms of one floor must not import each other.
-FLOORS = (("cli",), ("backfill",), ("build",), ("state",), ("storage", "engine"), ("project",), ("local",), ("ground",))
+FLOORS = (("cli",), ("backfill",), ("build",), ("state",), ("engine",), ("storage",), ("project",), ("local",), ("ground",))
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LAKE = "include.lake"
 # A library of the engine side, and the rooms that may know it: behind the ports stands what can be exchanged.

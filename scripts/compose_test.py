@@ -381,7 +381,7 @@ def built() -> list[str]:
 
 def lake(home: Path, *arguments: str) -> None:
     """Run ./lake with its own Spark, as on any machine."""
-    env = {name: value for name, value in os.environ.items() if name not in ("LAKE_SPARK_REMOTE", "LAKE_SPARK_TOKEN")}
+    env = {name: value for name, value in os.environ.items() if name not in ("LAKE_ENGINE", "LAKE_ENGINE_TOKEN")}
     env |= {"LAKE_HOME": str(home), "PYTHONPATH": str(settings.ROOT)}
     command = [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
     done = subprocess.run(command, env=env, text=True, capture_output=True)

@@ -50,7 +50,7 @@ def secret_files() -> dict[str, Path]:
     names = ["POSTGRES_PASSWORD", "LAKE_FERNET_KEY", "LAKE_JWT_SECRET", "LAKE_SESSION_SECRET", "LAKE_UI_PASSWORD"]
     files = {name: SECRETS / name.removeprefix("LAKE_").lower().replace("_", "-") for name in names}
     # The token is in the lake, because ./lake needs it. Spark must not see the others: a SELECT may read files.
-    return {**files, "LAKE_SPARK_TOKEN": settings.spark_token_file()}
+    return {**files, "LAKE_ENGINE_TOKEN": settings.engine_token_file()}
 
 
 def make_secrets() -> None:

@@ -83,18 +83,18 @@ def down(running: Stack, say: Clock) -> None:
 def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     """Start everything and follow the runs of the newest day. True if all of them are green."""
     day = seed.newest_day()
-    # Spark, sample data and PostgreSQL do not need each other, so they start at the same time.
-    say("starting Spark Connect, PostgreSQL and Airflow")
-    running.start_spark()
+    # The engine, sample data and PostgreSQL do not need each other, so they start at the same time.
+    say(f"starting {settings.engine()}, PostgreSQL and Airflow")
+    running.start_engine()
     sampling = start_sample(running, say, day, days, scale)
     database = running.start_postgres()
     env = airflow_env.of_make_run(running.port, database)
     if running.migrate(env):
         say("Airflow's database is made")
     for name in airflow_env.AIRFLOW:
-        if name == "scheduler":  # last: without the Spark server, each of its tasks would start a Spark of its own
-            running.wait_for_spark()
-            say("Spark Connect listens")
+        if name == "scheduler":  # last: without the server, each of its tasks would start one of its own
+            running.wait_for_engine()
+            say(f"{settings.engine()} listens")
         running.start_airflow(name, env)
     api = Api(running.url, airflow_env.USER, airflow_env.password())
     until(running, api.up, DAGS_SECONDS, "the Airflow API to answer")

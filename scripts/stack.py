@@ -1,4 +1,4 @@
-"""The processes of `make run`: PostgreSQL, Airflow and Spark Connect, each in its own session.
+"""The processes of `make run`: PostgreSQL, Airflow and the engine, each in its own session.
 
 Every started process is written to LAKE_HOME/run/started.json at once. So the next run can end the processes that a
 killed run has left.
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from include.lake import settings
-from include.lake.engine import spark_server
+from include.lake.engine import server
 from include.lake.errors import LakeError
 from include.lake.local import processes, wait
 from include.lake.local.processes import Process
@@ -63,12 +63,12 @@ class Stack:
         self.url = f"http://127.0.0.1:{port}"
         self._children: dict[str, tuple[Process, subprocess.Popen[bytes], Path]] = {}
         self._sockets: Path | None = None
-        self._spark = False
+        self._engine = False
         self._lock: IO[str] | None = None
 
     @property
     def started(self) -> bool:
-        return bool(self._children) or self._spark
+        return bool(self._children) or self._engine
 
     # -- one run per LAKE_HOME
 
@@ -105,7 +105,7 @@ class Stack:
             "port": self.port,
             "processes": {name: process for name, (process, _, _) in self._children.items()},
             "sockets": str(self._sockets) if self._sockets else None,
-            "spark": self._spark,
+            "engine": self._engine,
         }
         new = settings.home() / "run" / "started.json.new"
         new.write_text(json.dumps(record))
@@ -120,8 +120,8 @@ class Stack:
             if alive:
                 self.say(f"an earlier run was killed: ending what it left ({', '.join(alive)})")
             _end(left, STOP_SECONDS)
-            if record["spark"]:
-                spark_server.stop(STOP_SECONDS)
+            if record.get("engine"):
+                server.stop(STOP_SECONDS)
             if record["sockets"]:
                 shutil.rmtree(record["sockets"], ignore_errors=True)
         path.unlink(missing_ok=True)
@@ -165,20 +165,16 @@ class Stack:
         """The command that runs ./lake with these arguments."""
         return [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
 
-    def start_spark(self) -> None:
-        """Start the Spark Connect server, unless one runs already or LAKE_SPARK_REMOTE names one."""
-        if self._spark_is_there():
+    def start_engine(self) -> None:
+        """Start the server of the engine, unless it runs already or is that of another machine."""
+        if settings.engine() not in (settings.SAIL, settings.SPARK) or server.address(settings.engine()):
             return
-        self._spark = True
-        self.spawn("spark", self.lake("spark", "start"), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
+        self._engine = True
+        self.spawn("engine", self.lake("engine", "start"), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
 
-    @staticmethod
-    def _spark_is_there() -> bool:
-        return bool(settings.spark_remote() or spark_server.address())
-
-    def wait_for_spark(self) -> None:
-        if "spark" in self._children:
-            self.wait("spark")
+    def wait_for_engine(self) -> None:
+        if "engine" in self._children:
+            self.wait("engine")
 
     def start_postgres(self) -> str:
         """Start PostgreSQL on a socket that only we can open. Gives its address for SQLAlchemy."""
@@ -249,9 +245,9 @@ class Stack:
                 raise LakeError(
                     f"{name} died (exit code {child.returncode}); the end of {log}:\n{processes.last_lines(log)}"
                 )
-        if self._spark and "spark" not in self._children and not spark_server.address():
-            log = settings.home() / "spark" / "server.log"
-            raise LakeError(f"the Spark Connect server died; the end of {log}:\n{processes.last_lines(log)}")
+        if self._engine and "engine" not in self._children and not server.address():
+            log = server.state_folder() / "server.log"
+            raise LakeError(f"the server of the engine died; the end of {log}:\n{processes.last_lines(log)}")
 
     def watch(self, line: str) -> None:
         """Call it while waiting. LakeError if a process died; prints the line after a while without any other."""
@@ -262,8 +258,8 @@ class Stack:
         """End all processes of this run. Kill them after `patience` seconds."""
         started = {name: process for name, (process, _, _) in self._children.items()}
         _end(started, patience)
-        if self._spark:
-            spark_server.stop(patience)
+        if self._engine:
+            server.stop(patience)
         if self._sockets:
             shutil.rmtree(self._sockets, ignore_errors=True)
         if self._lock:

@@ -67,7 +67,7 @@ def a_shop(home: Path, project: Any) -> Iterator[None]:
     """A lake with the two tables in it, and a Spark Connect server that all builders share."""
     project(FILES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAKE_SPARK_MEMORY", "1g")
+        patch.setenv("LAKE_ENGINE_MEMORY", "1g")
         spark_server.start(lambda line: None)
         try:
             yield

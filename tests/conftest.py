@@ -37,8 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give each run its own LAKE_HOME, so that no test uses the lake of the user, even without `lake_home`."""
     home = os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-tests-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
-    for name in ("LAKE_SPARK_REMOTE", "LAKE_WAREHOUSE"):
-        os.environ.pop(name, None)
+    os.environ.pop("LAKE_WAREHOUSE", None)
+    # Those tests that do not choose an engine take this one.
+    os.environ.setdefault("LAKE_ENGINE", settings.SAIL)
     os.environ["JDK_JAVA_OPTIONS"] = JAVA_OPTIONS
 
 
@@ -95,7 +96,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
 def lake_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty lake for one test."""
     monkeypatch.setenv("LAKE_HOME", str(tmp_path / "lake"))
-    monkeypatch.delenv("LAKE_SPARK_REMOTE", raising=False)
+    monkeypatch.delenv("LAKE_ENGINE", raising=False)
     return tmp_path / "lake"
 
 

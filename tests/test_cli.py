@@ -309,7 +309,7 @@ def test_every_command_ends_an_error_of_the_system_in_a_few_lines(
 @pytest.mark.parametrize(
     ("status", "details", "message"),
     [
-        ("UNAUTHENTICATED", "Invalid authentication token", "refuses our token: set LAKE_SPARK_TOKEN"),
+        ("UNAUTHENTICATED", "Invalid authentication token", "refuses our token: set LAKE_ENGINE_TOKEN"),
         ("INTERNAL", "the very cause", "the very cause"),
     ],
 )
@@ -324,7 +324,7 @@ def test_an_error_of_the_spark_server_is_a_few_lines_in_backfill_too(
     code += "\nfrom include.lake.cli import main as cli"
     run = f"{code}\nraise SystemExit(cli.main(['backfill', {BASE!r}, '--from', {DAYS[0]!r}, '--to', {DAYS[0]!r}]))"
     with a_spark_server_that_says(status, details) as address:
-        env = {**os.environ, "LAKE_SPARK_REMOTE": address, "LAKE_SPARK_TOKEN": "a very secret token"}
+        env = {**os.environ, "LAKE_ENGINE": address, "LAKE_ENGINE_TOKEN": "a very secret token"}
         ended = subprocess.run([sys.executable, "-c", run], env=env, cwd=settings.ROOT, capture_output=True, text=True)
     lines = [line for line in ended.stderr.splitlines() if line.startswith("lake: ") or "secret" in line]
     assert ended.returncode == 1, ended.stderr

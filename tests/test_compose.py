@@ -158,19 +158,19 @@ def test_no_secret_is_in_the_project(services: dict[str, Any]) -> None:
 def test_an_env_file_without_anything_will_do(tmp_path: Path) -> None:
     found = config(tmp_path, "")["services"]
     assert ports(found["airflow-api-server"]) == ["127.0.0.1:8080:8080/tcp"]
-    assert found["spark"]["environment"] == {"LAKE_SPARK_CORES": "*", "LAKE_SPARK_MEMORY": "2g"}
+    assert found["spark"]["environment"] == {"LAKE_ENGINE_CORES": "*", "LAKE_ENGINE_MEMORY": "2g"}
 
 
 def test_settings_of_the_env_file_arrive(tmp_path: Path) -> None:
-    given = "LAKE_UI_PORT=8099\nLAKE_SPARK_CORES=4\nLAKE_SPARK_MEMORY=3g\nLAKE_SPARK_CONTAINER_MEMORY=4g\n"
+    given = "LAKE_UI_PORT=8099\nLAKE_ENGINE_CORES=4\nLAKE_ENGINE_MEMORY=3g\nLAKE_SPARK_CONTAINER_MEMORY=4g\n"
     found = config(tmp_path, given + "AIRFLOW_CONN_DATABRICKS_DEFAULT=databricks://token:T@host\n")["services"]
     assert ports(found["airflow-api-server"]) == ["127.0.0.1:8099:8080/tcp"]
-    assert found["spark"]["environment"] == {"LAKE_SPARK_CORES": "4", "LAKE_SPARK_MEMORY": "3g"}
+    assert found["spark"]["environment"] == {"LAKE_ENGINE_CORES": "4", "LAKE_ENGINE_MEMORY": "3g"}
     assert size(str(found["spark"]["mem_limit"])) == 4 << 30
     for name in airflow_env.AIRFLOW:
         seen = found[f"airflow-{name}"]["environment"]
         assert seen["AIRFLOW_CONN_DATABRICKS_DEFAULT"] == "databricks://token:T@host"
-        assert seen["LAKE_SPARK_REMOTE"] == f"sc://spark:{container.SPARK_PORT}"
+        assert seen["LAKE_ENGINE"] == f"sc://spark:{container.SPARK_PORT}"
 
 
 # -- what the containers run
@@ -233,7 +233,7 @@ def test_without_secrets_one_line_says_which_is_missing(places: Path, capsys: py
     told = capsys.readouterr().err
     assert re.fullmatch(r"lake: LAKE_FERNET_KEY is missing \(.*fernet-key: .*docker-compose up secrets.*\.env\n", told)
     assert container.main("spark") == 1
-    assert re.fullmatch(r"lake: .*wants a token.*LAKE_SPARK_TOKEN.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"lake: .*wants a token.*LAKE_ENGINE_TOKEN.*\n", capsys.readouterr().err)
 
 
 def test_a_password_that_the_database_refuses_is_one_line(

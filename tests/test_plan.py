@@ -112,10 +112,10 @@ def test_batches_are_consecutive_days_of_the_size_asked_for(shop) -> None:
 def test_automatic_batches_fit_the_memory(shop, monkeypatch) -> None:
     build(BASE, DAYS[:2], bytes=30_000_000)
     assert planned(TOP, BASE)[TOP][0] == [("01", "04"), ("05", "08"), ("09", "10")], "60 MB a day, 256 MB a batch"
-    monkeypatch.setenv("LAKE_SPARK_MEMORY", "512m")
+    monkeypatch.setenv("LAKE_ENGINE_MEMORY", "512m")
     assert planned(TOP, BASE)[TOP][0] == [(day[-2:], day[-2:]) for day in DAYS]
-    monkeypatch.setenv("LAKE_SPARK_MEMORY", "lots")
-    with pytest.raises(UsageError, match="LAKE_SPARK_MEMORY=lots is no amount of memory"):
+    monkeypatch.setenv("LAKE_ENGINE_MEMORY", "lots")
+    with pytest.raises(UsageError, match="LAKE_ENGINE_MEMORY=lots is no amount of memory"):
         planned(TOP, BASE)
 
 

@@ -7,6 +7,9 @@ from urllib.parse import unquote
 
 from include.lake.errors import LakeError, UsageError
 
+# The engines that we start ourselves.
+SAIL, SPARK = "sail", "spark"
+
 ROOT = Path(__file__).resolve().parents[2]
 SQL = ROOT / "include" / "sql"
 
@@ -76,53 +79,56 @@ def jars() -> Path:
     return Path(os.environ.get("LAKE_JARS") or Path.home() / ".cache" / "lake" / "jars").expanduser().resolve()
 
 
-def spark_remote() -> str | None:
-    """The Spark Connect server to use (`LAKE_SPARK_REMOTE`, such as sc://localhost:15002); None: the lake's own one."""
-    return os.environ.get("LAKE_SPARK_REMOTE") or None
-
-
-def spark_memory() -> str:
-    """Memory of a Spark that we start ourselves (`LAKE_SPARK_MEMORY`): two tasks of a scale-1 day fit into 2 GB."""
-    return os.environ.get("LAKE_SPARK_MEMORY") or "2g"
-
-
-def spark_memory_bytes() -> int:
-    """The same as a number. Also stands for a server that somebody else started, whose memory we cannot see."""
-    text = spark_memory()
-    if not re.fullmatch(r"[1-9]\d*[kmgt]", text, re.IGNORECASE):
-        raise UsageError(f"LAKE_SPARK_MEMORY={text} is no amount of memory: give one such as 2g or 512m")
-    return int(text[:-1]) << {"k": 10, "m": 20, "g": 30, "t": 40}[text[-1].lower()]
-
-
-def spark_cores() -> str:
-    """Tasks at a time of a Spark that we start ourselves (`LAKE_SPARK_CORES`): as many as there are cores (`*`)."""
-    text = os.environ.get("LAKE_SPARK_CORES") or "*"
-    if not re.fullmatch(r"\*|[1-9]\d*", text):
-        raise UsageError(f"LAKE_SPARK_CORES={text} is no number of cores: give one such as 2, or unset it to take all")
+def engine() -> str:
+    """Who computes (`LAKE_ENGINE`): `sail`, `spark`, or the address of a Spark Connect server: sc://HOST:PORT."""
+    text = os.environ.get("LAKE_ENGINE") or SAIL
+    if text not in (SAIL, SPARK) and not re.fullmatch(r"sc://[\w.-]+(:\d{1,5})?/?", text):
+        raise UsageError(f"LAKE_ENGINE={text} is no engine: set it to {SAIL}, {SPARK} or sc://HOST:PORT")
     return text
 
 
-def spark_token_file() -> Path:
-    return home() / "spark" / "token"
+def engine_memory() -> str:
+    """Memory of an engine that we start ourselves (`LAKE_ENGINE_MEMORY`): two tasks of a scale-1 day fit into 2 GB."""
+    return os.environ.get("LAKE_ENGINE_MEMORY") or "2g"
 
 
-def spark_token() -> str | None:
-    """What the Spark Connect server asks its clients for (`LAKE_SPARK_TOKEN`, or the file of it in the lake)."""
-    if token := os.environ.get("LAKE_SPARK_TOKEN"):
+def engine_memory_bytes() -> int:
+    """The same as a number. Also stands for a server that somebody else started, whose memory we cannot see."""
+    text = engine_memory()
+    if not re.fullmatch(r"[1-9]\d*[kmgt]", text, re.IGNORECASE):
+        raise UsageError(f"LAKE_ENGINE_MEMORY={text} is no amount of memory: give one such as 2g or 512m")
+    return int(text[:-1]) << {"k": 10, "m": 20, "g": 30, "t": 40}[text[-1].lower()]
+
+
+def engine_cores() -> str:
+    """Tasks at a time of an engine that we start ourselves (`LAKE_ENGINE_CORES`): as many as there are cores (`*`)."""
+    text = os.environ.get("LAKE_ENGINE_CORES") or "*"
+    if not re.fullmatch(r"\*|[1-9]\d*", text):
+        raise UsageError(f"LAKE_ENGINE_CORES={text} is no number of cores: give one such as 2, or unset it to take all")
+    return text
+
+
+def engine_token_file() -> Path:
+    return home() / "engine" / "token"
+
+
+def engine_token() -> str | None:
+    """What the server of the engine asks its clients for (`LAKE_ENGINE_TOKEN`, or the file of it in the lake)."""
+    if token := os.environ.get("LAKE_ENGINE_TOKEN"):
         return token
-    path = spark_token_file()
+    path = engine_token_file()
     try:
         with open(path) as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
                 raise LakeError(
                     f"{path} may be read by other users, who could run code as you: "
-                    "`./lake spark stop` and then `./lake spark start` make a new token"
+                    "`./lake engine stop` and then `./lake engine start` make a new token"
                 )
             return file.read().strip() or None
     except FileNotFoundError:
         return None
     except PermissionError:
-        raise LakeError(f"{path} is another user's: ask them for the token and set LAKE_SPARK_TOKEN") from None
+        raise LakeError(f"{path} is another user's: ask them for the token and set LAKE_ENGINE_TOKEN") from None
 
 
 def maven_repository() -> str | None:

@@ -153,7 +153,7 @@ def _is_late(lake: Lake, name: str, days: list[str]) -> bool:
 
 def _batches(costs: "Costs", table: str, due: list[str], limit: int | None) -> Iterator[list[str]]:
     """`due` cut into consecutive days: `limit` a time, or as many as fit the machine."""
-    fitting = settings.spark_memory_bytes() * _BATCH_SHARE
+    fitting = settings.engine_memory_bytes() * _BATCH_SHARE
     grain = contracts.get(table).grain
     for first, last in periods.key_ranges(grain, due):
         batch: list[str] = []

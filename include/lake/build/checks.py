@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from include.lake import settings
 from include.lake.build import failures
+from include.lake.engine import engine
 from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
@@ -101,14 +102,14 @@ def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: li
         # One pass over all rows computes, persists and counts them. All rows outside the range form one group, so that
         # a wrong day column cannot make many groups.
         day = F.when(F.expr(_inside(contract, days)), F.col(str(contract.day_column)))
-        groups = (
-            computed.groupBy(day.alias(f"{lineage.OURS}day"), F.col(DROP_REASON).alias(f"{lineage.OURS}reason"))
-            .agg(F.count(F.lit(1)).alias(f"{lineage.OURS}rows"), *results)
-            .collect()
+        groups = engine().collect(
+            computed.groupBy(
+                day.alias(f"{lineage.OURS}day"), F.col(DROP_REASON).alias(f"{lineage.OURS}reason")
+            ).agg(F.count(F.lit(1)).alias(f"{lineage.OURS}rows"), *results)
         )
         empty = []
         if by_day and {group[0] for group in groups if group[1] is None and group[0]} != set(days):
-            empty = list(kept.where(F.lit(False)).agg(*results[len(by_row) :]).collect()[0])
+            empty = list(engine().collect(kept.where(F.lit(False)).agg(*results[len(by_row) :]))[0])
     except PySparkException as error:
         _blame(contract, [*by_row, *by_day], computed, kept, error)
         raise
@@ -133,7 +134,7 @@ def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: li
     for check in checks:
         if check.kind == "select":
             with _named(contract, check):
-                broken[check.name] = _breaking(spark, contract, kept, check).count()
+                broken[check.name] = _count(_breaking(spark, contract, kept, check))
 
     failed = [check for check in checks if broken[check.name] and check.severity == "fail"]
     if failed:
@@ -262,10 +263,14 @@ def _blame(
     if not isinstance(error, AnalysisException):
         if failures.kind(error) != DATA:
             return
-        computed.count()
+        _count(computed)
     for check in checks:
         with _named(contract, check):
-            _breaking(computed.sparkSession, contract, kept, check).count()
+            _count(_breaking(computed.sparkSession, contract, kept, check))
+
+
+def _count(frame: DataFrame) -> int:
+    return int(engine().collect(frame.agg(F.count(F.lit(1))))[0][0])
 
 
 def _shown(check: _Check, rows: DataFrame) -> str:

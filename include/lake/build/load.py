@@ -16,7 +16,7 @@ from include.lake.project import contracts
 from include.lake.project.contracts import Contract
 from include.lake.project.periods import Grain, Period, keys_of_days
 from include.lake.state import ledger
-from include.lake.storage import store
+from include.lake.storage import load_record, store
 from include.lake.storage.arrow import arrow_schema
 
 _SHOWN = 10
@@ -150,9 +150,10 @@ def load(
             _refuse_smaller(table, result, meant)
 
         load_id = uuid.uuid4().hex
+        loaded = dict(now) or ({} if contract.day_column else {"": 0})
         result.version = store().replace(
-            contract, spool.reader, loaded=dict(now) or ({} if contract.day_column else {"": 0}),
-            empty_days=result.empty_days, load_id=load_id, guard=guard,
+            contract, spool.reader, partitions={*loaded, *result.empty_days},
+            record=load_record(contract, load_id, loaded, result.empty_days), guard=guard,
         )  # fmt: skip
     ledger.loaded(table, load_id, result.version, result.empty_days)
     return result

@@ -4,7 +4,6 @@ Inputs are resolved to versions of their Delta logs, the SELECT is computed once
 audited, and one commit replaces the days. The commit carries the build record, from which the ledger is written.
 """
 
-import json
 import random
 import time
 import uuid
@@ -233,34 +232,27 @@ def _publish(
         for name, snapshot in snapshots.items():
             assert snapshot is not None, f"{name} is there: absent_inputs was empty"
             engine().view(spark, lineage.view_name(name), snapshot.address, snapshot.version)
-        with engine().materialise(compute(spark, table, days[0], days[-1])) as computed:
+        frame = compute(spark, table, days[0], days[-1])
+        with engine().materialise(frame) as computed:
             progress("computing and checking")
-            audit = checks.audit(spark, contract, computed, days)
+            audit = checks.audit(spark, contract, computed.frame, days)
             if _overtaken(lake, table, days):
                 raise WriteConflict(f"{table} {days[0]}..{days[-1]} was built by another meanwhile")
             progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
             for name, count in audit.warnings.items():
                 progress(f"WARNING: check `{name}` fails {count:,} times; the rows are published all the same")
-            kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
-            if RUN_TIMESTAMP in contract.column_names:
-                kept = kept.withColumn(RUN_TIMESTAMP, F.lit(started_at).cast("timestamp"))
             record = {
                 "build_id": build_id,
                 "table": table,
                 "run": run,
                 "started_at": started_at.isoformat(),
+                "engine": settings.engine(),
                 "code_id": lineage.code_id(table),
                 "inputs": lake.input_versions(table),
                 "checks": audit.broken,
                 "days": {day: {"rows": rows.rows, "dropped": rows.dropped} for day, rows in audit.days.items()},
             }
-            engine().publish(
-                # rebalance: few files of a sensible size per partition, however many tasks computed the rows
-                kept.select(*contract.column_names).hint("rebalance", *contract.partitioned_by),
-                target.address,
-                f"`{contract.day_column}` >= '{days[0]}' and `{contract.day_column}` <= '{days[-1]}'",
-                json.dumps(record, separators=(",", ":")),
-            )
+            computed.publish(contract, target, days, started_at, record)
     finally:
         # A session that goes on (one inside a process) would hold the versions that they read, and those their session.
         for name in (*snapshots, lineage.THIS):

@@ -172,10 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("table", metavar="TABLE")
     new.add_argument("--dag", required=True, metavar="DAG", help="the DAG whose task list gets the table")
 
-    spark = command(
-        "spark", _spark, "start, stop or find the lake's own Spark Connect server, which makes builds quick"
+    engine = command(
+        "engine", _engine, "start, stop or find the lake's own server of LAKE_ENGINE, which makes builds quick"
     )
-    spark.add_argument("what", choices=["start", "stop", "status"])
+    engine.add_argument("what", choices=["start", "stop", "status"])
 
     ledger = command("ledger", _ledger, "make the ledger again from the commits of the tables")
     ledger.add_argument("what", choices=["rebuild"])
@@ -415,7 +415,7 @@ def _lineage(options: Any) -> None:
 
 def _test(options: Any) -> int:
     from include.lake.build import cases, failures
-    from include.lake.engine import spark as engine
+    from include.lake.engine import engine
 
     for name in options.tables:
         if contracts.get(name).is_source:
@@ -426,7 +426,7 @@ def _test(options: Any) -> int:
     began, failed = time.monotonic(), 0
     # All of them first: a mistake in a file costs no start of Spark.
     chosen = [cases.read(path) for path in cases.paths(options.tables or None)]
-    with _ticking("testing"), engine.opened() as spark:
+    with _ticking("testing"), engine().opened() as spark:
         for case in chosen:
             try:
                 problems = cases.run(spark, case)
@@ -459,7 +459,7 @@ def _ledger(options: Any) -> None:
     print(f"{ledger.TABLE}: {after:,} rows from the commits and the failures kept, {before:,} before")
 
 
-def _spark(options: Any) -> int | None:
+def _engine(options: Any) -> int | None:
     from include.lake.engine import engine
 
     if options.what == "start":
@@ -467,6 +467,6 @@ def _spark(options: Any) -> int | None:
     elif options.what == "stop":
         print("stopped" if engine().stop() else "none was running")
     else:
-        print(engine().address() or "none is running: ./lake spark start")
+        print(engine().address() or "none is running: ./lake engine start")
         return 0 if engine().address() else 1
     return None

@@ -1,13 +1,34 @@
-"""Who computes: the port through which the runner has rows computed and published, and the engine that is behind it.
+"""Who computes: the port through which the runner has rows computed and published, and the engines behind it.
 
-Every engine speaks Spark Connect, so sessions and frames are those of PySpark.
+Both engines speak Spark Connect, so sessions and frames are those of PySpark.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from include.lake import settings
+from include.lake.project.contracts import Contract
+from include.lake.storage import Snapshot
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame, Row, SparkSession
+
+
+class Computed(Protocol):
+    """Rows of a table that are computed once, whatever reads them: what was checked is what is published.
+
+    `frame`: the contract's columns without RUN_TIMESTAMP, and DROP_REASON.
+    """
+
+    frame: "DataFrame"
+
+    def publish(
+        self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
+        record: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""
 
 
 class Engine(Protocol):
@@ -19,11 +40,11 @@ class Engine(Protocol):
     def view(self, spark: "SparkSession", name: str, address: str, version: int) -> None:
         """Let the session's SELECTs read a table, as it is at one version, under a name."""
 
-    def materialise(self, frame: "DataFrame") -> "AbstractContextManager[DataFrame]":
-        """The rows, computed once whatever reads them in the block: what was checked is what is published."""
+    def materialise(self, frame: "DataFrame") -> AbstractContextManager[Computed]:
+        """The rows of a frame, computed once. They are gone after the block."""
 
-    def publish(self, rows: "DataFrame", address: str, where: str, metadata: str) -> None:
-        """Replace those rows of a table for which `where` is true in one commit, which carries `metadata`."""
+    def collect(self, frame: "DataFrame") -> "list[Row]":
+        """The rows of a small frame. Its errors have the right `kind`."""
 
     def kind(self, error: BaseException) -> str | None:
         """The class of an error of the engine, one of those in `errors`; None for an error of something else."""
@@ -39,7 +60,11 @@ class Engine(Protocol):
 
 
 def engine() -> Engine:
-    """The engine of this lake: Spark."""
+    """The engine of this lake (`LAKE_ENGINE`)."""
+    if settings.engine() == settings.SAIL:
+        from include.lake.engine import sail
+
+        return sail
     from include.lake.engine import spark
 
     return spark

@@ -1,29 +1,23 @@
-"""A Spark session: of the Connect server that is named or running, else one inside this process."""
+"""Spark: a session of the Connect server that is named or running, else one inside this process."""
 
-import logging
+import json
 import os
 import re
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from include.lake import settings
-from include.lake.engine import spark_server
-from include.lake.engine.spark_server import address, start, stop
-from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE, LakeError
+from include.lake.engine import connect, server, spark_server, toolchain
+from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE
+from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.storage import Snapshot
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
-# With the functions below, the sides of the port `Engine`.
-__all__ = ["address", "kind", "materialise", "opened", "publish", "start", "stop", "view"]
-
-# PySpark raises an error of a query, and also logs it with its stack as one line of thousands of characters.
-logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    from pyspark.sql import DataFrame, Row, SparkSession
 
 # Settings of every session, because another user may have started the server with other ones.
 SESSION_CONF = {
@@ -55,95 +49,49 @@ _CLASSES = {
 _SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
 # How Delta says that someone else committed in between. Through Connect only the name in the text survives.
 _CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
-# A server that does not answer for a quarter of a minute is gone, and our session with it: PySpark itself would try for
-# ten minutes. What has gone wrong is then a matter for a retry of the whole build.
-_RETRIES: dict[str, Any] = {"max_retries": 5, "max_backoff": 10_000}
-# On another machine, docker or an operator restarts a killed server: a container of Spark listens after 20 s.
-# On this machine only we start it, so we do not wait.
-_PATIENCE_SECONDS = 40
-_THIS_MACHINE = ("localhost", "127.0.0.1")
-_PORT = 15002  # the port of Spark Connect if the address has none
-
-
-def connect() -> "SparkSession":
-    """The session to build with. LakeError in one line when the named server does not answer."""
-    where = _address()
-    if where is None:
-        return _in_process()
-    url = urlsplit(where)
-    host = url.hostname or "localhost"
-    _wait_for(host, url.port or _PORT, 0 if host in _THIS_MACHINE else _PATIENCE_SECONDS)
-    from pyspark.errors import PySparkException
-    from pyspark.sql.connect.client import DefaultChannelBuilder
-    from pyspark.sql.connect.client.retries import DefaultPolicy
-    from pyspark.sql.connect.session import SparkSession as RemoteSession
-
-    channel = DefaultChannelBuilder(where)
-    if token := settings.spark_token():
-        # A header: with its own `token` option, the client requires TLS for every host but localhost. The token is not
-        # in the address, because PySpark shows the address in errors and keeps it in the environment.
-        channel.set("authorization", f"Bearer {token}")
-    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"  # tells PySpark's functions to make columns of Spark Connect
-    spark: Any = RemoteSession.builder.channelBuilder(channel).getOrCreate()
-    spark.client.set_retry_policies([DefaultPolicy(**_RETRIES)])
-    try:
-        for name, value in SESSION_CONF.items():
-            spark.conf.set(name, value)
-    except PySparkException as error:
-        if "UNAUTHENTICATED" not in str(error):
-            raise
-        raise LakeError(
-            f"Spark Connect at {host}:{url.port or _PORT} refuses our token: set LAKE_SPARK_TOKEN to the one of the "
-            f"server, or restart our own server: `./lake spark stop`, `./lake spark start`"
-        ) from None
-    return cast("SparkSession", spark)
-
-
-def _address() -> str | None:
-    return settings.spark_remote() or address()
-
-
-def _wait_for(host: str, port: int, patience: float) -> None:
-    """Return when the server listens. The client itself would try for minutes before it reports an error."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=10).close()
-            return
-        except OSError as error:
-            if time.monotonic() >= deadline:
-                cure = "./lake spark start" if host in _THIS_MACHINE else "start it, or correct LAKE_SPARK_REMOTE"
-                raise LakeError(f"Spark Connect at {host}:{port} does not answer ({error}): {cure}") from None
-            time.sleep(0.5)
 
 
 @contextmanager
 def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
-    """`given`, or a session of our own; that of a server ends with the block, and with it whatever still runs in it.
+    """`given`; or a session of a server, which ends with the block; or the session of this process."""
+    if given is not None:
+        yield given
+    elif where := _address():
+        with connect.session(where, SESSION_CONF) as spark:
+            yield spark
+    else:
+        yield _in_process()
 
-    Otherwise the server would keep it for an hour: Airflow ends its tasks without Python's clean-up at exit.
-    """
-    spark = given or connect()
-    try:
-        yield spark
-    finally:
-        url = urlsplit(_address() or "")
-        if given is None and url.hostname and type(spark).__module__.startswith("pyspark.sql.connect"):
-            # A dead server has no sessions any more, and the client would try for a while to reach it.
-            with suppress(Exception):
-                _wait_for(url.hostname, url.port or _PORT, patience=0)
-                spark.stop()
+
+def _address() -> str | None:
+    chosen = settings.engine()
+    return address() if chosen == settings.SPARK else chosen
+
+
+def start() -> str:
+    """Start the lake's own server unless it runs; gives its address."""
+    return server.start(settings.SPARK)
+
+
+def stop() -> bool:
+    """Stop the lake's own server; False if none was running."""
+    return server.stop()
+
+
+def address() -> str | None:
+    """Where the lake's own server listens; None if it does not run."""
+    return server.address(settings.SPARK)
 
 
 @cache
 def _in_process() -> "SparkSession":
     from pyspark.sql import SparkSession
 
-    os.environ["JAVA_HOME"] = str(spark_server.java_home())
+    os.environ["JAVA_HOME"] = str(toolchain.java_home())
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    builder: Any = SparkSession.builder.master(f"local[{settings.spark_cores()}]").appName("lake")
+    builder: Any = SparkSession.builder.master(f"local[{settings.engine_cores()}]").appName("lake")
     quiet = {"spark.log.level": "ERROR"}  # Spark shares the terminal with the command line
-    spill = {"spark.local.dir": str(spark_server.temporary_folder(str(os.getpid())))}
+    spill = {"spark.local.dir": str(server.temporary_folder(str(os.getpid())))}
     for name, value in {**spark_server.spark_conf(), **SESSION_CONF, **quiet, **spill}.items():
         builder = builder.config(name, value)
     session: SparkSession = builder.getOrCreate()
@@ -155,20 +103,42 @@ def view(spark: "SparkSession", name: str, address: str, version: int) -> None:
     spark.read.format("delta").option("versionAsOf", version).load(address).createOrReplaceTempView(name)
 
 
+@dataclass(frozen=True)
+class _Cached:
+    """Rows that Spark keeps in its cache."""
+
+    frame: "DataFrame"
+
+    def publish(
+        self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
+        record: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""
+        from pyspark.sql import functions as F
+
+        rows = self.frame.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
+        if RUN_TIMESTAMP in contract.column_names:
+            rows = rows.withColumn(RUN_TIMESTAMP, F.lit(run_timestamp).cast("timestamp"))
+        # rebalance: few files of a sensible size per partition, however many tasks computed the rows
+        rows = rows.select(*contract.column_names).hint("rebalance", *contract.partitioned_by)
+        place = f"`{contract.day_column}` >= '{partitions[0]}' and `{contract.day_column}` <= '{partitions[-1]}'"
+        writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", place)
+        writer.option("userMetadata", json.dumps(record, separators=(",", ":"))).save(target.address)
+
+
 @contextmanager
-def materialise(frame: "DataFrame") -> "Iterator[DataFrame]":
-    """The rows, computed once whatever reads them in the block: Spark's cache holds them."""
+def materialise(frame: "DataFrame") -> "Iterator[_Cached]":
+    """The rows, computed once whatever reads them in the block."""
     kept = frame.persist()
     try:
-        yield kept
+        yield _Cached(kept)
     finally:
         kept.unpersist()
 
 
-def publish(rows: "DataFrame", address: str, where: str, metadata: str) -> None:
-    """Replace those rows of a table for which `where` is true in one commit, which carries `metadata`."""
-    writer = rows.write.format("delta").mode("overwrite")
-    writer.option("replaceWhere", where).option("userMetadata", metadata).save(address)
+def collect(frame: "DataFrame") -> "list[Row]":
+    """The rows of a small frame."""
+    return frame.collect()
 
 
 def kind(error: BaseException) -> str | None:

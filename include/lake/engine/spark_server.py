@@ -1,35 +1,15 @@
-"""The lake's own Spark: its settings, and a Spark Connect server that tasks share.
+"""The lake's own Spark: its settings, and the command of its Spark Connect server. It does not import pyspark."""
 
-To start a JVM for each task costs 13 s; a session of a running server costs less than 1 s. This module does not import
-pyspark.
-"""
-
-import fcntl
 import importlib.util
-import json
 import os
-import secrets
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from include.lake import settings
+from include.lake.engine.server import state_folder, temporary_folder
 from include.lake.engine.toolchain import jar_paths, java_home
 from include.lake.errors import LakeError
-from include.lake.local import locks, processes
-
-# The server listens after 4 s on an idle machine with 2 cores, and after 10 s on a busy one. A later one is stuck.
-_START_SECONDS = 120
-
-
-# -- what Spark needs on this machine
 
 
 def spark_conf() -> dict[str, str]:
@@ -45,8 +25,8 @@ def spark_conf() -> dict[str, str]:
         "spark.driver.extraClassPath": os.pathsep.join(str(path) for path in jar_paths()),
         # Spark reads tables by their path. A catalog on disk would be a second truth, and Derby would lock it.
         "spark.sql.catalogImplementation": "in-memory",
-        "spark.sql.warehouse.dir": str(_folder() / "warehouse"),  # empty: of tables of a catalog
-        "spark.driver.memory": settings.spark_memory(),
+        "spark.sql.warehouse.dir": str(state_folder() / "warehouse"),  # empty: of tables of a catalog
+        "spark.driver.memory": settings.engine_memory(),
         # Parallel GC needs a fifth less CPU than G1 on 2 cores. Its longer pauses do not matter for builds.
         "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
         # A day is small: 200 partitions (the default) cost seconds on 2 cores, and AQE merges small ones anyway.
@@ -79,132 +59,18 @@ def spark_conf() -> dict[str, str]:
     }
 
 
-def temporary_folder(name: str) -> Path:
-    """An empty folder for Spark's spill files, named `server` or by the pid. Removes those of dead processes."""
-    folder = _folder() / "tmp"
-    for other in folder.glob("*"):
-        if other.name == name or (other.name.isdigit() and not processes.identity(int(other.name))):
-            shutil.rmtree(other, ignore_errors=True)
-    (folder / name).mkdir(parents=True)
-    return folder / name
-
-
-# -- the server
-
-
-def address() -> str | None:
-    """The address of the server of this LAKE_HOME, such as sc://127.0.0.1:15002; None if it does not run."""
-    state = _state()
-    return f"sc://127.0.0.1:{state['port']}" if state and state["ready"] else None
-
-
-def start(say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)) -> str:
-    """Start the server unless it runs, and wait until it listens. Gives its address, or LakeError with its log."""
-    with _lock():
-        if state := _state():
-            if state["ready"]:
-                return f"sc://127.0.0.1:{state['port']}"
-        else:
-            say(f"Starting Spark Connect (log: {_folder() / 'server.log'})")
-            state = _spawn()
-        try:
-            _wait(state)
-        except BaseException:
-            _end(state)
-            raise
-        _write({**state, "ready": True})
-        return f"sc://127.0.0.1:{state['port']}"
-
-
-def stop(patience: float = 20) -> bool:
-    """Stop the server and wait until it is gone. Kill it after `patience` seconds. False if none was running."""
-    with _lock():
-        if state := _state():
-            _end(state, patience)
-        return state is not None
-
-
-def _folder() -> Path:
-    return settings.home() / "spark"
-
-
-@contextmanager
-def _lock() -> Iterator[None]:
-    """Hold the lock of the server, so that two processes that start at once get one server."""
-    _folder().mkdir(parents=True, exist_ok=True)
-    with open(_folder() / "server.lock", "w") as file:
-        locks.take(
-            lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB),
-            f"another process that starts or stops Spark Connect in {_folder()}",
-            2 * _START_SECONDS,
-        )
-        yield
-
-
-def _state() -> dict[str, Any] | None:
-    """The content of server.json if its process still runs; else None."""
-    with suppress(FileNotFoundError, PermissionError, json.JSONDecodeError):  # server.json of another user is not ours
-        state: dict[str, Any] = json.loads((_folder() / "server.json").read_text())
-        if _process(state).alive:
-            return state
-    return None
-
-
-def _write(state: dict[str, Any]) -> None:
-    _write_private(_folder() / "server.json", json.dumps(state))
-
-
-def _process(state: dict[str, Any]) -> processes.Process:
-    return processes.Process(state["pid"], state["identity"])
-
-
-def _end(state: dict[str, Any], patience: float = 20) -> None:
-    processes.end([_process(state)], patience)
-    (_folder() / "server.json").unlink(missing_ok=True)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def _ensure_token() -> None:
-    """Make the token that the clients of the server read, unless there is one that no other user can have read.
-
-    Without a token, every user of this machine could reach the port of the server and run code as us.
-    """
-    if os.environ.get("LAKE_SPARK_TOKEN"):
-        return
-    with suppress(LakeError):
-        if settings.spark_token():
-            return
-    _write_private(settings.spark_token_file(), secrets.token_urlsafe(32))
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read. In one step, because other processes read it without the lock."""
-    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # a new file with mode 0600
-    try:
-        with open(descriptor, "w") as file:
-            file.write(text + "\n")
-        os.replace(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
-
-
 def serve(port: int) -> NoReturn:
     """Become a server for other machines, with a token: this is the main process of a container."""
-    if not settings.spark_token():
+    if not settings.engine_token():
         raise LakeError(
-            f"a server for other machines wants a token: set LAKE_SPARK_TOKEN or {settings.spark_token_file()}"
+            f"a server for other machines wants a token: set LAKE_ENGINE_TOKEN or {settings.engine_token_file()}"
         )
-    command, environment = _command(port, "0.0.0.0", ui=True)
-    os.chdir(_folder())
-    os.execve(command[0], command, environment)
+    arguments, environment = command(port, "0.0.0.0", ui=True)
+    os.chdir(state_folder())
+    os.execve(arguments[0], arguments, environment)
 
 
-def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[list[str], dict[str, str]]:
+def command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[list[str], dict[str, str]]:
     """The command that runs a server, and its environment."""
     package = importlib.util.find_spec("pyspark")
     if not package or not package.submodule_search_locations:
@@ -220,49 +86,15 @@ def _command(port: int, listen: str = "127.0.0.1", ui: bool = False) -> tuple[li
         "spark.connect.grpc.binding.port": str(port),
         "spark.ui.enabled": str(ui).lower(),
     }
-    command = [str(spark_home / "bin" / "spark-submit"), "--master", f"local[{settings.spark_cores()}]"]
-    command += ["--name", "lake"]
+    arguments = [str(spark_home / "bin" / "spark-submit"), "--master", f"local[{settings.engine_cores()}]"]
+    arguments += ["--name", "lake"]
     for name, value in conf.items():
-        command += ["--conf", f"{name}={value}"]
+        arguments += ["--conf", f"{name}={value}"]
     # SPARK_* variables may name another Spark of this machine, which must not replace this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
     # SPARK_LOCAL_IP is where the Spark UI listens.
     environment |= {"SPARK_HOME": str(spark_home), "SPARK_LOCAL_IP": listen, "JAVA_HOME": str(java_home())}
     environment |= {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(settings.ROOT)}
-    if token := settings.spark_token():  # not as a setting: other users could see it in the list of processes
+    if token := settings.engine_token():  # not as a setting: other users could see it in the list of processes
         environment["SPARK_CONNECT_AUTHENTICATE_TOKEN"] = token
-    return [*command, str(settings.ROOT / "include" / "lake" / "engine" / "spark_main.py")], environment
-
-
-def _spawn() -> dict[str, Any]:
-    _ensure_token()
-    port = _free_port()
-    command, environment = _command(port)
-    with open(_folder() / "server.log", "w") as log:
-        server = subprocess.Popen(
-            command,
-            cwd=_folder(),  # Spark leaves an `artifacts` folder in its working directory
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal must not stop the server
-        )
-    state = {**processes.of(server.pid)._asdict(), "port": port, "ready": False}
-    _write(state)
-    return state
-
-
-def _wait(state: dict[str, Any]) -> None:
-    began = time.monotonic()
-    while True:
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", state["port"]), timeout=1).close()
-            return
-        waited = time.monotonic() - began
-        alive = _process(state).alive
-        if not alive or waited > _START_SECONDS:
-            log = _folder() / "server.log"
-            why = f"did not listen on port {state['port']} within {waited:.0f} s" if alive else "ended at its start"
-            raise LakeError(f"Spark Connect {why}; the end of {log}:\n{processes.last_lines(log)}")
-        time.sleep(0.1)
+    return [*arguments, str(settings.ROOT / "include" / "lake" / "engine" / "spark_main.py")], environment

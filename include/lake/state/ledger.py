@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from include.lake import settings
 from include.lake.errors import LakeError
 from include.lake.project import contracts
 from include.lake.project.contracts import Contract
@@ -32,6 +33,7 @@ SCHEMA = pa.schema(
         ("build_id", pa.string()),
         ("built_at", pa.timestamp("us", "UTC")),  # when it was committed (or failed)
         ("run", pa.string()),
+        ("engine", pa.string()),  # who computed it: sail, spark, or the address of a Spark Connect server
         ("code_id", pa.string()),  # `lineage.code_id`; of a failed build `lineage.checks_id`
         ("inputs", pa.map_(pa.string(), pa.string())),  # input -> the version that was read, as `table_id@version`
         ("rows", pa.int64()),
@@ -136,7 +138,7 @@ def failed(
     """Enter a build that published nothing: the reason, the inputs it read, the table's version at its start."""
     row = {
         **_EMPTY_ROW, "table": table, "status": FAILED, "table_id": table_id, "version": version, "build_id": build_id,
-        "built_at": datetime.now(UTC), "run": run, "code_id": code_id, "inputs": inputs, "seconds": seconds,
+        "built_at": datetime.now(UTC), "run": run, "engine": settings.engine(), "code_id": code_id, "inputs": inputs, "seconds": seconds,
         "build_days": len(days), "checks": checks, "error": error[:_ERROR_LENGTH],
     }  # fmt: skip
     append([{**row, "partition": day} for day in days])
@@ -178,6 +180,7 @@ def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[st
         seconds = (commit.at - datetime.fromisoformat(metadata["started_at"])).total_seconds()
         row |= {
             "status": BUILT, "build_id": metadata["build_id"], "run": metadata["run"], "code_id": metadata["code_id"],
+            "engine": metadata.get("engine"),
             "inputs": metadata.get("inputs") or {}, "build_days": len(metadata["days"]), "checks": metadata["checks"],
             "seconds": max(0.0, seconds),  # the clock of the committer may be behind
         }  # fmt: skip

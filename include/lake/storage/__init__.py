@@ -106,15 +106,16 @@ class Store(Protocol):
         contract: Contract,
         rows: "pa.Table | Callable[[], pa.RecordBatchReader]",
         *,
-        loaded: dict[str, int] | None = None,
-        empty_days: Sequence[str] = (),
-        load_id: str | None = None,
+        partitions: Collection[str] = (),
+        record: Mapping[str, Any] | None = None,
+        since: Snapshot | None = None,
         guard: Callable[[dict[str, int]], None] | None = None,
     ) -> int:
-        """Replace the days that `rows` hold (all of a source without days) in one commit; gives the version written.
+        """Replace partitions (all of a source without days) in one commit that carries `record`; gives its version.
 
-        rows: also a function that gives them anew for every try; then `loaded` says the rows of each day ('' without
-        days). empty_days: days that are to have no rows. guard: sees the rows of each day as they are, and may raise.
+        rows: a function gives them anew for every try. A table without `record` is a load of what it holds.
+        since: WriteConflict if another commit has changed one of the partitions since then. Without it the newest
+        version is replaced, whatever it is. guard: sees the rows of each day as they are, and may raise.
         """
 
     def tidy(self, table: str, older_than: timedelta = KEPT) -> None:
@@ -123,6 +124,16 @@ class Store(Protocol):
         Only what is older than `older_than`: younger files may be read by a build that began before they were
         replaced, or belong to a commit that is on its way.
         """
+
+
+def load_record(
+    contract: Contract, load_id: str, loaded: Mapping[str, int], empty_days: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the commit of a load says: the rows of each day ('' without days), and the days that are to have none."""
+    return {
+        "load_id": load_id, "table": contract.table, "loaded": dict(sorted(loaded.items())),
+        "empty_days": sorted(empty_days),
+    }  # fmt: skip
 
 
 def store() -> Store:

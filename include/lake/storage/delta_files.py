@@ -24,7 +24,7 @@ from include.lake import settings
 from include.lake.errors import ContractError, LakeError, WriteConflict
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.periods import Period, is_key
-from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, require_days
+from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, load_record, require_days
 from include.lake.storage.arrow import arrow_schema
 
 _DELTA_TYPES = {
@@ -36,6 +36,8 @@ _DELTA_TYPES = {
 _WRITER = WriterProperties(max_row_group_size=25_000)
 # One small file per commit: beyond this many they are made one, so that reading stays a matter of milliseconds.
 _COMPACT_EVERY = 50
+# Builds of other partitions of the table may commit as often as this while one of them commits.
+_RETRIES = 15
 # Ten years: the ledger can be made again from the commits, so the commits stay (Delta's own default is 30 days).
 _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 
@@ -376,48 +378,46 @@ def replace(
     contract: Contract,
     rows: pa.Table | Callable[[], pa.RecordBatchReader],
     *,
-    loaded: dict[str, int] | None = None,
-    empty_days: Sequence[str] = (),
-    load_id: str | None = None,
+    partitions: Collection[str] = (),
+    record: Mapping[str, Any] | None = None,
+    since: Snapshot | None = None,
     guard: Callable[[dict[str, int]], None] | None = None,
 ) -> int:
-    """Replace the days that `rows` hold (all of a source without days) in one commit; gives the version written.
+    """Replace partitions (all of a source without days) in one commit that carries `record`; gives its version.
 
-    rows: also a function that gives them anew for every try; then `loaded` says the rows of each day ('' without days).
-    empty_days: days that are to have no rows. guard: sees the rows of each day as they are, and may raise.
+    rows: a function gives them anew for every try. A table without `record` is a load of the partitions that it holds.
+    since: WriteConflict if another commit has changed one of the partitions since then. Without it the newest version
+    is replaced, whatever it is. guard: sees the rows of each day as they are, and may raise.
     """
     day = contract.day_column
     if isinstance(rows, pa.Table):
         table = rows.cast(arrow_schema(contract))
         counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
         loaded = {count["values"]: count["counts"] for count in counts}
+        partitions = partitions or sorted(loaded)
+        record = record or load_record(contract, uuid.uuid4().hex, loaded)
         rows = table.to_reader
-    path, read = address(contract.table), rows
-    held = sorted({*(loaded or ()), *empty_days})
+    where, read = address(contract.table), rows
     ensure(contract)
-    if day and not held:
-        return DeltaTable(path).version()
-    predicate = (
-        f"{day} in ({', '.join(repr(Period.parse(contract.grain, text).text) for text in held)})" if day else None
+    if day and not partitions:
+        return DeltaTable(where).version()
+    keys = ", ".join(repr(Period.parse(contract.grain, text).text) for text in sorted(partitions))
+    properties = CommitProperties(
+        # Without a retry of delta-rs a load commits only on top of the version that the guard has seen. A build leaves
+        # it to delta-rs to look whether the commits since then changed the same partitions.
+        max_commit_retries=_RETRIES if since else 0,
+        custom_metadata={"userMetadata": json.dumps(record, separators=(",", ":"))},
     )
-    record = {
-        "load_id": load_id or uuid.uuid4().hex,
-        "table": contract.table,
-        "loaded": dict(sorted((loaded or {}).items())),
-        "empty_days": sorted(empty_days),
-    }
-    properties = CommitProperties(max_commit_retries=0, custom_metadata={"userMetadata": json.dumps(record)})
     version = -1
 
     def write() -> None:
-        # Delta commits only on top of the version that the guard has seen; else the next try looks again.
         nonlocal version
-        newest = DeltaTable(path)
+        newest = DeltaTable(where, version=since.version if since else None)
         if guard:
             guard(_row_counts(newest, contract))
         try:
             write_deltalake(
-                newest, read(), mode="overwrite", predicate=predicate,
+                newest, read(), mode="overwrite", predicate=f"{day} in ({keys})" if day else None,
                 commit_properties=properties, writer_properties=_WRITER,
             )  # fmt: skip
         except CommitFailedError:
@@ -426,7 +426,13 @@ def replace(
             raise LakeError(f"{contract.table} can't be written: {str(error).splitlines()[0]}") from error
         version = newest.version()
 
-    _retry_conflicts(write, contract.table)
+    if since is None:
+        _retry_conflicts(write, contract.table)
+        return version
+    try:
+        write()
+    except CommitFailedError as error:
+        raise WriteConflict(f"{contract.table}: {str(error).splitlines()[0]}") from None
     return version
 
 

@@ -129,7 +129,7 @@ def test_one_server_for_all_that_listens_on_this_machine_alone(server_home: Path
 def test_a_server_that_cannot_start_shows_the_end_of_its_log(
     server_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LAKE_SPARK_MEMORY", "1m")
+    monkeypatch.setenv("LAKE_ENGINE_MEMORY", "1m")
     with pytest.raises(LakeError, match=r"(?s)Spark Connect ended at its start; the end of .*server.log:\n    .*heap"):
         spark_server.start(say=lambda line: None)
     assert spark_server.address() is None
@@ -148,13 +148,13 @@ def test_a_server_always_has_a_token_and_refuses_clients_without_it(server_home:
     from pyspark.sql.connect.proto import ConfigRequest, SparkConnectServiceStub
 
     address = spark_server.start(say=lambda line: None)
-    token = settings.spark_token_file().read_text().strip()
-    assert len(token) >= 32 and settings.spark_token_file().stat().st_mode & 0o777 == 0o600
+    token = settings.engine_token_file().read_text().strip()
+    assert len(token) >= 32 and settings.engine_token_file().stat().st_mode & 0o777 == 0o600
     processes_seen = subprocess.run(["ps", "-axww", "-o", "args="], capture_output=True, text=True, check=True).stdout
     assert "spark_main.py" in processes_seen and token not in processes_seen
     # A process of its own: a session of a server and one of this process, which other tests make, exclude each other.
     code = "from include.lake.engine import spark\nprint(spark.connect().sql('select 1 + 1').collect()[0][0])"
-    for env, output in ({}, "2\n"), ({"LAKE_SPARK_TOKEN": "another one; of a=server"}, "refuses our token"):
+    for env, output in ({}, "2\n"), ({"LAKE_ENGINE_TOKEN": "another one; of a=server"}, "refuses our token"):
         client = subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, **env}, cwd=settings.ROOT, capture_output=True, text=True
         )
@@ -176,42 +176,42 @@ def test_a_server_always_has_a_token_and_refuses_clients_without_it(server_home:
 def test_a_token_that_others_could_read_is_refused_and_made_anew(
     lake_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = settings.spark_token_file()
+    path = settings.engine_token_file()
     path.parent.mkdir(parents=True)
     for mode in (0o644, 0o640, 0o606):
         path.write_text("seen by others\n")
         path.chmod(mode)
         with pytest.raises(LakeError, match=r"token may be read by other users.*`\./lake spark start`"):
-            settings.spark_token()
+            settings.engine_token()
         spark_server._ensure_token()
         assert path.stat().st_mode & 0o777 == 0o600
-        assert (token := settings.spark_token()) and token != "seen by others"
+        assert (token := settings.engine_token()) and token != "seen by others"
         spark_server._ensure_token()
-        assert settings.spark_token() == token, "clients of a running server have read it"
+        assert settings.engine_token() == token, "clients of a running server have read it"
     path.unlink()
     path.symlink_to(lake_home / "elsewhere")
     spark_server._ensure_token()
-    assert not path.is_symlink() and settings.spark_token() and not (lake_home / "elsewhere").exists()
+    assert not path.is_symlink() and settings.engine_token() and not (lake_home / "elsewhere").exists()
     path.unlink()
-    monkeypatch.setenv("LAKE_SPARK_TOKEN", "a secret")
+    monkeypatch.setenv("LAKE_ENGINE_TOKEN", "a secret")
     spark_server._ensure_token()
     assert not path.exists()
     assert [left.name for left in path.parent.iterdir()] == []
 
 
 def test_a_server_for_other_machines_needs_a_token(lake_home: Path) -> None:
-    with pytest.raises(LakeError, match=r"wants a token: set LAKE_SPARK_TOKEN"):
+    with pytest.raises(LakeError, match=r"wants a token: set LAKE_ENGINE_TOKEN"):
         spark_server.serve(15002)
 
 
 def test_the_token_comes_from_the_environment_or_the_lake(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings.spark_token() is None
-    settings.spark_token_file().parent.mkdir(parents=True)
-    settings.spark_token_file().write_text("kept\n")
-    settings.spark_token_file().chmod(0o600)
-    assert settings.spark_token() == "kept"
-    monkeypatch.setenv("LAKE_SPARK_TOKEN", "given")
-    assert settings.spark_token() == "given"
+    assert settings.engine_token() is None
+    settings.engine_token_file().parent.mkdir(parents=True)
+    settings.engine_token_file().write_text("kept\n")
+    settings.engine_token_file().chmod(0o600)
+    assert settings.engine_token() == "kept"
+    monkeypatch.setenv("LAKE_ENGINE_TOKEN", "given")
+    assert settings.engine_token() == "given"
 
 
 def test_only_a_lock_that_another_holds_is_waited_for(tmp_path: Path) -> None:
@@ -229,11 +229,11 @@ def test_only_a_lock_that_another_holds_is_waited_for(tmp_path: Path) -> None:
 
 def test_cores_are_a_number_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in ("*", "2"):
-        monkeypatch.setenv("LAKE_SPARK_CORES", given)
-        assert settings.spark_cores() == given
-    monkeypatch.setenv("LAKE_SPARK_CORES", "many")
-    with pytest.raises(LakeError, match="LAKE_SPARK_CORES=many is no number of cores"):
-        settings.spark_cores()
+        monkeypatch.setenv("LAKE_ENGINE_CORES", given)
+        assert settings.engine_cores() == given
+    monkeypatch.setenv("LAKE_ENGINE_CORES", "many")
+    with pytest.raises(LakeError, match="LAKE_ENGINE_CORES=many is no number of cores"):
+        settings.engine_cores()
 
 
 def test_a_server_elsewhere_that_is_being_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,5 +255,5 @@ def test_a_server_elsewhere_that_is_being_started_is_waited_for(monkeypatch: pyt
         session._wait_for("localhost", 15002, patience=0)
     assert len(tries) == 1
     tries.clear()
-    with pytest.raises(LakeError, match=r"Spark Connect at spark:15002 does not answer \(.*LAKE_SPARK_REMOTE"):
+    with pytest.raises(LakeError, match=r"Spark Connect at spark:15002 does not answer \(.*LAKE_ENGINE"):
         session._wait_for("spark", 15002, patience=0)

@@ -1,0 +1,93 @@
+"""Sessions of a Spark Connect server: of our own one, or of another machine's."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from include.lake import settings
+from include.lake.errors import LakeError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# PySpark raises an error of a query, and also logs it with its stack as one line of thousands of characters.
+logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+
+# A server that does not answer for a quarter of a minute is gone, and our session with it: PySpark itself would try for
+# ten minutes. What has gone wrong is then a matter for a retry of the whole build.
+_RETRIES: dict[str, Any] = {"max_retries": 5, "max_backoff": 10_000}
+# On another machine, docker or an operator restarts a killed server: a container of Spark listens after 20 s.
+# On this machine only we start it, so we do not wait.
+_PATIENCE_SECONDS = 40
+_THIS_MACHINE = ("localhost", "127.0.0.1")
+_PORT = 15002  # the port of Spark Connect if the address has none
+
+
+@contextmanager
+def session(address: str, conf: Mapping[str, str]) -> "Iterator[SparkSession]":
+    """A session with these settings. It ends with the block, and with it whatever still runs in it.
+
+    Otherwise the server would keep it for a while: Airflow ends its tasks without Python's clean-up at exit.
+    """
+    spark = connect(address, conf)
+    try:
+        yield spark
+    finally:
+        # A dead server has no sessions any more, and the client would try for a while to reach it.
+        with suppress(Exception):
+            _wait_for(*_place(address), patience=0)
+            spark.stop()
+
+
+def connect(address: str, conf: Mapping[str, str]) -> "SparkSession":
+    """A new session. LakeError in one line when the server does not answer, or refuses our token."""
+    host, port = _place(address)
+    _wait_for(host, port, 0 if host in _THIS_MACHINE else _PATIENCE_SECONDS)
+    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"  # tells PySpark's functions to make columns of Spark Connect
+    from pyspark.errors import PySparkException
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+    from pyspark.sql.connect.session import SparkSession as RemoteSession
+
+    channel = DefaultChannelBuilder(address)
+    if token := settings.engine_token():
+        # A header: with its own `token` option, the client requires TLS for every host but localhost. The token is not
+        # in the address, because PySpark shows the address in errors and keeps it in the environment.
+        channel.set("authorization", f"Bearer {token}")
+    spark: Any = RemoteSession.builder.channelBuilder(channel).getOrCreate()
+    spark.client.set_retry_policies([DefaultPolicy(**_RETRIES)])
+    try:
+        for name, value in conf.items():
+            spark.conf.set(name, value)
+    except PySparkException as error:
+        if "UNAUTHENTICATED" not in str(error):
+            raise
+        raise LakeError(
+            f"the server at {host}:{port} refuses our token: set LAKE_ENGINE_TOKEN to the one of the "
+            f"server, or restart our own server: `./lake engine stop`, `./lake engine start`"
+        ) from None
+    return cast("SparkSession", spark)
+
+
+def _place(address: str) -> tuple[str, int]:
+    url = urlsplit(address)
+    return url.hostname or "localhost", url.port or _PORT
+
+
+def _wait_for(host: str, port: int, patience: float) -> None:
+    """Return when the server listens. The client itself would try for minutes before it reports an error."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=10).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                cure = "./lake engine start" if host in _THIS_MACHINE else "start it, or correct LAKE_ENGINE"
+                raise LakeError(f"Spark Connect at {host}:{port} does not answer ({error}): {cure}") from None
+            time.sleep(0.5)

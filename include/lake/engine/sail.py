@@ -1,0 +1,184 @@
+"""Sail, a Spark Connect server without a JVM: the lake's own one that runs, else one for this process alone.
+
+Its cache keeps nothing. So what is computed once is a stage of Parquet files, and delta-rs publishes from the stage.
+"""
+
+import atexit
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import compute, dataset
+
+from include.lake import settings
+from include.lake.engine import connect, sail_server, server
+from include.lake.errors import CODE, DATA, INFRASTRUCTURE, LakeError
+from include.lake.local import processes, wait
+from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.storage import Snapshot, store
+from include.lake.storage.arrow import arrow_schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, Row, SparkSession
+
+# Settings of every session: SELECTs take days from UTC, and casts do not depend on a timezone.
+SESSION_CONF = {"spark.sql.session.timeZone": "UTC"}
+# The state that an error of data gets. Sail itself gives none: it has classes of errors alone.
+_OF_DATA = "22000"
+# Classes of errors that Sail raises before it computes anything.
+_OF_CODE = ("AnalysisException", "ParseException", "UnsupportedOperationException", "IllegalArgumentException")
+# Classes of errors that say the values of rows are the cause.
+_OF_VALUES = ("ArithmeticException", "NumberFormatException", "ArrayIndexOutOfBoundsException", "DateTimeException")
+# What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
+_NO_MEMORY = "Resources exhausted"
+_BATCH_ROWS = 8192
+_START_SECONDS = 60
+
+
+@contextmanager
+def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
+    """`given`; or a session of the server that runs, or of one for this process, which ends with the block."""
+    if given is not None:
+        yield given
+    else:
+        with connect.session(address() or _of_this_process(), SESSION_CONF) as spark:
+            yield spark
+
+
+def start() -> str:
+    """Start the lake's own server unless it runs; gives its address."""
+    return server.start(settings.SAIL)
+
+
+def stop() -> bool:
+    """Stop the lake's own server; False if none was running."""
+    return server.stop()
+
+
+def address() -> str | None:
+    """Where the lake's own server listens; None if it does not run."""
+    return server.address(settings.SAIL)
+
+
+# Process -> its server and the address of it. A fork has another pid and needs its own.
+_own: dict[int, tuple["subprocess.Popen[bytes]", str]] = {}
+
+
+def _of_this_process() -> str:
+    """The address of a server that ends with this process."""
+    pid = os.getpid()
+    if pid in _own and _own[pid][0].poll() is None:
+        return _own[pid][1]
+    server.state_folder().mkdir(parents=True, exist_ok=True)
+    server.ensure_token()
+    port = server.free_port()
+    command, environment = sail_server.command(port, str(pid))
+    log = server.state_folder() / "own.log"
+    with open(log, "a") as output:
+        started = subprocess.Popen(
+            [*command, "with its parent"], env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
+        )
+    atexit.register(started.kill)
+
+    def listens() -> bool:
+        if started.poll() is not None:
+            raise LakeError(f"Sail ended at its start; the end of {log}:\n{processes.last_lines(log)}")
+        return server.listens(port)
+
+    wait.until(listens, _START_SECONDS, "Sail to listen", pause=0.02)
+    _own[pid] = started, f"sc://127.0.0.1:{port}"
+    return _own[pid][1]
+
+
+def view(spark: "SparkSession", name: str, address: str, version: int) -> None:
+    """Let the session's SELECTs read a table, as it is at one version of its Delta log, under a name."""
+    spark.read.format("delta").option("versionAsOf", version).load(address).createOrReplaceTempView(name)
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """Rows in Parquet files of a folder."""
+
+    frame: "DataFrame"
+    folder: Path
+
+    def publish(
+        self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
+        record: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""
+        schema = arrow_schema(contract)
+        stored = [name for name in schema.names if name != RUN_TIMESTAMP]
+        fields = [schema.field(name) for name in stored] + [pa.field(DROP_REASON, pa.string())]
+        files = dataset.dataset(self.folder, pa.schema(fields), format="parquet")
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            # One batch after the other: delta-rs keeps rows in memory already.
+            for batch in files.to_batches(
+                columns=stored, filter=compute.field(DROP_REASON).is_null(), batch_size=_BATCH_ROWS,
+                batch_readahead=1, fragment_readahead=1,
+            ):  # fmt: skip
+                columns = dict(zip(stored, batch.columns, strict=True))
+                if RUN_TIMESTAMP in schema.names:
+                    moment = pa.scalar(run_timestamp, schema.field(RUN_TIMESTAMP).type)
+                    columns[RUN_TIMESTAMP] = pa.repeat(moment, batch.num_rows)
+                yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+        store().replace(
+            contract, lambda: pa.RecordBatchReader.from_batches(schema, batches()),
+            partitions=partitions, record=record, since=target,
+        )  # fmt: skip
+
+
+@contextmanager
+def materialise(frame: "DataFrame") -> "Iterator[_Staged]":
+    """The rows, computed once into a stage of Parquet files. It goes with the block, or later if we are killed."""
+    folder = server.folder_of_this_process("stage") / uuid.uuid4().hex
+    try:
+        schema = frame.schema  # an error of the SELECT comes here, and one of the rows comes below
+        with _computing():
+            frame.write.parquet(str(folder))
+        folder.mkdir(exist_ok=True)  # of no rows Sail writes no file
+        yield _Staged(frame.sparkSession.read.schema(schema).parquet(str(folder)), folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def collect(frame: "DataFrame") -> "list[Row]":
+    """The rows of a small frame."""
+    _ = frame.schema  # an error of the SQL comes here, and one of the rows comes below
+    with _computing():
+        return frame.collect()
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Give an error of computing its SQLSTATE: Sail uses one class for wrong names and for wrong values."""
+    from pyspark.errors import PySparkException, SparkRuntimeException
+
+    try:
+        yield
+    except PySparkException as error:
+        if type(error).__name__ in (*_OF_CODE, *_OF_VALUES):
+            raise SparkRuntimeException(f"{error} SQLSTATE: {_OF_DATA}", sqlState=_OF_DATA) from None
+        raise
+
+
+def kind(error: BaseException) -> str | None:
+    """The class of an error of Sail; None for other errors."""
+    names = [base.__name__ for base in type(error).__mro__]
+    if "PySparkException" not in names:
+        return INFRASTRUCTURE if type(error).__module__.startswith("grpc") else None
+    if _NO_MEMORY in str(error):
+        return INFRASTRUCTURE
+    if f"SQLSTATE: {_OF_DATA}" in str(error) or any(name in _OF_VALUES for name in names):
+        return DATA
+    return CODE if any(name in _OF_CODE for name in names) else INFRASTRUCTURE

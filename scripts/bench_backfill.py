@@ -57,13 +57,13 @@ def main() -> int:
 
 def up(running: Stack, say: Clock, days: list[str], scale: float) -> Api:
     """Start everything, make sample data, and switch the DAGs on."""
-    running.start_spark()
+    running.start_engine()
     sample = running.lake("sample", "--from", WARM[0], "--to", days[-1], "--scale", str(scale))
     running.spawn("sample", sample, {**os.environ, "PYTHONPATH": str(settings.ROOT)})
     env = airflow_env.of_make_run(running.port, running.start_postgres())
     running.migrate(env)
     running.wait("sample")
-    running.wait_for_spark()
+    running.wait_for_engine()
     for name in airflow_env.AIRFLOW:
         running.start_airflow(name, env)
     api = Api(running.url, airflow_env.USER, airflow_env.password())

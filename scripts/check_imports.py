@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# From top to bottom. Rooms of one floor must not import each other.
-FLOORS = (("cli",), ("backfill",), ("build",), ("state",), ("engine",), ("storage",), ("project",), ("local",), ("ground",))
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# From top to bottom.
+FLOORS = ("cli", "backfill", "build", "state", "engine", "storage", "project", "local", "ground")
+FLOOR = {room: number for number, room in enumerate(FLOORS)}
 LAKE = "include.lake"
 # A library of the engine side, and the rooms that may know it: behind the ports stands what can be exchanged.
 LIBRARIES = {"deltalake": ("storage",), "pyspark": ("engine", "build")}

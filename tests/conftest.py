@@ -54,10 +54,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+@pytest.fixture
+def spark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> "SparkSession":
+    """A session of the engine that the test names (@pytest.mark.engine("spark") or `ENGINES`), or of LAKE_ENGINE."""
+    marker = request.node.get_closest_marker("engine")
+    engine = getattr(request, "param", None) or (marker.args[0] if marker else settings.engine())
+    monkeypatch.setenv("LAKE_ENGINE", engine)
+    if engine == settings.SAIL:
+        # With it PySpark's functions make columns for Connect, and without it for a Spark inside the process.
+        monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
+    else:
+        monkeypatch.delenv("SPARK_CONNECT_MODE_ENABLED", raising=False)
+    session: SparkSession = request.getfixturevalue(f"of_{engine}")
+    return session
+
+
+# For a test that proves something on both engines.
+ENGINES = pytest.mark.parametrize("spark", [settings.SAIL, settings.SPARK], indirect=True)
+
+
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
+def of_sail() -> Iterator["SparkSession"]:
+    """Sail in a process of its own."""
+    from include.lake.engine import sail
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAKE_ENGINE", settings.SAIL)
+        patch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
+        with sail.opened() as session:
+            yield session
+
+
+@pytest.fixture(scope="session")
+def of_spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
     """Spark for a handful of rows, with one thread."""
     from pyspark.sql import SparkSession
+
+    from include.lake.engine.spark import SESSION_CONF
 
     os.environ["JAVA_HOME"] = str(toolchain.java_home())
     jars = sorted(str(path) for path in settings.jars().glob("*.jar"))
@@ -72,7 +105,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
-        "spark.sql.session.timeZone": "UTC",
+        **SESSION_CONF,
         "spark.hadoop.parquet.hadoop.vectored.io.enabled": "false",
         # The same limits as our server. Otherwise old plans and sessions fill the heap.
         **{name: kept for name, kept in spark_server.spark_conf().items() if "retained" in name or "Threshold" in name},
@@ -96,7 +129,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
 def lake_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty lake for one test."""
     monkeypatch.setenv("LAKE_HOME", str(tmp_path / "lake"))
-    monkeypatch.delenv("LAKE_ENGINE", raising=False)
     return tmp_path / "lake"
 
 
@@ -129,10 +161,7 @@ def shop(
 ) -> Callable[[dict[str, str]], None]:
     """An empty lake with the two tables of tests/shop.py, and Spark to build them; gives `project`."""
     # Not above: they import pyspark, which the quick tests do without.
-    from include.lake.engine import spark as session
     from tests.shop import FILES
 
-    for name, value in session.SESSION_CONF.items():
-        spark.conf.set(name, value)
     project(FILES)
     return project

@@ -30,7 +30,7 @@ columns: [{name: name, type: string}, {name: total, type: bigint}, {name: day, t
 select event.name, sum(event.amount) as total, event.day
 from shop.event as event
 where event.day between :start_date and :end_date
-group by all
+group by event.name, event.day
 """,
 }
 CASE = """\

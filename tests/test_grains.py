@@ -8,7 +8,6 @@ import pytest
 
 from include.lake.backfill import plan, request
 from include.lake.build import late, runner
-from include.lake.engine import spark as session
 from include.lake.errors import InputsMissing, UsageError
 from include.lake.project import contracts
 from include.lake.project.days import day_range
@@ -37,14 +36,14 @@ select
     date_format(date_trunc('week', to_date(event.day)), 'yyyy-MM-dd') as part_week
 from shop.event as event
 where event.day between :start_date and :end_date
-group by all
+group by 2
 """,
     "shop/monthly.yaml": contract("part_month"),
     "shop/monthly.sql": """\
 select sum(event.amount) as amount, substr(event.day, 1, 7) as part_month
 from shop.event as event
 where event.day between :start_date and :end_date
-group by all
+group by 2
 """,
     # Days that read the week they are in, and weeks that read two weeks before theirs.
     "shop/of_week.yaml": contract("day"),
@@ -149,8 +148,6 @@ def rows(table: str) -> list[tuple[Any, str]]:
 
 
 def test_weeks_and_months_are_built_together_and_one_by_one_to_the_same_rows(shop: Any, spark: Any) -> None:
-    for name, value in session.SESSION_CONF.items():
-        spark.conf.set(name, value)
 
     def deliver(days: list[str], amount: int) -> None:
         event = contracts.get("shop.event")

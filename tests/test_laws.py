@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from include.lake.build import runner
-from include.lake.engine import spark as session
 from include.lake.errors import InputsMissing
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import RUN_TIMESTAMP
@@ -103,8 +102,6 @@ def a_build(chance: random.Random) -> tuple[list[str], list[str], bool]:
 @pytest.fixture
 def empty_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark: Any) -> Callable[[], None]:
     """Gives a function that makes an empty lake and enters it."""
-    for name, value in session.SESSION_CONF.items():
-        spark.conf.set(name, value)
     numbers = iter(range(10_000))
     return lambda: monkeypatch.setenv("LAKE_HOME", str(tmp_path / str(next(numbers))))
 

@@ -14,7 +14,6 @@ import pytest
 
 from include.lake.build import runner
 from include.lake.cli import main as cli
-from include.lake.engine import spark as session
 from include.lake.project import contracts, lineage
 from include.lake.storage import delta_files as storage
 
@@ -83,8 +82,6 @@ def test_a_real_log_becomes_the_sessions_that_plain_python_counts(lake_home: Pat
             }
             load(table, *({**filler, contract.day_column: day} for day in expected if contract.day_column))
     load("service_log.weverse_server_log", *rows)
-    for name, value in session.SESSION_CONF.items():
-        spark.conf.set(name, value)
     outcomes = [runner.build(table, first, last, spark=spark) for table in lineage.upstream(["we_mart.wv_sess_daily"])]
     assert [outcome.rows for outcome in outcomes if outcome.table == "we_mart.wv_server_log_base"] == [10_000]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from include.lake import settings
 from include.lake.build import checks, runner
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
 from include.lake.state import ledger
@@ -48,6 +49,7 @@ def test_a_range_is_one_commit_with_its_build_record(shop, spark) -> None:
     assert first["bytes"] > 0 and first["seconds"] > 0 and first["checks"]["total >= 0"] == 0
 
 
+@pytest.mark.engine("spark")
 def test_korean_comments_are_in_the_delta_table_and_follow_the_contract(shop, spark) -> None:
     load(("a", 1, DAY))
     build(spark)
@@ -264,7 +266,7 @@ def test_a_type_that_differs_is_named(shop, spark) -> None:
 def test_what_spark_refuses_is_one_line(shop, spark) -> None:
     shop({"shop/total.sql": SELECT.replace("event.amount", "event.amonut")})
     load(("a", 1, DAY))
-    with pytest.raises(ContractError, match=r"total\.sql: \[UNRESOLVED_COLUMN") as error:
+    with pytest.raises(ContractError, match=r"total\.sql: .*amonut") as error:
         build(spark)
     assert "\n" not in str(error.value)
 
@@ -283,6 +285,7 @@ def test_a_range_builds_the_days_whose_inputs_are_there_and_names_the_others(sho
     assert published() == [("a", 1, DAY), ("a", 1, LAST)]
 
 
+@pytest.mark.engine("spark")
 def test_rows_that_a_deletion_vector_takes_out_of_a_source_make_its_day_stale(shop, spark) -> None:
     load(("a", 1, DAY), ("b", 2, DAY), ("a", 1, NEXT))
     path = Path(storage.address("shop.event"))
@@ -349,7 +352,8 @@ def test_two_builders_of_the_same_day_end_well(shop, spark) -> None:
 
     def one() -> None:
         gate.wait()
-        outcomes.append(build(spark.newSession()))
+        # Sessions of Sail cannot be multiplied; a builder without one opens its own.
+        outcomes.append(build(spark.newSession() if settings.engine() == settings.SPARK else None))
 
     builders = [threading.Thread(target=one) for _ in range(2)]
     for builder in builders:

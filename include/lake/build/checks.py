@@ -71,7 +71,7 @@ class MaskedError(PySparkException):
 
 def require_types(contract: Contract, frame: DataFrame) -> None:
     """ContractError if the SELECT gives a column with another type than the contract."""
-    types = dict(frame.dtypes)
+    types = engine().types(frame)
     cure = f"cast it in {settings.shown(contract.select_path)}"
     for column in contract.columns:
         if column.name != RUN_TIMESTAMP and types.get(column.name) != column.type:
@@ -103,9 +103,9 @@ def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: li
         # a wrong day column cannot make many groups.
         day = F.when(F.expr(_inside(contract, days)), F.col(str(contract.day_column)))
         groups = engine().collect(
-            computed.groupBy(
-                day.alias(f"{lineage.OURS}day"), F.col(DROP_REASON).alias(f"{lineage.OURS}reason")
-            ).agg(F.count(F.lit(1)).alias(f"{lineage.OURS}rows"), *results)
+            computed.groupBy(day.alias(f"{lineage.OURS}day"), F.col(DROP_REASON).alias(f"{lineage.OURS}reason")).agg(
+                F.count(F.lit(1)).alias(f"{lineage.OURS}rows"), *results
+            )
         )
         empty = []
         if by_day and {group[0] for group in groups if group[1] is None and group[0]} != set(days):

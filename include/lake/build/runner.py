@@ -8,12 +8,13 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.compute as pc
-from pyspark.errors import AnalysisException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -256,4 +257,5 @@ def _publish(
     finally:
         # A session that goes on (one inside a process) would hold the versions that they read, and those their session.
         for name in (*snapshots, lineage.THIS):
-            spark.catalog.dropTempView(lineage.view_name(name))
+            with suppress(PySparkException):  # of Sail, if the view is not there; of both, if the server is dead
+                spark.catalog.dropTempView(lineage.view_name(name))

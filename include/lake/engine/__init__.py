@@ -22,7 +22,8 @@ class Computed(Protocol):
     `frame`: the contract's columns without RUN_TIMESTAMP, and DROP_REASON.
     """
 
-    frame: "DataFrame"
+    @property
+    def frame(self) -> "DataFrame": ...
 
     def publish(
         self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
@@ -39,6 +40,9 @@ class Engine(Protocol):
 
     def view(self, spark: "SparkSession", name: str, address: str, version: int) -> None:
         """Let the session's SELECTs read a table, as it is at one version, under a name."""
+
+    def types(self, frame: "DataFrame") -> dict[str, str]:
+        """Column -> its type. Every error of the SQL comes here, as an AnalysisException, and nothing is computed."""
 
     def materialise(self, frame: "DataFrame") -> AbstractContextManager[Computed]:
         """The rows of a frame, computed once. They are gone after the block."""

@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from include.lake import settings
 from include.lake.errors import LakeError
 
 if TYPE_CHECKING:
@@ -29,12 +28,12 @@ _PORT = 15002  # the port of Spark Connect if the address has none
 
 
 @contextmanager
-def session(address: str, conf: Mapping[str, str]) -> "Iterator[SparkSession]":
+def session(address: str, conf: Mapping[str, str], token: str | None) -> "Iterator[SparkSession]":
     """A session with these settings. It ends with the block, and with it whatever still runs in it.
 
     Otherwise the server would keep it for a while: Airflow ends its tasks without Python's clean-up at exit.
     """
-    spark = connect(address, conf)
+    spark = connect(address, conf, token)
     try:
         yield spark
     finally:
@@ -44,7 +43,7 @@ def session(address: str, conf: Mapping[str, str]) -> "Iterator[SparkSession]":
             spark.stop()
 
 
-def connect(address: str, conf: Mapping[str, str]) -> "SparkSession":
+def connect(address: str, conf: Mapping[str, str], token: str | None) -> "SparkSession":
     """A new session. LakeError in one line when the server does not answer, or refuses our token."""
     host, port = _place(address)
     _wait_for(host, port, 0 if host in _THIS_MACHINE else _PATIENCE_SECONDS)
@@ -55,11 +54,11 @@ def connect(address: str, conf: Mapping[str, str]) -> "SparkSession":
     from pyspark.sql.connect.session import SparkSession as RemoteSession
 
     channel = DefaultChannelBuilder(address)
-    if token := settings.engine_token():
+    if token:
         # A header: with its own `token` option, the client requires TLS for every host but localhost. The token is not
         # in the address, because PySpark shows the address in errors and keeps it in the environment.
         channel.set("authorization", f"Bearer {token}")
-    spark: Any = RemoteSession.builder.channelBuilder(channel).getOrCreate()
+    spark: Any = RemoteSession.builder.channelBuilder(channel).create()
     spark.client.set_retry_policies([DefaultPolicy(**_RETRIES)])
     try:
         for name, value in conf.items():

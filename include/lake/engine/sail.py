@@ -5,6 +5,7 @@ Its cache keeps nothing. So what is computed once is a stage of Parquet files, a
 
 import atexit
 import os
+import secrets
 import shutil
 import subprocess
 import uuid
@@ -19,8 +20,8 @@ import pyarrow as pa
 from pyarrow import compute, dataset
 
 from include.lake import settings
-from include.lake.engine import connect, sail_server, server
-from include.lake.errors import CODE, DATA, INFRASTRUCTURE, LakeError
+from include.lake.engine import connect, kinds, sail_server, server
+from include.lake.errors import CODE, DATA, LakeError
 from include.lake.local import processes, wait
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.storage import Snapshot, store
@@ -49,7 +50,10 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
     if given is not None:
         yield given
     else:
-        with connect.session(address() or _of_this_process(), SESSION_CONF) as spark:
+        where, token = address(), settings.engine_token()
+        if where is None:
+            where, token = _of_this_process()
+        with connect.session(where, SESSION_CONF, token) as spark:
             yield spark
 
 
@@ -68,19 +72,18 @@ def address() -> str | None:
     return server.address(settings.SAIL)
 
 
-# Process -> its server and the address of it. A fork has another pid and needs its own.
-_own: dict[int, tuple["subprocess.Popen[bytes]", str]] = {}
+# Process -> its server, with the address and the token of it. A fork has another pid and needs its own.
+_own: dict[int, tuple["subprocess.Popen[bytes]", str, str]] = {}
 
 
-def _of_this_process() -> str:
-    """The address of a server that ends with this process."""
+def _of_this_process() -> tuple[str, str]:
+    """The address and the token of a server that ends with this process."""
     pid = os.getpid()
     if pid in _own and _own[pid][0].poll() is None:
-        return _own[pid][1]
+        return _own[pid][1:]
     server.state_folder().mkdir(parents=True, exist_ok=True)
-    server.ensure_token()
-    port = server.free_port()
-    command, environment = sail_server.command(port, str(pid))
+    port, token = server.free_port(), secrets.token_urlsafe(32)
+    command, environment = sail_server.command(port, token, str(pid))
     log = server.state_folder() / "own.log"
     with open(log, "a") as output:
         started = subprocess.Popen(
@@ -94,13 +97,26 @@ def _of_this_process() -> str:
         return server.listens(port)
 
     wait.until(listens, _START_SECONDS, "Sail to listen", pause=0.02)
-    _own[pid] = started, f"sc://127.0.0.1:{port}"
-    return _own[pid][1]
+    _own[pid] = started, f"sc://127.0.0.1:{port}", token
+    return _own[pid][1:]
 
 
 def view(spark: "SparkSession", name: str, address: str, version: int) -> None:
     """Let the session's SELECTs read a table, as it is at one version of its Delta log, under a name."""
     spark.read.format("delta").option("versionAsOf", version).load(address).createOrReplaceTempView(name)
+
+
+def types(frame: "DataFrame") -> dict[str, str]:
+    """Column -> its type. An error of the SQL gets the class that Spark gives it: Sail has many."""
+    from pyspark.errors import AnalysisException, PySparkException
+    from pyspark.errors.exceptions.connect import SparkConnectGrpcException
+
+    try:
+        return dict(frame.dtypes)
+    except PySparkException as error:
+        if type(error) is SparkConnectGrpcException:  # of the connection
+            raise
+        raise AnalysisException(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -143,18 +159,18 @@ def materialise(frame: "DataFrame") -> "Iterator[_Staged]":
     """The rows, computed once into a stage of Parquet files. It goes with the block, or later if we are killed."""
     folder = server.folder_of_this_process("stage") / uuid.uuid4().hex
     try:
-        schema = frame.schema  # an error of the SELECT comes here, and one of the rows comes below
+        types(frame)  # an error of the SELECT comes here, and one of the rows comes below
         with _computing():
             frame.write.parquet(str(folder))
         folder.mkdir(exist_ok=True)  # of no rows Sail writes no file
-        yield _Staged(frame.sparkSession.read.schema(schema).parquet(str(folder)), folder)
+        yield _Staged(frame.sparkSession.read.schema(frame.schema).parquet(str(folder)), folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def collect(frame: "DataFrame") -> "list[Row]":
     """The rows of a small frame."""
-    _ = frame.schema  # an error of the SQL comes here, and one of the rows comes below
+    types(frame)  # an error of the SQL comes here, and one of the rows comes below
     with _computing():
         return frame.collect()
 
@@ -168,17 +184,16 @@ def _computing() -> Iterator[None]:
         yield
     except PySparkException as error:
         if type(error).__name__ in (*_OF_CODE, *_OF_VALUES):
-            raise SparkRuntimeException(f"{error} SQLSTATE: {_OF_DATA}", sqlState=_OF_DATA) from None
+            raise SparkRuntimeException(f"{str(error).rstrip('.')}. SQLSTATE: {_OF_DATA}") from None
         raise
 
 
 def kind(error: BaseException) -> str | None:
     """The class of an error of Sail; None for other errors."""
     names = [base.__name__ for base in type(error).__mro__]
-    if "PySparkException" not in names:
-        return INFRASTRUCTURE if type(error).__module__.startswith("grpc") else None
-    if _NO_MEMORY in str(error):
-        return INFRASTRUCTURE
-    if f"SQLSTATE: {_OF_DATA}" in str(error) or any(name in _OF_VALUES for name in names):
-        return DATA
-    return CODE if any(name in _OF_CODE for name in names) else INFRASTRUCTURE
+    if "PySparkException" in names and "SQLSTATE" not in str(error) and _NO_MEMORY not in str(error):
+        # The narrower class first: a number that cannot be read is also an illegal argument.
+        for classes, found in (_OF_VALUES, DATA), (_OF_CODE, CODE):
+            if any(name in classes for name in names):
+                return found
+    return kinds.of(error)

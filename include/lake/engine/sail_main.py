@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -43,7 +43,7 @@ class _Gate(grpc.GenericRpcHandler):
         call = self._sail.stream_stream(handler_call_details.method)
 
         def pass_on(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            answers = call(requests, metadata=passed, timeout=context.time_remaining())
+            answers = call(requests, metadata=passed)
             context.add_callback(answers.cancel)
             try:
                 yield from answers
@@ -93,7 +93,7 @@ def _end_with_the_parent(sail: "subprocess.Popen[str]") -> None:
     sail.kill()
 
 
-def sail() -> None:
+def sail() -> NoReturn:
     """Run Sail, and end with the gate: then nobody holds the other end of our input."""
     from pysail.spark import SparkConnectServer
 
@@ -117,4 +117,6 @@ def _close_port(port: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(sail() if sys.argv[1] == "sail" else gate(int(sys.argv[1]), len(sys.argv) > 2))
+    if sys.argv[1] == "sail":
+        sail()
+    sys.exit(gate(int(sys.argv[1]), with_its_parent=len(sys.argv) > 2))

@@ -9,7 +9,7 @@ from include.lake.engine.server import temporary_folder
 from include.lake.errors import LakeError
 
 
-def command(port: int, name: str = "server") -> tuple[list[str], dict[str, str]]:
+def command(port: int, token: str, name: str = "server") -> tuple[list[str], dict[str, str]]:
     """The command that runs a server, and its environment. `name`: of its folder for files that it spills."""
     if importlib.util.find_spec("pysail") is None:
         raise LakeError("pysail is not installed: run `make setup`")
@@ -21,10 +21,9 @@ def command(port: int, name: str = "server") -> tuple[list[str], dict[str, str]]
         "SAIL_RUNTIME__MEMORY_POOL__TYPE": "greedy",
         "SAIL_RUNTIME__MEMORY_POOL__GREEDY__MAX_SIZE": str(settings.engine_memory_bytes()),
         "SAIL_RUNTIME__TEMPORARY_FILES__PATHS": f'["{temporary_folder(name)}"]',
+        "LAKE_ENGINE_TOKEN": token,  # not an argument: other users could see it in the list of processes
         "SAIL_EXECUTION__DEFAULT_PARALLELISM": "0" if cores == "*" else cores,
     }
-    if token := settings.engine_token():  # not as an argument: other users could see it in the list of processes
-        environment["LAKE_ENGINE_TOKEN"] = token
     program = str(settings.ROOT / "include" / "lake" / "engine" / "sail_main.py")
     # -P: else the modules beside the program would stand for packages of their names.
     return [sys.executable, "-P", program, str(port)], environment

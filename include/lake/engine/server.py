@@ -178,7 +178,7 @@ def _command(engine: str, port: int) -> tuple[list[str], dict[str, str]]:
     if engine == settings.SAIL:
         from include.lake.engine import sail_server
 
-        return sail_server.command(port)
+        return sail_server.command(port, settings.engine_token() or "")
     from include.lake.engine import spark_server
 
     return spark_server.command(port)

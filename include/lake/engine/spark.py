@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from include.lake import settings
-from include.lake.engine import connect, server, spark_server, toolchain
-from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE
+from include.lake.engine import connect, kinds, server, spark_server, toolchain
+from include.lake.errors import CONFLICT
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.storage import Snapshot
 
@@ -28,25 +27,6 @@ SESSION_CONF = {
     # A build that replaces no rows by no rows also needs a commit, because the commit carries the build record.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
-_CLASSES = {
-    # What the kinds of SQLSTATE mean: https://spark.apache.org/docs/latest/sql-error-conditions-sqlstates.html
-    "07": CODE,  # dynamic SQL
-    "0A": CODE,  # not supported
-    "21": DATA,  # one row was expected and several came
-    "22": DATA,  # a value that cannot be cast, divided by, indexed with …
-    "23": DATA,  # a constraint of the table
-    "2D": CONFLICT,  # Delta: somebody else committed in between
-    # A function of ours on some value. Spark says 38 of Python functions and 39 of others; other days may do well.
-    "38": DATA,
-    "39": DATA,
-    "40": CONFLICT,  # a transaction that was rolled back
-    "42": CODE,  # syntax, names, types
-    "44": DATA,  # Delta: a row outside the range that is replaced
-    "46": CODE,  # a class or a setting that Spark has not
-    "54": DATA,  # a limit on what one row or one job may hold
-    "P0": DATA,  # raise_error() in a SELECT
-}
-_SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
 # How Delta says that someone else committed in between. Through Connect only the name in the text survives.
 _CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
 
@@ -57,7 +37,7 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
     if given is not None:
         yield given
     elif where := _address():
-        with connect.session(where, SESSION_CONF) as spark:
+        with connect.session(where, SESSION_CONF, settings.engine_token()) as spark:
             yield spark
     else:
         yield _in_process()
@@ -103,6 +83,11 @@ def view(spark: "SparkSession", name: str, address: str, version: int) -> None:
     spark.read.format("delta").option("versionAsOf", version).load(address).createOrReplaceTempView(name)
 
 
+def types(frame: "DataFrame") -> dict[str, str]:
+    """Column -> its type."""
+    return dict(frame.dtypes)
+
+
 @dataclass(frozen=True)
 class _Cached:
     """Rows that Spark keeps in its cache."""
@@ -143,14 +128,4 @@ def collect(frame: "DataFrame") -> "list[Row]":
 
 def kind(error: BaseException) -> str | None:
     """The class of an error of Spark, also where it is the text of another error; None for other errors."""
-    if any(name in str(error) for name in _CONFLICTS):
-        return CONFLICT
-    # By name, so that a failure is explained without importing Spark.
-    is_spark = any(base.__name__ == "PySparkException" for base in type(error).__mro__)
-    state = getattr(error, "getSqlState", lambda: None)() if is_spark else None
-    if not state and (in_text := _SQLSTATE.search(str(error))):
-        state = in_text[1]
-    if state:
-        return _CLASSES.get(state[:2], INFRASTRUCTURE)
-    # An error without a state is one of Spark or its machine, and not of what it was asked for.
-    return INFRASTRUCTURE if is_spark or type(error).__module__.startswith("grpc") else None
+    return CONFLICT if any(name in str(error) for name in _CONFLICTS) else kinds.of(error)

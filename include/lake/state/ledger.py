@@ -138,8 +138,8 @@ def failed(
     """Enter a build that published nothing: the reason, the inputs it read, the table's version at its start."""
     row = {
         **_EMPTY_ROW, "table": table, "status": FAILED, "table_id": table_id, "version": version, "build_id": build_id,
-        "built_at": datetime.now(UTC), "run": run, "engine": settings.engine(), "code_id": code_id, "inputs": inputs, "seconds": seconds,
-        "build_days": len(days), "checks": checks, "error": error[:_ERROR_LENGTH],
+        "built_at": datetime.now(UTC), "run": run, "engine": settings.engine(), "code_id": code_id, "inputs": inputs,
+        "seconds": seconds, "build_days": len(days), "checks": checks, "error": error[:_ERROR_LENGTH],
     }  # fmt: skip
     append([{**row, "partition": day} for day in days])
 

@@ -1,0 +1,38 @@
+"""The class of an error of PySpark, which follows from its SQLSTATE."""
+
+import re
+
+from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE
+
+_CLASSES = {
+    # What the kinds of SQLSTATE mean: https://spark.apache.org/docs/latest/sql-error-conditions-sqlstates.html
+    "07": CODE,  # dynamic SQL
+    "0A": CODE,  # not supported
+    "21": DATA,  # one row was expected and several came
+    "22": DATA,  # a value that cannot be cast, divided by, indexed with …
+    "23": DATA,  # a constraint of the table
+    "2D": CONFLICT,  # Delta: somebody else committed in between
+    # A function of ours on some value. Spark says 38 of Python functions and 39 of others; other days may do well.
+    "38": DATA,
+    "39": DATA,
+    "40": CONFLICT,  # a transaction that was rolled back
+    "42": CODE,  # syntax, names, types
+    "44": DATA,  # Delta: a row outside the range that is replaced
+    "46": CODE,  # a class or a setting that Spark has not
+    "54": DATA,  # a limit on what one row or one job may hold
+    "P0": DATA,  # raise_error() in a SELECT
+}
+_SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
+
+
+def of(error: BaseException) -> str | None:
+    """The class of an error, also where it is the text of another error; None for errors of something else."""
+    # By name, so that a failure is explained without importing Spark.
+    is_spark = any(base.__name__ == "PySparkException" for base in type(error).__mro__)
+    state = getattr(error, "getSqlState", lambda: None)() if is_spark else None
+    if not state and (in_text := _SQLSTATE.search(str(error))):
+        state = in_text[1]
+    if state:
+        return _CLASSES.get(state[:2], INFRASTRUCTURE)
+    # An error without a state is one of the engine or its machine, and not of what it was asked for.
+    return INFRASTRUCTURE if is_spark or type(error).__module__.startswith("grpc") else None

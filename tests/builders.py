@@ -22,8 +22,8 @@ from deltalake import DeltaTable
 
 from include.lake import settings
 from include.lake.build import runner
+from include.lake.engine import server
 from include.lake.engine import spark as session
-from include.lake.engine import spark_server
 from include.lake.project import contracts
 from include.lake.project.days import day_range
 from include.lake.state import ledger
@@ -46,6 +46,11 @@ def how_many(default: int) -> int:
     return int(os.environ.get("N") or default)
 
 
+def sample(number: int) -> int:
+    """How many of the examples the engine of LAKE_ENGINE tries: all on Sail, and with N=…; else a few on Spark."""
+    return number if settings.engine() == settings.SAIL or os.environ.get("N") else -(-number // 4)
+
+
 class Progress:
     """Says every ten seconds how far `make faults N=…` and the like are, past pytest, which would keep it."""
 
@@ -62,17 +67,22 @@ class Progress:
             print(line, file=sys.__stdout__, flush=True)
 
 
+# For a test of builders in processes of their own.
+ON_BOTH = pytest.mark.parametrize("shop", [settings.SAIL, settings.SPARK], indirect=True)
+
+
 @contextmanager
-def a_shop(home: Path, project: Any) -> Iterator[None]:
-    """A lake with the two tables in it, and a Spark Connect server that all builders share."""
+def a_shop(engine: str, project: Any) -> Iterator[None]:
+    """A lake with the two tables in it, and a server of an engine that all builders share."""
     project(FILES)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAKE_ENGINE", engine)
         patch.setenv("LAKE_ENGINE_MEMORY", "1g")
-        spark_server.start(lambda line: None)
+        server.start(engine, lambda line: None)
         try:
             yield
         finally:
-            spark_server.stop(patience=0)
+            server.stop(patience=0)
 
 
 def deliver(number: int, days: list[str]) -> None:
@@ -91,13 +101,15 @@ def some_days(chance: random.Random) -> list[str]:
 
 def start(work: Callable[..., None], *arguments: Any) -> Any:
     """Run `work` in a process of its own, in the same lake and project."""
-    process = _processes.Process(target=_in_the_lake, args=(str(settings.home()), settings.SQL, work, *arguments))
+    process = _processes.Process(
+        target=_in_the_lake, args=(str(settings.home()), settings.engine(), settings.SQL, work, *arguments)
+    )
     process.start()
     return process
 
 
-def _in_the_lake(home: str, sql: Path, work: Callable[..., None], *arguments: Any) -> None:
-    os.environ["LAKE_HOME"], settings.SQL = home, sql
+def _in_the_lake(home: str, engine: str, sql: Path, work: Callable[..., None], *arguments: Any) -> None:
+    os.environ["LAKE_HOME"], os.environ["LAKE_ENGINE"], settings.SQL = home, engine, sql
     session.SESSION_CONF.update(QUICK)
     work(*arguments)
 

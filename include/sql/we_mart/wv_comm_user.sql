@@ -99,17 +99,23 @@ event_days as (
     where since <= cast(:end_date as date)
     group by 1, 2, 3
 ),
--- What is known at the end of the days from `since` until before `until`.
-event_periods as (
+known_event_days as (
     select
+        event_days.*,
+        explode(sequence(since, cast(:end_date as date))) as day
+    from event_days
+),
+-- What is known at the end of each day.
+event_states as (
+    select
+        day,
         comm_id,
         user_id,
-        since,
-        lead(since) over (partition by comm_id, user_id order by since) as until,
-        max(last_log_id) over (partition by comm_id, user_id order by since) as last_log_id,
-        sum(subscribes) over (partition by comm_id, user_id order by since) as subscribes,
-        sum(unsubscribes) over (partition by comm_id, user_id order by since) as unsubscribes
-    from event_days
+        max(last_log_id) as last_log_id,
+        sum(subscribes) as subscribes,
+        sum(unsubscribes) as unsubscribes
+    from known_event_days
+    group by day, comm_id, user_id
 ),
 countries as (
     select
@@ -130,15 +136,22 @@ country_days as (
         since,
         max(number) as last_number
     from countries
+    where since <= cast(:end_date as date)
     group by user_id, since
 ),
-country_periods as (
+known_country_days as (
     select
-        user_id,
-        since,
-        lead(since) over (partition by user_id order by since) as until,
-        max(last_number) over (partition by user_id order by since) as last_number
+        country_days.*,
+        explode(sequence(since, cast(:end_date as date))) as day
     from country_days
+),
+country_states as (
+    select
+        day,
+        user_id,
+        max(last_number) as last_number
+    from known_country_days
+    group by day, user_id
 ),
 users as (
     select
@@ -296,19 +309,24 @@ memberships as (
         and fc.is_cx_by_restore = 0
     group by fc.part_date, fc.we_member_id, fc.comm_id
 ),
-push_settings as (
+numbered_settings as (
     select
-        config.community_id as comm_id,
-        config.user_id,
-        min(struct(
-            config.artist_cheering_me_push_enabled, config.artist_comment_push_enabled,
-            config.artist_live_on_air_push_enabled, config.artist_live_reservation_push_enabled,
-            config.artist_moment_push_enabled, config.artist_post_push_enabled, config.comment_push_enabled,
-            config.community_anniversary_push_enabled, config.community_media_push_enabled,
-            config.community_notice_push_enabled, config.following_push_enabled
-        )) as push
+        config.*,
+        row_number() over (
+            partition by config.community_id, config.user_id
+            order by
+                config.artist_cheering_me_push_enabled, config.artist_comment_push_enabled,
+                config.artist_live_on_air_push_enabled, config.artist_live_reservation_push_enabled,
+                config.artist_moment_push_enabled, config.artist_post_push_enabled, config.comment_push_enabled,
+                config.community_anniversary_push_enabled, config.community_media_push_enabled,
+                config.community_notice_push_enabled, config.following_push_enabled
+        ) as number
     from weverse2.notification_push_config as config
-    group by config.community_id, config.user_id
+),
+push_settings as (
+    select numbered_settings.*
+    from numbered_settings
+    where number = 1
 ),
 joined as (
     select
@@ -373,8 +391,8 @@ select
     coalesce(reports.report.count, 0L) as sum_report_count,
     cast(
         case last_event.type
-            when 'subscribe' then event_periods.subscribes
-            when 'unsubscribe' then event_periods.unsubscribes
+            when 'subscribe' then event_states.subscribes
+            when 'unsubscribe' then event_states.unsubscribes
         end as int
     ) as comm_user_seq,
     'ALL' as notification_type,
@@ -390,17 +408,17 @@ select
     cast(null as tinyint) as like_on_my_post_alarm,
     cast(null as tinyint) as comment_on_my_post_alarm,
     cast(null as tinyint) as after_receiving_artist_comment_alarm,
-    cast(lower(push.artist_cheering_me_push_enabled) <=> 'true' as tinyint) as artist_cheering_me_push_enabled,
-    cast(lower(push.artist_comment_push_enabled) <=> 'true' as tinyint) as artist_comment_push_enabled,
-    cast(lower(push.artist_live_on_air_push_enabled) <=> 'true' as tinyint) as artist_live_on_air_push_enabled,
-    cast(lower(push.artist_live_reservation_push_enabled) <=> 'true' as tinyint) as artist_live_reservation_push_enabled,
-    cast(lower(push.artist_moment_push_enabled) <=> 'true' as tinyint) as artist_moment_push_enabled,
-    cast(lower(push.artist_post_push_enabled) <=> 'true' as tinyint) as artist_post_push_enabled,
-    cast(lower(push.comment_push_enabled) <=> 'true' as tinyint) as comment_push_enabled,
-    cast(lower(push.community_anniversary_push_enabled) <=> 'true' as tinyint) as community_anniversary_push_enabled,
-    cast(lower(push.community_media_push_enabled) <=> 'true' as tinyint) as community_media_push_enabled,
-    cast(lower(push.community_notice_push_enabled) <=> 'true' as tinyint) as community_notice_push_enabled,
-    cast(lower(push.following_push_enabled) <=> 'true' as tinyint) as following_push_enabled,
+    cast(lower(push_settings.artist_cheering_me_push_enabled) <=> 'true' as tinyint) as artist_cheering_me_push_enabled,
+    cast(lower(push_settings.artist_comment_push_enabled) <=> 'true' as tinyint) as artist_comment_push_enabled,
+    cast(lower(push_settings.artist_live_on_air_push_enabled) <=> 'true' as tinyint) as artist_live_on_air_push_enabled,
+    cast(lower(push_settings.artist_live_reservation_push_enabled) <=> 'true' as tinyint) as artist_live_reservation_push_enabled,
+    cast(lower(push_settings.artist_moment_push_enabled) <=> 'true' as tinyint) as artist_moment_push_enabled,
+    cast(lower(push_settings.artist_post_push_enabled) <=> 'true' as tinyint) as artist_post_push_enabled,
+    cast(lower(push_settings.comment_push_enabled) <=> 'true' as tinyint) as comment_push_enabled,
+    cast(lower(push_settings.community_anniversary_push_enabled) <=> 'true' as tinyint) as community_anniversary_push_enabled,
+    cast(lower(push_settings.community_media_push_enabled) <=> 'true' as tinyint) as community_media_push_enabled,
+    cast(lower(push_settings.community_notice_push_enabled) <=> 'true' as tinyint) as community_notice_push_enabled,
+    cast(lower(push_settings.following_push_enabled) <=> 'true' as tinyint) as following_push_enabled,
     case when first_joined.migrated_dt is not null then first_joined.first_join_dt end as v_ch_join_dt,
     cast(users.account.vlive_id is not null as int) as is_v_user,
     first_joined.comm_id as part_comm_id,
@@ -408,18 +426,14 @@ select
     case when first_joined.last_join_dt is null then 'no_last_join' end as drop_reason
 from first_joined
 left join users on users.day = first_joined.day and users.user_id = first_joined.user_id
-left join event_periods
-    on event_periods.comm_id = first_joined.comm_id
-    and event_periods.user_id = first_joined.user_id
-    and first_joined.day >= event_periods.since
-    and (event_periods.until is null or first_joined.day < event_periods.until)
-left join events as last_event on last_event.log_id = event_periods.last_log_id
-left join country_periods
-    on country_periods.user_id = first_joined.user_id
-    and first_joined.day >= country_periods.since
-    and (country_periods.until is null or first_joined.day < country_periods.until)
+left join event_states
+    on event_states.day = first_joined.day
+    and event_states.comm_id = first_joined.comm_id
+    and event_states.user_id = first_joined.user_id
+left join events as last_event on last_event.log_id = event_states.last_log_id
+left join country_states on country_states.day = first_joined.day and country_states.user_id = first_joined.user_id
 left join countries as last_country
-    on last_country.user_id = country_periods.user_id and last_country.number = country_periods.last_number
+    on last_country.user_id = country_states.user_id and last_country.number = country_states.last_number
 left join artists on artists.comm_id = first_joined.comm_id
 left join first_weverse
     on first_weverse.user_id = first_joined.user_id and first_weverse.we_art_id = artists.artist.we_art_id
@@ -430,7 +444,8 @@ left join memberships
     on memberships.day = first_joined.day
     and memberships.we_member_id = users.account.we_member_id
     and memberships.comm_id = first_joined.comm_id
-left join push_settings on push_settings.comm_id = first_joined.comm_id and push_settings.user_id = first_joined.user_id
+left join push_settings
+    on push_settings.community_id = first_joined.comm_id and push_settings.user_id = first_joined.user_id
 where
     coalesce(cast(first_joined.last_join_dt as date) <= first_joined.day, true)
     and not coalesce(

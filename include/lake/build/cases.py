@@ -275,7 +275,7 @@ def run(spark: SparkSession, case: Case) -> list[str]:
     It reads and writes no table: the case's rows are views of the session.
     """
     for name in lineage.inputs(case.table):
-        _register(spark, name, case.inputs.get(name, []))
+        register(spark, name, case.inputs.get(name, []))
     frame = runner.compute(spark, case.table, case.start, case.end)
     types = {c.name: c.type for c in contracts.get(case.table).columns if c.name != RUN_TIMESTAMP}
     columns = [name for name in types if any(name in row for row in case.expect)]
@@ -294,7 +294,7 @@ def run(spark: SparkSession, case: Case) -> list[str]:
 _empty: dict[int, dict[str, Any]] = {}
 
 
-def _register(spark: SparkSession, table: str, rows: list[dict[str, Any]]) -> None:
+def register(spark: SparkSession, table: str, rows: list[dict[str, Any]]) -> None:
     """Make `rows` the view that stands for `table`."""
     columns = contracts.get(table).columns
     schema = ", ".join(f"{column.name} {column.type}" for column in columns)

@@ -1,103 +1,168 @@
-with snapshots as (
+with profile_days as (
     -- A snapshot speaks for its own day and the two after it: who leaves at midnight is missing from the last one.
     select
-        day.day,
+        explode(sequence(
+            greatest(cast(profile.part_date as date), cast(:start_date as date)),
+            least(date_add(cast(profile.part_date as date), 2), cast(:end_date as date))
+        )) as day,
         profile.community_id as comm_id,
         profile.user_id,
-        max(struct(profile.part_date, profile.profile_name, profile.data)) as newest
+        profile.part_date,
+        profile.profile_name,
+        profile.data
     from we_mart.ods_wv_member_profile as profile
-    lateral view explode(sequence(cast(profile.part_date as date), date_add(cast(profile.part_date as date), 2))) day as day
-    where
-        profile.part_date between date_format(date_sub(cast(:start_date as date), 2), 'yyyy-MM-dd') and :end_date
-        and day.day between cast(:start_date as date) and cast(:end_date as date)
-    group by day.day, profile.community_id, profile.user_id
+    where profile.part_date between date_format(date_sub(cast(:start_date as date), 2), 'yyyy-MM-dd') and :end_date
+),
+snapshots as (
+    select
+        day,
+        comm_id,
+        user_id,
+        max(struct(part_date, profile_name, data)) as newest
+    from profile_days
+    group by day, comm_id, user_id
+),
+-- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as part of a text of ours, whose
+-- `end` is there only if the JSON is one object and no more. A half of a surrogate pair is left out of it. A number with
+-- a fraction, an exponent or 18 digits is read as a text, because each engine would write it in its own way.
+snapshots_read as (
+    select
+        snapshots.*,
+        from_json(
+            concat('{"json":', regexp_replace(
+                regexp_replace(snapshots.newest.data, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
+                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
+            ), ',"end":0}'),
+            'json struct<
+                firstJoinAt string, lastJoinAt string, hidden string, profileImageUrl string, profileCoverImageUrl string
+            >, end int, _corrupt_record string',
+            map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
+        ) as data
+    from snapshots
+),
+fields as (
+    select
+        snapshots_read.*,
+        case when data.end = 0 and data._corrupt_record is null then data.json end as field
+    from snapshots_read
 ),
 profiles as (
     select
-        snapshots.day,
-        snapshots.comm_id,
-        snapshots.user_id,
-        snapshots.newest.profile_name,
+        day,
+        comm_id,
+        user_id,
+        newest.profile_name,
         -- ms since epoch become KST wall clock; a number outside the years 1 to 9999 (KST) is no time.
         case
-            when try_cast(field.first_join_at as bigint) between -62135596800000 and 253402268399999
-                then timestamp_millis(try_cast(field.first_join_at as bigint)) + interval 9 hours
+            when try_cast(field.firstJoinAt as bigint) between -62135596800000 and 253402268399999
+                then timestamp_millis(try_cast(field.firstJoinAt as bigint)) + interval 9 hours
         end as first_join_dt,
         case
-            when try_cast(field.last_join_at as bigint) between -62135596800000 and 253402268399999
-                then timestamp_millis(try_cast(field.last_join_at as bigint)) + interval 9 hours
+            when try_cast(field.lastJoinAt as bigint) between -62135596800000 and 253402268399999
+                then timestamp_millis(try_cast(field.lastJoinAt as bigint)) + interval 9 hours
         end as last_join_dt,
         field.hidden,
-        field.image,
-        field.cover_image
-    from snapshots
-    lateral view json_tuple(
-        snapshots.newest.data, 'firstJoinAt', 'lastJoinAt', 'hidden', 'profileImageUrl', 'profileCoverImageUrl'
-    ) field as first_join_at, last_join_at, hidden, image, cover_image
+        field.profileImageUrl as image,
+        field.profileCoverImageUrl as cover_image
+    from fields
+),
+numbered_events as (
+    select
+        log.*,
+        row_number() over (
+            partition by log.log_id order by log.community_id, log.user_id, log.type, log.change_at
+        ) as number
+    from weverse2.community_log_member_status_log as log
+    where log.type in ('subscribe', 'unsubscribe') and log.change_at between 0 and 253402268399999
 ),
 events as (
     select
-        log.log_id,
-        min(struct(log.community_id, log.user_id, log.type, log.change_at)) as event
-    from weverse2.community_log_member_status_log as log
-    where log.type in ('subscribe', 'unsubscribe') and log.change_at between 0 and 253402268399999
-    group by log.log_id
-),
-dated_events as (
-    select
         log_id,
-        event.community_id as comm_id,
-        event.user_id,
-        event.type,
-        event.change_at,
-        cast(timestamp_millis(event.change_at) + interval 9 hours as date) as since
-    from events
+        community_id as comm_id,
+        user_id,
+        type,
+        change_at,
+        cast(timestamp_millis(change_at) + interval 9 hours as date) as since
+    from numbered_events
+    where number = 1
 ),
--- What was known at the end of the day `since`: one row per community, user and day with an event.
-event_states as (
-    select distinct
+-- What came before :start_date counts as one day. So there are few rows to go through, however long the history is.
+event_days as (
+    select
         comm_id,
         user_id,
-        since,
-        max(struct(log_id, type, change_at)) over (partition by comm_id, user_id order by since) as last_event,
-        count_if(type = 'subscribe') over (partition by comm_id, user_id order by since) as subscribes,
-        count_if(type = 'unsubscribe') over (partition by comm_id, user_id order by since) as unsubscribes
-    from dated_events
+        greatest(since, cast(:start_date as date)) as since,
+        max(log_id) as last_log_id,
+        count_if(type = 'subscribe') as subscribes,
+        count_if(type = 'unsubscribe') as unsubscribes
+    from events
     where since <= cast(:end_date as date)
+    group by 1, 2, 3
 ),
-event_periods as (
+known_event_days as (
     select
-        event_states.*,
-        lead(since) over (partition by comm_id, user_id order by since) as until
-    from event_states
+        event_days.*,
+        explode(sequence(since, cast(:end_date as date))) as day
+    from event_days
 ),
-country_states as (
-    select distinct
+-- What is known at the end of each day.
+event_states as (
+    select
+        day,
+        comm_id,
+        user_id,
+        max(last_log_id) as last_log_id,
+        sum(subscribes) as subscribes,
+        sum(unsubscribes) as unsubscribes
+    from known_event_days
+    group by day, comm_id, user_id
+),
+countries as (
+    select
         history.user_id,
-        greatest(cast(history.part_date as date), cast(history.created_at + interval 9 hours as date)) as since,
-        max(struct(history.created_at, history.country, history.part_date)) over (
-            partition by history.user_id
-            order by greatest(cast(history.part_date as date), cast(history.created_at + interval 9 hours as date))
-        ) as latest
+        history.country,
+        greatest(
+            cast(history.part_date as date), cast(history.created_at + interval 9 hours as date), cast(:start_date as date)
+        ) as since,
+        row_number() over (
+            partition by history.user_id order by history.created_at, history.country, history.part_date
+        ) as number
     from we_mart.wv_user_ctry_history as history
     where history.part_date <= :end_date and history.created_at is not null
 ),
-country_periods as (
+country_days as (
     select
-        country_states.*,
-        lead(since) over (partition by user_id order by since) as until
-    from country_states
+        user_id,
+        since,
+        max(number) as last_number
+    from countries
+    where since <= cast(:end_date as date)
+    group by user_id, since
+),
+known_country_days as (
+    select
+        country_days.*,
+        explode(sequence(since, cast(:end_date as date))) as day
+    from country_days
+),
+country_states as (
+    select
+        day,
+        user_id,
+        max(last_number) as last_number
+    from known_country_days
+    group by day, user_id
 ),
 users as (
     select
-        cast(user.part_date as date) as day,
-        user.wv_user_id as user_id,
+        cast(account.part_date as date) as day,
+        account.wv_user_id as user_id,
         min(struct(
-            user.we_member_id is null as last_of_all, user.we_member_id, user.wv_status, user.wv_leave_dt, user.vlive_id
+            account.we_member_id is null as last_of_all, account.we_member_id, account.wv_status, account.wv_leave_dt, account.vlive_id
         )) as account
-    from we_mart.we_user as user
-    where user.part_date between :start_date and :end_date and user.wv_user_id is not null
-    group by user.part_date, user.wv_user_id
+    from we_mart.we_user as account
+    where account.part_date between :start_date and :end_date and account.wv_user_id is not null
+    group by account.part_date, account.wv_user_id
 ),
 channels as (
     select
@@ -106,15 +171,30 @@ channels as (
     from we_meta.v_to_wv_comm_mapping as mapping
     group by mapping.v_comm_id
 ),
-channel_moves as (
+-- JSON is read as that of the profiles is.
+moves_read as (
     select
         log.key as user_id,
         log.created_at,
-        channel.v_comm_id
+        from_json(
+            concat('{"json":', regexp_replace(
+                regexp_replace(log.data, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
+                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
+            ), ',"end":0}'),
+            'json struct<vChannels array<string>>, end int, _corrupt_record string',
+            map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
+        ) as data
     from weverse2.community_log_v_member_migration as log
-    lateral view explode(from_json(log.data, 'vChannels array<string>').vChannels) channel as v_comm_id
     -- From 2022-11-02 00:00 KST.
     where log.type = 'MEMBER' and log.created_at between 1667314800000 and 253402268399999
+),
+channel_moves as (
+    select
+        user_id,
+        created_at,
+        explode(data.json.vChannels) as v_comm_id
+    from moves_read
+    where data.end = 0 and data._corrupt_record is null
 ),
 migrations as (
     select
@@ -141,23 +221,37 @@ first_weverse as (
     from we_mart.wv1_join_info as info
     group by info.wv_user_id, info.we_art_id
 ),
-official_names as (
+specials_read as (
     select
         special.community_id as comm_id,
         special.user_id,
         special.special_member_type as type,
-        special.data,
+        special.data as text,
         from_json(
-            special.data, 'officialName struct<values: struct<ko: string, en: string, jp: string>>'
-        ).officialName.values as names
+            concat('{"json":', regexp_replace(
+                regexp_replace(special.data, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
+                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
+            ), ',"end":0}'),
+            'json struct<officialName struct<values: struct<ko: string, en: string, jp: string>>>, end int, _corrupt_record string',
+            map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
+        ) as data
     from weverse2.community_member_special_member as special
     where special.special_member_type in ('ARTIST', 'OTHER_COMMUNITY_ARTIST')
+),
+official_names as (
+    select
+        comm_id,
+        user_id,
+        type,
+        text,
+        case when data.end = 0 and data._corrupt_record is null then data.json.officialName.values end as names
+    from specials_read
 ),
 specials as (
     select
         comm_id,
         user_id,
-        min(struct(type, data, coalesce(nullif(names.ko, ''), nullif(names.en, ''), nullif(names.jp, '')) as name)) as special
+        min(struct(type, text, coalesce(nullif(names.ko, ''), nullif(names.en, ''), nullif(names.jp, '')) as name)) as special
     from official_names
     group by comm_id, user_id
 ),
@@ -169,16 +263,35 @@ artist_names as (
     where special.type = 'ARTIST'
     group by user_id
 ),
-reports as (
+reports_read as (
     select
         regexp_extract(report.author_id, '^[A-Za-z]-([0-9]+-[0-9]+)\\z', 1) as comm_user_id,
-        min(struct(
-            report.author_id, report.value,
-            try_cast(from_json(report.value, 'cumulativeReportCount string').cumulativeReportCount as bigint) as count
-        )) as report
+        report.author_id,
+        report.value as text,
+        from_json(
+            concat('{"json":', regexp_replace(
+                regexp_replace(report.value, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
+                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
+            ), ',"end":0}'),
+            'json struct<cumulativeReportCount string>, end int, _corrupt_record string',
+            map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
+        ) as value
     from weverse2.community_common_report as report
     where report.report_type = 'MEMBER' and report.author_id rlike '^[A-Za-z]-[0-9]+-[0-9]+\\z'
-    group by 1
+),
+reports as (
+    select
+        comm_user_id,
+        min(struct(
+            author_id,
+            text,
+            case
+                when value.end = 0 and value._corrupt_record is null
+                    then try_cast(value.json.cumulativeReportCount as bigint)
+            end as count
+        )) as report
+    from reports_read
+    group by comm_user_id
 ),
 memberships as (
     select
@@ -196,19 +309,24 @@ memberships as (
         and fc.is_cx_by_restore = 0
     group by fc.part_date, fc.we_member_id, fc.comm_id
 ),
-push_settings as (
+numbered_settings as (
     select
-        config.community_id as comm_id,
-        config.user_id,
-        min(struct(
-            config.artist_cheering_me_push_enabled, config.artist_comment_push_enabled,
-            config.artist_live_on_air_push_enabled, config.artist_live_reservation_push_enabled,
-            config.artist_moment_push_enabled, config.artist_post_push_enabled, config.comment_push_enabled,
-            config.community_anniversary_push_enabled, config.community_media_push_enabled,
-            config.community_notice_push_enabled, config.following_push_enabled
-        )) as push
+        config.*,
+        row_number() over (
+            partition by config.community_id, config.user_id
+            order by
+                config.artist_cheering_me_push_enabled, config.artist_comment_push_enabled,
+                config.artist_live_on_air_push_enabled, config.artist_live_reservation_push_enabled,
+                config.artist_moment_push_enabled, config.artist_post_push_enabled, config.comment_push_enabled,
+                config.community_anniversary_push_enabled, config.community_media_push_enabled,
+                config.community_notice_push_enabled, config.following_push_enabled
+        ) as number
     from weverse2.notification_push_config as config
-    group by config.community_id, config.user_id
+),
+push_settings as (
+    select numbered_settings.*
+    from numbered_settings
+    where number = 1
 ),
 joined as (
     select
@@ -241,7 +359,7 @@ select
     case
         when specials.comm_id is not null then coalesce(specials.special.name, artist_names.artist.name)
     end as art_indi_name,
-    country_periods.latest.country as ip_ctry,
+    last_country.country as ip_ctry,
     users.account.wv_status as wv_user_status,
     coalesce(first_weverse.info.comm_user_first_dt, first_joined.first_dt) as comm_user_first_dt,
     coalesce(first_weverse.info.tot_comm_user_first_dt, first_joined.tot_first_dt) as tot_comm_user_first_dt,
@@ -250,15 +368,15 @@ select
     ) as is_first_user_comm,
     case
         when cast(users.account.wv_leave_dt as date) = first_joined.day then 'WV_DEACTIVATED'
-        when event_periods.last_event.type = 'unsubscribe' then 'DEACTIVATED'
+        when last_event.type = 'unsubscribe' then 'DEACTIVATED'
         else 'NORMAL'
     end as comm_user_status,
     coalesce(specials.special.type, 'FAN') as comm_user_grade,
     first_joined.last_join_dt as comm_user_cre_dt,
     coalesce(
         case
-            when event_periods.last_event.type = 'unsubscribe'
-                then timestamp_seconds(event_periods.last_event.change_at div 1000) + interval 9 hours
+            when last_event.type = 'unsubscribe'
+                then timestamp_seconds(last_event.change_at div 1000) + interval 9 hours
         end,
         users.account.wv_leave_dt
     ) as comm_user_end_dt,
@@ -272,9 +390,9 @@ select
     1L as cnt_comm_user_id,
     coalesce(reports.report.count, 0L) as sum_report_count,
     cast(
-        case event_periods.last_event.type
-            when 'subscribe' then event_periods.subscribes
-            when 'unsubscribe' then event_periods.unsubscribes
+        case last_event.type
+            when 'subscribe' then event_states.subscribes
+            when 'unsubscribe' then event_states.unsubscribes
         end as int
     ) as comm_user_seq,
     'ALL' as notification_type,
@@ -290,17 +408,17 @@ select
     cast(null as tinyint) as like_on_my_post_alarm,
     cast(null as tinyint) as comment_on_my_post_alarm,
     cast(null as tinyint) as after_receiving_artist_comment_alarm,
-    cast(lower(push.artist_cheering_me_push_enabled) <=> 'true' as tinyint) as artist_cheering_me_push_enabled,
-    cast(lower(push.artist_comment_push_enabled) <=> 'true' as tinyint) as artist_comment_push_enabled,
-    cast(lower(push.artist_live_on_air_push_enabled) <=> 'true' as tinyint) as artist_live_on_air_push_enabled,
-    cast(lower(push.artist_live_reservation_push_enabled) <=> 'true' as tinyint) as artist_live_reservation_push_enabled,
-    cast(lower(push.artist_moment_push_enabled) <=> 'true' as tinyint) as artist_moment_push_enabled,
-    cast(lower(push.artist_post_push_enabled) <=> 'true' as tinyint) as artist_post_push_enabled,
-    cast(lower(push.comment_push_enabled) <=> 'true' as tinyint) as comment_push_enabled,
-    cast(lower(push.community_anniversary_push_enabled) <=> 'true' as tinyint) as community_anniversary_push_enabled,
-    cast(lower(push.community_media_push_enabled) <=> 'true' as tinyint) as community_media_push_enabled,
-    cast(lower(push.community_notice_push_enabled) <=> 'true' as tinyint) as community_notice_push_enabled,
-    cast(lower(push.following_push_enabled) <=> 'true' as tinyint) as following_push_enabled,
+    cast(lower(push_settings.artist_cheering_me_push_enabled) <=> 'true' as tinyint) as artist_cheering_me_push_enabled,
+    cast(lower(push_settings.artist_comment_push_enabled) <=> 'true' as tinyint) as artist_comment_push_enabled,
+    cast(lower(push_settings.artist_live_on_air_push_enabled) <=> 'true' as tinyint) as artist_live_on_air_push_enabled,
+    cast(lower(push_settings.artist_live_reservation_push_enabled) <=> 'true' as tinyint) as artist_live_reservation_push_enabled,
+    cast(lower(push_settings.artist_moment_push_enabled) <=> 'true' as tinyint) as artist_moment_push_enabled,
+    cast(lower(push_settings.artist_post_push_enabled) <=> 'true' as tinyint) as artist_post_push_enabled,
+    cast(lower(push_settings.comment_push_enabled) <=> 'true' as tinyint) as comment_push_enabled,
+    cast(lower(push_settings.community_anniversary_push_enabled) <=> 'true' as tinyint) as community_anniversary_push_enabled,
+    cast(lower(push_settings.community_media_push_enabled) <=> 'true' as tinyint) as community_media_push_enabled,
+    cast(lower(push_settings.community_notice_push_enabled) <=> 'true' as tinyint) as community_notice_push_enabled,
+    cast(lower(push_settings.following_push_enabled) <=> 'true' as tinyint) as following_push_enabled,
     case when first_joined.migrated_dt is not null then first_joined.first_join_dt end as v_ch_join_dt,
     cast(users.account.vlive_id is not null as int) as is_v_user,
     first_joined.comm_id as part_comm_id,
@@ -308,15 +426,14 @@ select
     case when first_joined.last_join_dt is null then 'no_last_join' end as drop_reason
 from first_joined
 left join users on users.day = first_joined.day and users.user_id = first_joined.user_id
-left join event_periods
-    on event_periods.comm_id = first_joined.comm_id
-    and event_periods.user_id = first_joined.user_id
-    and first_joined.day >= event_periods.since
-    and (event_periods.until is null or first_joined.day < event_periods.until)
-left join country_periods
-    on country_periods.user_id = first_joined.user_id
-    and first_joined.day >= country_periods.since
-    and (country_periods.until is null or first_joined.day < country_periods.until)
+left join event_states
+    on event_states.day = first_joined.day
+    and event_states.comm_id = first_joined.comm_id
+    and event_states.user_id = first_joined.user_id
+left join events as last_event on last_event.log_id = event_states.last_log_id
+left join country_states on country_states.day = first_joined.day and country_states.user_id = first_joined.user_id
+left join countries as last_country
+    on last_country.user_id = country_states.user_id and last_country.number = country_states.last_number
 left join artists on artists.comm_id = first_joined.comm_id
 left join first_weverse
     on first_weverse.user_id = first_joined.user_id and first_weverse.we_art_id = artists.artist.we_art_id
@@ -327,12 +444,13 @@ left join memberships
     on memberships.day = first_joined.day
     and memberships.we_member_id = users.account.we_member_id
     and memberships.comm_id = first_joined.comm_id
-left join push_settings on push_settings.comm_id = first_joined.comm_id and push_settings.user_id = first_joined.user_id
+left join push_settings
+    on push_settings.community_id = first_joined.comm_id and push_settings.user_id = first_joined.user_id
 where
     coalesce(cast(first_joined.last_join_dt as date) <= first_joined.day, true)
     and not coalesce(
-        event_periods.last_event.type = 'unsubscribe'
-        and cast(timestamp_millis(event_periods.last_event.change_at) + interval 9 hours as date) < first_joined.day,
+        last_event.type = 'unsubscribe'
+        and cast(timestamp_millis(last_event.change_at) + interval 9 hours as date) < first_joined.day,
         false
     )
     and coalesce(cast(users.account.wv_leave_dt as date) >= first_joined.day, true)

@@ -1,6 +1,33 @@
-with calls as (
+-- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as part of a text of ours, whose
+-- `end` is there only if the JSON is one object and no more. A half of a surrogate pair is left out of it. A number with
+-- a fraction, an exponent or 18 digits is read as a text, because each engine would write it in its own way.
+with received as (
     select
         log.*,
+        from_json(
+            concat('{"json":', regexp_replace(
+                regexp_replace(log.params, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
+                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
+            ), ',"end":0}'),
+            'json struct<
+                _request_body string, request_body string, _method string, method string, _gcc string, gcc string,
+                _consumer_id string, consumer_id string, _provider_id string, provider_id string,
+                language string, platform string, wpf string, os string
+            >, end int, _corrupt_record string',
+            map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
+        ) as header
+    from service_log.weverse_server_log as log
+    where log.date_id between :start_date and :end_date
+),
+headers as (
+    select
+        received.*,
+        case when header.end = 0 and header._corrupt_record is null then header.json end as call
+    from received
+),
+calls as (
+    select
+        headers.*,
         coalesce(call._request_body, call.request_body) as request,
         coalesce(call._method, call.method) as method,
         coalesce(call._gcc, call.gcc) as gcc,
@@ -10,13 +37,7 @@ with calls as (
         call.platform as platform_id,
         call.wpf,
         nullif(call.os, '') as os_param
-    from service_log.weverse_server_log as log
-    lateral view json_tuple(
-        log.params, '_request_body', 'request_body', '_method', 'method', '_gcc', 'gcc', '_consumer_id', 'consumer_id',
-        '_provider_id', 'provider_id', 'language', 'platform', 'wpf', 'os'
-    ) call as _request_body, request_body, _method, method, _gcc, gcc, _consumer_id, consumer_id,
-        _provider_id, provider_id, language, platform, wpf, os
-    where log.date_id between :start_date and :end_date
+    from headers
 ),
 kept as (
     select
@@ -135,6 +156,29 @@ named as (
             partition by date_id, device_root, drop_reason, device order by sess_start_dt
         ) as sess_seq
     from judged
+),
+requested as (
+    select
+        named.*,
+        from_json(
+            concat('{"json":', regexp_replace(
+                regexp_replace(named.request, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
+                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
+            ), ',"end":0}'),
+            'json struct<
+                communityId string, postId string, body string, mediaType string, time string, videoId string,
+                sessionId string, sectionType string, hasProduct string, hideFromArtist string, membershipOnly string,
+                messageCount string, messageList string
+            >, end int, _corrupt_record string',
+            map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
+        ) as asked
+    from named
+),
+bodies as (
+    select
+        requested.*,
+        case when asked.end = 0 and asked._corrupt_record is null then asked.json end as body
+    from requested
 )
 select
     date_id,
@@ -180,28 +224,33 @@ select
     wpf,
     case when contains(url, '/join') then 1 end as is_join,
     case when contains(url, '/leave') then 1 end as is_leave,
-    coalesce(nullif(regexp_extract(url, 'post-([0-9]+-[0-9]+)', 1), ''), body.post_id) as post_id,
-    coalesce(nullif(regexp_extract(url, '/community-([0-9]+)', 1), ''), body.comm_id) as comm_id,
+    coalesce(nullif(regexp_extract(url, 'post-([0-9]+-[0-9]+)', 1), ''), body.postId) as post_id,
+    coalesce(nullif(regexp_extract(url, '/community-([0-9]+)', 1), ''), body.communityId) as comm_id,
     nullif(regexp_extract(url, '/notice-([0-9]+)', 1), '') as notice_id,
     body.body,
-    body.media_type,
-    body.media_time,
-    body.video_id,
-    body.video_session_id,
-    body.section_type,
-    body.is_product,
-    body.is_hide_from_artist,
-    body.is_fc_only,
+    body.mediaType as media_type,
+    body.time as media_time,
+    body.videoId as video_id,
+    body.sessionId as video_session_id,
+    body.sectionType as section_type,
+    body.hasProduct as is_product,
+    body.hideFromArtist as is_hide_from_artist,
+    body.membershipOnly as is_fc_only,
     nullif(regexp_extract(url, '/chat-([^/&]+)/', 1), '') as chat_id,
-    try_cast(body.chat_msg_count as int) as chat_msg_count,
-    body.chat_msg_list,
+    try_cast(body.messageCount as int) as chat_msg_count,
+    -- Spark writes a character outside the basic plane of a list as two escapes. A text in quotes gives it back.
+    case
+        when contains(body.messageList, '\\u') then from_json(
+            concat('["', regexp_replace(
+                replace(replace(body.messageList, '\\', '\\\\'), '"', '\\"'),
+                '\\\\\\\\u(D[89AB]..)\\\\\\\\u(D[C-F]..)', '\\\\u$1\\\\u$2'
+            ), '"]'),
+            'array<string>'
+        )[0]
+        else body.messageList
+    end as chat_msg_list,
     url,
     params,
     user_info_user_agent,
     drop_reason
-from named
-lateral view json_tuple(
-    request, 'communityId', 'postId', 'body', 'mediaType', 'time', 'videoId', 'sessionId', 'sectionType', 'hasProduct',
-    'hideFromArtist', 'membershipOnly', 'messageCount', 'messageList'
-) body as comm_id, post_id, body, media_type, media_time, video_id, video_session_id, section_type, is_product,
-    is_hide_from_artist, is_fc_only, chat_msg_count, chat_msg_list
+from bodies

@@ -46,12 +46,26 @@ visitors as (
     inner join devices on devices.date_id = logs.date_id and devices.user_info_device_id = logs.user_info_device_id
     group by 1, 2
 ),
-posts as (
+posts_received as (
     select
         concat_ws('-', post.shard_id, post.post_local_id) as post_id,
-        min(try_cast(get_json_object(post.data, '$.communityId') as bigint)) as comm_id
+        -- As in wv_server_log_base: `end` is there only if the text is one object and no more.
+        from_json(
+            concat('{"json":', regexp_replace(
+                regexp_replace(post.data, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
+                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
+            ), ',"end":0}'),
+            'json struct<communityId string>, end int, _corrupt_record string',
+            map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
+        ) as data
     from weverse2.community_content_post as post
-    group by post.shard_id, post.post_local_id
+),
+posts as (
+    select
+        post_id,
+        min(case when data.end = 0 and data._corrupt_record is null then try_cast(data.json.communityId as bigint) end) as comm_id
+    from posts_received
+    group by post_id
 ),
 notices as (
     select
@@ -72,12 +86,12 @@ members as (
 ),
 users as (
     select
-        user.part_date,
-        user.wv_user_id,
-        min(user.we_member_id) as we_member_id
-    from we_mart.we_user as user
-    where user.part_date between :start_date and :end_date and user.wv_user_id is not null
-    group by user.part_date, user.wv_user_id
+        account.part_date,
+        account.wv_user_id,
+        min(account.we_member_id) as we_member_id
+    from we_mart.we_user as account
+    where account.part_date between :start_date and :end_date and account.wv_user_id is not null
+    group by account.part_date, account.wv_user_id
 ),
 artists as (
     select
@@ -144,12 +158,12 @@ select
     sessions.sess_ctry,
     visits.sess_start_dt,
     visits.sess_end_dt,
-    unix_seconds(visits.sess_end_dt) - unix_seconds(visits.sess_start_dt) + 1 as sess_dur,
+    floor(unix_millis(visits.sess_end_dt) / 1000) - floor(unix_millis(visits.sess_start_dt) / 1000) + 1 as sess_dur,
     visits.user_sess_id,
     cast(visits.user_id_fill is not null as int) as is_sess_login,
     visits.user_sess_start_dt,
     visits.user_sess_end_dt,
-    unix_seconds(visits.user_sess_end_dt) - unix_seconds(visits.user_sess_start_dt) + 1 as user_sess_dur,
+    floor(unix_millis(visits.user_sess_end_dt) / 1000) - floor(unix_millis(visits.user_sess_start_dt) / 1000) + 1 as user_sess_dur,
     sessions.platform,
     sessions.os,
     sessions.app_ver,

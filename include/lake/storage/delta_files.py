@@ -401,7 +401,7 @@ def replace(
     ensure(contract)
     if day and not partitions:
         return DeltaTable(where).version()
-    keys = ", ".join(repr(Period.parse(contract.grain, text).text) for text in sorted(partitions))
+    keys = ", ".join(repr(Period.parse(contract.grain, text).text) for text in sorted(partitions)) if day else ""
     properties = CommitProperties(
         # Without a retry of delta-rs a load commits only on top of the version that the guard has seen. A build leaves
         # it to delta-rs to look whether the commits since then changed the same partitions.

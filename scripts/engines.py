@@ -46,7 +46,7 @@ WORDS = [
 IDS = ["1", "2", "14", "d1", "d1|1", "d1|1|2", "0", "1\n", "", "💜"]
 NUMBERS = ["1", "2", "14", "0", "-0", "1.0", "1.50", "12345678.9", "0.0001", "1e5", "1E-7", "1e400", "-1",
            "9223372036854775808", "123456789012345678901234567890"]  # fmt: skip
-NO_VALUES = ["01", "NaN", "+1", ".5", "1.", "Infinity", "0x1", "nul", "a", "\"tab\there\"", "'x'", "", "1 2"]
+NO_VALUES = ["01", "NaN", "+1", ".5", "1.", "Infinity", "0x1", "nul", "a", '"tab\there"', "'x'", "", "1 2"]
 # Nesting of a hundred levels and more, and a key that is given twice, are read differently, and nobody writes them.
 NESTED = ["[]", "{}", "[1,2]", '["a", "b\\n"]', '{"b": 1.50}', '[{"messageId":"m1"}, null]', "[[[[[[[[1]]]]]]]]"]
 BROKEN = ["", " ", "null", "[1]", "17", '"text"', "{'a':1}", "{", "}", "{}", '{"a":1}{"a":2}', "no JSON", "\ufeff{}"]
@@ -97,7 +97,9 @@ class Hostile:
         self.chance, self.start, self.end = chance, start, end
         self.days = day_range(*(str(date.fromisoformat(day) + timedelta(days=n)) for day, n in ((start, -3), (end, 1))))
         midnight = datetime.fromisoformat(start).replace(tzinfo=UTC) - KST
-        self.moments = [midnight + timedelta(seconds=s) for s in (-86400, -0.001, 0, 0.0005, 1, 1800, 3601, 43200, 86399)]
+        self.moments = [
+            midnight + timedelta(seconds=s) for s in (-86400, -0.001, 0, 0.0005, 1, 1800, 3601, 43200, 86399)
+        ]
         texts = [lineage.select(name).text for name in lineage.in_order() if lineage.inputs(name)]
         words = {word for text in texts for word in re.findall(r"'((?:[^'\\]|\\.)*)'", re.sub(r"--.*", "", text))}
         self.keys = sorted({key for word in words for key in re.findall(r"(\w+):? (?:string|struct|array|bigint)", word)}
@@ -179,7 +181,9 @@ class Hostile:
             text = text.replace('"', "'")
         elif kind < 0.22:
             place = chance.randrange(len(text))
-            text = text[:place] + chance.choice(['"', "\\", "{", "]", ",", "\n", "\\u12", "\\ud83d", "é"]) + text[place:]
+            text = (
+                text[:place] + chance.choice(['"', "\\", "{", "]", ",", "\n", "\\u12", "\\ud83d", "é"]) + text[place:]
+            )
         return text
 
     def json_value(self, key: str, depth: int) -> str:

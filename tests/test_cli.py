@@ -130,7 +130,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         "lineage",
         "new",
         "ledger",
-        "spark",
+        "engine",
     ):
         assert f"    {command} " in told
 
@@ -227,7 +227,7 @@ def test_a_partition_that_is_no_day_stops_nothing(
     "name", ["a#b", "a?b", "a%20b", "a[b]", "a\\b", "a^b", "a|b", 'a"b', "a\nb", "a\x7fb", "~no-such-user/b"]
 )
 @pytest.mark.parametrize(
-    "command", [["status"], ["show", LOG], ["lineage"], ["spark", "status"], ["ledger", "rebuild"]]
+    "command", [["status"], ["show", LOG], ["lineage"], ["engine", "status"], ["ledger", "rebuild"]]
 )
 def test_a_folder_with_which_delta_goes_wrong_is_refused_by_every_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, command: list[str]
@@ -290,7 +290,7 @@ def test_every_command_ends_an_error_of_the_system_in_a_few_lines(
     lake_home.write_text("a file where the lake should be")
     for command in (
         ["sample", "--from", "2026-01-05", "--to", "2026-01-05", "--scale", "0.001"],
-        ["spark", "start"],
+        ["engine", "start"],
         ["ledger", "rebuild"],
     ):
         assert cli.main(command) == 1, command

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from include.lake import settings
-from include.lake.engine import spark_server
+from include.lake.engine import server, spark_server
 from include.lake.errors import LakeError
 from include.lake.local import locks, processes
 
@@ -70,13 +70,13 @@ def test_children_of_a_killed_process_are_found() -> None:
 
 
 def test_no_server_and_a_record_of_somebody_elses_pid(lake_home: Path) -> None:
-    assert spark_server.address() is None
-    assert spark_server.stop() is False
-    (lake_home / "spark").mkdir(parents=True, exist_ok=True)
+    assert server.address() is None
+    assert server.stop() is False
+    (lake_home / "engine").mkdir(parents=True, exist_ok=True)
     record = {"pid": os.getpid(), "identity": "of another boot", "port": 1, "ready": True}
-    (lake_home / "spark" / "server.json").write_text(json.dumps(record))
-    assert spark_server.address() is None
-    assert spark_server.stop() is False
+    (lake_home / "engine" / "server.json").write_text(json.dumps(record))
+    assert server.address() is None
+    assert server.stop() is False
 
 
 def listeners(pid: int) -> list[str]:
@@ -94,32 +94,32 @@ def listeners(pid: int) -> list[str]:
 @pytest.fixture
 def server_home(lake_home: Path) -> Iterator[Path]:
     yield lake_home
-    spark_server.stop()
+    server.stop()
 
 
 @pytest.mark.spark
 def test_one_server_for_all_that_listens_on_this_machine_alone(server_home: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: spark_server.start(say=lambda line: None), range(2))
-    assert first == second == spark_server.address()
+        first, second = pool.map(lambda _: server.start(settings.SPARK, say=lambda line: None), range(2))
+    assert first == second == server.address()
     port = int(first.rpartition(":")[2])
     socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    pid = json.loads((server_home / "spark" / "server.json").read_text())["pid"]
+    pid = json.loads((server_home / "engine" / "server.json").read_text())["pid"]
     if sys.platform == "linux":
         loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
         assert listeners(pid) and set(listeners(pid)) <= loopback
     # Else what is compiled for one session is of no use to another, and each build has its own.
     key = "spark.sql.artifact.isolation.enabled"
-    ask = f"from include.lake.engine import spark; print(spark.connect().conf.get({key!r}))"
+    ask = f"from include.lake.engine import spark\nwith spark.opened() as s: print(s.conf.get({key!r}))"
     told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=settings.ROOT)
     assert told.stdout == "false\n"
 
-    server = processes.of(pid)
+    process = processes.of(pid)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert spark_server.address() is None
+    assert server.address() is None
     for _ in range(100):
-        if not (left := processes.members(server)):
+        if not (left := processes.members(process)):
             break
         time.sleep(0.1)
     assert left == [], "something outlives its server"
@@ -130,9 +130,9 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(
     server_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAKE_ENGINE_MEMORY", "1m")
-    with pytest.raises(LakeError, match=r"(?s)Spark Connect ended at its start; the end of .*server.log:\n    .*heap"):
-        spark_server.start(say=lambda line: None)
-    assert spark_server.address() is None
+    with pytest.raises(LakeError, match=r"(?s)Spark ended at its start; the end of .*server.log:\n    .*heap"):
+        server.start(settings.SPARK, say=lambda line: None)
+    assert server.address() is None
 
 
 def test_the_settings_need_the_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,13 +147,15 @@ def test_a_server_always_has_a_token_and_refuses_clients_without_it(server_home:
     import grpc
     from pyspark.sql.connect.proto import ConfigRequest, SparkConnectServiceStub
 
-    address = spark_server.start(say=lambda line: None)
+    address = server.start(settings.SPARK, say=lambda line: None)
     token = settings.engine_token_file().read_text().strip()
     assert len(token) >= 32 and settings.engine_token_file().stat().st_mode & 0o777 == 0o600
     processes_seen = subprocess.run(["ps", "-axww", "-o", "args="], capture_output=True, text=True, check=True).stdout
     assert "spark_main.py" in processes_seen and token not in processes_seen
     # A process of its own: a session of a server and one of this process, which other tests make, exclude each other.
-    code = "from include.lake.engine import spark\nprint(spark.connect().sql('select 1 + 1').collect()[0][0])"
+    code = (
+        "from include.lake.engine import spark\nwith spark.opened() as s: print(s.sql('select 1 + 1').collect()[0][0])"
+    )
     for env, output in ({}, "2\n"), ({"LAKE_ENGINE_TOKEN": "another one; of a=server"}, "refuses our token"):
         client = subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, **env}, cwd=settings.ROOT, capture_output=True, text=True
@@ -169,8 +171,8 @@ def test_a_server_always_has_a_token_and_refuses_clients_without_it(server_home:
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
         right = (("authorization", f"Bearer {token}"),)
         assert SparkConnectServiceStub(channel).Config(request, metadata=right, timeout=30).pairs[0].value == "lake"
-    assert token not in (server_home / "spark" / "server.log").read_text()
-    assert token not in (server_home / "spark" / "server.json").read_text()
+    assert token not in (server_home / "engine" / "server.log").read_text()
+    assert token not in (server_home / "engine" / "server.json").read_text()
 
 
 def test_a_token_that_others_could_read_is_refused_and_made_anew(
@@ -181,20 +183,20 @@ def test_a_token_that_others_could_read_is_refused_and_made_anew(
     for mode in (0o644, 0o640, 0o606):
         path.write_text("seen by others\n")
         path.chmod(mode)
-        with pytest.raises(LakeError, match=r"token may be read by other users.*`\./lake spark start`"):
+        with pytest.raises(LakeError, match=r"token may be read by other users.*`\./lake engine start`"):
             settings.engine_token()
-        spark_server._ensure_token()
+        server.ensure_token()
         assert path.stat().st_mode & 0o777 == 0o600
         assert (token := settings.engine_token()) and token != "seen by others"
-        spark_server._ensure_token()
+        server.ensure_token()
         assert settings.engine_token() == token, "clients of a running server have read it"
     path.unlink()
     path.symlink_to(lake_home / "elsewhere")
-    spark_server._ensure_token()
+    server.ensure_token()
     assert not path.is_symlink() and settings.engine_token() and not (lake_home / "elsewhere").exists()
     path.unlink()
     monkeypatch.setenv("LAKE_ENGINE_TOKEN", "a secret")
-    spark_server._ensure_token()
+    server.ensure_token()
     assert not path.exists()
     assert [left.name for left in path.parent.iterdir()] == []
 
@@ -237,7 +239,7 @@ def test_cores_are_a_number_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_elsewhere_that_is_being_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from include.lake.engine import spark as session
+    from include.lake.engine import connect
 
     tries: list[object] = []
 
@@ -248,12 +250,12 @@ def test_a_server_elsewhere_that_is_being_started_is_waited_for(monkeypatch: pyt
         return socket.socket()
 
     monkeypatch.setattr(socket, "create_connection", connection)
-    session._wait_for("spark", 15002, patience=40)
+    connect._wait_for("spark", 15002, patience=40)
     assert tries == [("spark", 15002)] * 3
     tries.clear()
-    with pytest.raises(LakeError, match=r"Spark Connect at localhost:15002 does not answer \(.*\./lake spark start"):
-        session._wait_for("localhost", 15002, patience=0)
+    with pytest.raises(LakeError, match=r"Spark Connect at localhost:15002 does not answer \(.*\./lake engine start"):
+        connect._wait_for("localhost", 15002, patience=0)
     assert len(tries) == 1
     tries.clear()
     with pytest.raises(LakeError, match=r"Spark Connect at spark:15002 does not answer \(.*LAKE_ENGINE"):
-        session._wait_for("spark", 15002, patience=0)
+        connect._wait_for("spark", 15002, patience=0)

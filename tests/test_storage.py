@@ -65,7 +65,7 @@ def test_tables_are_in_the_folder_that_lake_warehouse_names(
     assert sorted(path.name for path in folder.iterdir()) == ["ops", "shop"]
     assert not (lake_home / "warehouse").exists()
     ledger.rebuild()
-    assert [row["day"] for row in ledger.read([TOTAL]) if row["status"] == ledger.BUILT] == DAYS
+    assert [row["partition"] for row in ledger.read([TOTAL]) if row["status"] == ledger.BUILT] == DAYS
 
 
 def test_a_url_may_spell_letters_of_a_folder_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

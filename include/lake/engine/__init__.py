@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from include.lake import settings
-from include.lake.project.contracts import Contract
-from include.lake.storage import Snapshot
 
 if TYPE_CHECKING:
+    # Not at run time: the set-up of an empty machine reads this room before pydantic is installed.
     from pyspark.sql import DataFrame, Row, SparkSession
+
+    from include.lake.project.contracts import Contract
+    from include.lake.storage import Snapshot
 
 
 class Computed(Protocol):
@@ -26,7 +28,7 @@ class Computed(Protocol):
     def frame(self) -> "DataFrame": ...
 
     def publish(
-        self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
+        self, contract: "Contract", target: "Snapshot", partitions: list[str], run_timestamp: datetime,
         record: Mapping[str, Any],
     ) -> None:  # fmt: skip
         """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""

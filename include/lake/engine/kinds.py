@@ -1,4 +1,4 @@
-"""The class of an error of PySpark, which follows from its SQLSTATE."""
+"""The class of an error of PySpark, which follows from its SQLSTATE, and of a conflict from its name."""
 
 import re
 
@@ -22,11 +22,15 @@ _CLASSES = {
     "54": DATA,  # a limit on what one row or one job may hold
     "P0": DATA,  # raise_error() in a SELECT
 }
+# How Delta says that someone else committed in between. Through Connect only the name in the text survives.
+_CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
 _SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
 
 
 def of(error: BaseException) -> str | None:
     """The class of an error, also where it is the text of another error; None for errors of something else."""
+    if any(name in str(error) for name in _CONFLICTS):
+        return CONFLICT
     # By name, so that a failure is explained without importing Spark.
     is_spark = any(base.__name__ == "PySparkException" for base in type(error).__mro__)
     state = getattr(error, "getSqlState", lambda: None)() if is_spark else None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
-from include.lake.errors import CONFLICT
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.storage import Snapshot
 
@@ -27,8 +26,6 @@ SESSION_CONF = {
     # A build that replaces no rows by no rows also needs a commit, because the commit carries the build record.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
-# How Delta says that someone else committed in between. Through Connect only the name in the text survives.
-_CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
 
 
 @contextmanager
@@ -128,4 +125,4 @@ def collect(frame: "DataFrame") -> "list[Row]":
 
 def kind(error: BaseException) -> str | None:
     """The class of an error of Spark, also where it is the text of another error; None for other errors."""
-    return CONFLICT if any(name in str(error) for name in _CONFLICTS) else kinds.of(error)
+    return kinds.of(error)

@@ -1,6 +1,6 @@
 # Each target fetches what it needs. A machine needs only make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test approve laws faults races wap bench-checks bench-looks bench-backfill compose-test lint format lock clean
+.PHONY: help setup run test approve laws faults races wap engines bench-checks bench-looks bench-backfill compose-test lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -26,6 +26,9 @@ approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), f
 
 laws faults races wap: setup  ## a proof of `make test` with more examples, kills, seeds or failures [N=1000]
 	@N=$(N) $(PY) -m pytest -s tests/test_$@.py
+
+engines: setup  ## hostile rows for every table, which Spark and Sail have to read alike [N=300] [SEED=1] [ROUNDS=1]
+	@$(PY) -m scripts.engines
 
 bench-checks: setup  ## what checks cost on top of a build [SCALE=1] [ROUNDS=7]
 	@$(PY) -m scripts.bench_checks

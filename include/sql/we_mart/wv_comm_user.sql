@@ -18,7 +18,8 @@ snapshots as (
         day,
         comm_id,
         user_id,
-        max(struct(part_date, profile_name, data)) as newest
+        -- max(struct(…)) would not do: Spark takes a null in it for the smallest value, and Sail for the greatest.
+        max_by(struct(profile_name, data), struct(part_date, profile_name, data)) as newest
     from profile_days
     group by day, comm_id, user_id
 ),
@@ -158,7 +159,8 @@ users as (
         cast(account.part_date as date) as day,
         account.wv_user_id as user_id,
         min(struct(
-            account.we_member_id is null as last_of_all, account.we_member_id, account.wv_status, account.wv_leave_dt, account.vlive_id
+            account.we_member_id is null as last_of_all, account.we_member_id, account.wv_status, account.wv_leave_dt,
+            account.vlive_id
         )) as account
     from we_mart.we_user as account
     where account.part_date between :start_date and :end_date and account.wv_user_id is not null
@@ -298,7 +300,7 @@ memberships as (
         cast(fc.part_date as date) as day,
         fc.we_member_id,
         fc.comm_id,
-        max(struct(
+        max_by(struct(fc.fc_id), struct(
             fc.create_dt, fc.user_id, fc.user_status, fc.birth_date, fc.sex, fc.first_ip_ctry, fc.we_art_id,
             fc.we_art_name, fc.ws_art_id, fc.ws_label_id, fc.shop, fc.fc_id
         )) as newest

@@ -24,16 +24,12 @@ snapshots as (
     group by day, comm_id, user_id
 ),
 -- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as part of a text of ours, whose
--- `end` is there only if the JSON is one object and no more. A half of a surrogate pair is left out of it. A number with
--- a fraction, an exponent or 18 digits is read as a text, because each engine would write it in its own way.
+-- `end` is there only if the JSON is one object and no more.
 snapshots_read as (
     select
         snapshots.*,
         from_json(
-            concat('{"json":', regexp_replace(
-                regexp_replace(snapshots.newest.data, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
-                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
-            ), ',"end":0}'),
+            concat('{"json":', snapshots.newest.data, ',"end":0}'),
             'json struct<
                 firstJoinAt string, lastJoinAt string, hidden string, profileImageUrl string, profileCoverImageUrl string
             >, end int, _corrupt_record string',
@@ -179,10 +175,7 @@ moves_read as (
         log.key as user_id,
         log.created_at,
         from_json(
-            concat('{"json":', regexp_replace(
-                regexp_replace(log.data, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
-                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
-            ), ',"end":0}'),
+            concat('{"json":', log.data, ',"end":0}'),
             'json struct<vChannels array<string>>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as data
@@ -230,10 +223,7 @@ specials_read as (
         special.special_member_type as type,
         special.data as text,
         from_json(
-            concat('{"json":', regexp_replace(
-                regexp_replace(special.data, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
-                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
-            ), ',"end":0}'),
+            concat('{"json":', special.data, ',"end":0}'),
             'json struct<officialName struct<values: struct<ko: string, en: string, jp: string>>>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as data
@@ -271,10 +261,7 @@ reports_read as (
         report.author_id,
         report.value as text,
         from_json(
-            concat('{"json":', regexp_replace(
-                regexp_replace(report.value, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
-                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
-            ), ',"end":0}'),
+            concat('{"json":', report.value, ',"end":0}'),
             'json struct<cumulativeReportCount string>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as value

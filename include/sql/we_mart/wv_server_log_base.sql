@@ -1,14 +1,10 @@
 -- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as part of a text of ours, whose
--- `end` is there only if the JSON is one object and no more. A half of a surrogate pair is left out of it. A number with
--- a fraction, an exponent or 18 digits is read as a text, because each engine would write it in its own way.
+-- `end` is there only if the JSON is one object and no more.
 with received as (
     select
         log.*,
         from_json(
-            concat('{"json":', regexp_replace(
-                regexp_replace(log.params, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
-                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
-            ), ',"end":0}'),
+            concat('{"json":', log.params, ',"end":0}'),
             'json struct<
                 _request_body string, request_body string, _method string, method string, _gcc string, gcc string,
                 _consumer_id string, consumer_id string, _provider_id string, provider_id string,
@@ -161,10 +157,7 @@ requested as (
     select
         named.*,
         from_json(
-            concat('{"json":', regexp_replace(
-                regexp_replace(named.request, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
-                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
-            ), ',"end":0}'),
+            concat('{"json":', named.request, ',"end":0}'),
             'json struct<
                 communityId string, postId string, body string, mediaType string, time string, videoId string,
                 sessionId string, sectionType string, hasProduct string, hideFromArtist string, membershipOnly string,

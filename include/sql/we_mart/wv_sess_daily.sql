@@ -51,10 +51,7 @@ posts_received as (
         concat_ws('-', post.shard_id, post.post_local_id) as post_id,
         -- As in wv_server_log_base: `end` is there only if the text is one object and no more.
         from_json(
-            concat('{"json":', regexp_replace(
-                regexp_replace(post.data, '(\\\\\\\\|\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..)|\\\\u[dD][89a-fA-F]..', '$1'),
-                '([^\\\\]"\\s*:\\s*)(-0|-?[0-9]{18,}|-?[0-9]+[.][0-9]+|-?[0-9]+(?:[.][0-9]+)?[eE][-+]?[0-9]+)(\\s*[,}])', '$1"$2"$3'
-            ), ',"end":0}'),
+            concat('{"json":', post.data, ',"end":0}'),
             'json struct<communityId string>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as data

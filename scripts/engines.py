@@ -310,6 +310,8 @@ def sessions() -> Iterator[list["SparkSession"]]:
             found.append(connect.connect(address, side.SESSION_CONF, settings.engine_token()))
         yield found
     finally:
+        for session in found:
+            session.stop()
         for home in homes:
             os.environ["LAKE_HOME"] = home
             server.stop(patience=0)

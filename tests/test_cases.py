@@ -10,6 +10,7 @@ from include.lake.build import cases
 from include.lake.cli import main as cli
 from include.lake.errors import UsageError
 from include.lake.project import contracts
+from tests.conftest import ENGINES
 
 PATHS = cases.paths()
 TABLE, DAY = "shop.total", "2026-01-05"
@@ -44,6 +45,7 @@ expect:
 """
 
 
+@ENGINES
 @pytest.mark.spark
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.relative_to(cases.folder()).with_suffix("").as_posix())
 def test_case(path: Path, spark: Any) -> None:

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.e2e
 class Lake:
     """A LAKE_HOME, and the runs in it. `started`: every process that a run has written down."""
 
-    def __init__(self, home: Path, show: Callable[[str], None]) -> None:
+    def __init__(self, home: Path, engine: str, show: Callable[[str], None]) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -46,7 +46,7 @@ class Lake:
         self.started: set[Process] = set()
         own = ("LAKE_", "DAYS", "SCALE", "ONCE")
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-        self.env |= {"LAKE_HOME": str(home), "LAKE_UI_PORT": str(self.port), "SCALE": "0.005"}
+        self.env |= {"LAKE_HOME": str(home), "LAKE_UI_PORT": str(self.port), "SCALE": "0.005", "LAKE_ENGINE": engine}
         # A Spark for a handful of rows, without anything between it and the tables that a user's has not.
         self.env["JDK_JAVA_OPTIONS"] = " ".join([JAVA_OPTIONS, *(f"-D{name}={value}" for name, value in QUICK.items())])
         if "LAKE_JARS" in os.environ:
@@ -73,7 +73,7 @@ class Lake:
         return output, run
 
     def _note(self) -> None:
-        for record in (self.home / "run" / "started.json", self.home / "spark" / "server.json"):
+        for record in (self.home / "run" / "started.json", self.home / "engine" / "server.json"):
             if record.exists():
                 told = json.loads(record.read_text())
                 found = told["processes"].values() if "processes" in told else [[told["pid"], told["identity"]]]
@@ -102,13 +102,13 @@ class Lake:
 
 
 @pytest.fixture
-def lake(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Lake]:
+def lake(tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Iterator[Lake]:
     def show(line: str) -> None:
         with capfd.disabled():
             print("   ", line, flush=True)
 
     # A path that is too long for a socket in it, with a space: nobody's home is as short as /tmp.
-    lake = Lake(tmp_path / ("a lake in " + "a folder " * 10).strip(), show)
+    lake = Lake(tmp_path / ("a lake in " + "a folder " * 10).strip(), getattr(request, "param", settings.SAIL), show)
     with capfd.disabled():
         print()
     yield lake
@@ -117,6 +117,7 @@ def lake(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Lake]:
     processes.end(lake.started, patience=0)
 
 
+@pytest.mark.parametrize("lake", [settings.SAIL, settings.SPARK], indirect=True)
 def test_from_nothing_to_green_runs_and_on_after_a_crash(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKE_HOME", str(lake.home))
     day = first_run(lake)

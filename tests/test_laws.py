@@ -7,6 +7,7 @@ example for each table and day, and the days of a range share the cost of a Spar
 of these examples, `make laws N=…` at least N, of other worlds.
 """
 
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from include.lake import settings as lake_settings
 from include.lake.build import runner
 from include.lake.errors import InputsMissing
 from include.lake.project import contracts, lineage
@@ -29,6 +31,7 @@ from include.lake.state.look import FRESH, Lake
 from include.lake.storage import delta_files as storage
 from include.sample import generate
 from tests import builders
+from tests.conftest import ENGINES
 
 pytestmark = pytest.mark.spark
 
@@ -39,6 +42,7 @@ SOURCES = [name for name in lineage.in_order() if contracts.get(name).is_source]
 EXAMPLES = builders.how_many(200)
 PATHS = 2  # histories that end in the same state of the world, and are compared with one build from scratch
 EXAMPLES_OF_A_PATH = len(DAYS) * len(TABLES)
+SPARK_DAYS = DAYS[:6]  # those of the sample on Spark, where a build takes ten times as long
 WORLDS = -(-EXAMPLES // (EXAMPLES_OF_A_PATH * PATHS))
 STEPS = 3
 LATE, ABSENT = 8, 4  # days of each source that arrive (again) in the course of a history; days not there before that
@@ -47,6 +51,11 @@ progress = builders.Progress(WORLDS * PATHS * EXAMPLES_OF_A_PATH, "examples")
 
 # table -> day -> rows; the day of a source without days is ''.
 World = dict[str, dict[str, pa.Table]]
+
+
+def days_of_engine() -> list[str]:
+    """All days on Sail, and with N=…; else a sample of them on Spark."""
+    return DAYS if lake_settings.engine() == lake_settings.SAIL or os.environ.get("N") else SPARK_DAYS
 
 
 @cache
@@ -86,17 +95,18 @@ def build(spark: Any, table: str, days: list[str], force: bool = False) -> int:
 def build_all(spark: Any) -> dict[str, Counter]:
     """Table -> rows, with all that is due built."""
     for table in TABLES:
-        build(spark, table, DAYS)
+        build(spark, table, days_of_engine())
     lake = Lake()
-    assert {lake.state(table, day).state for table in TABLES for day in DAYS} == {FRESH}
+    assert {lake.state(table, day).state for table in TABLES for day in days_of_engine()} == {FRESH}
     return {table: rows_of(table) for table in TABLES}
 
 
 def a_build(chance: random.Random) -> tuple[list[str], list[str], bool]:
     """(tables, days, force). A table mostly comes with those that it reads, and now and then without."""
-    until, first = chance.randint(1, len(TABLES)), chance.randrange(len(DAYS))
+    days = days_of_engine()
+    until, first = chance.randint(1, len(TABLES)), chance.randrange(len(days))
     tables = TABLES[:until] if chance.random() < 0.8 else [TABLES[until - 1]]
-    return tables, DAYS[first : first + chance.randint(1, 10)], chance.random() < 0.3
+    return tables, days[first : first + chance.randint(1, 10)], chance.random() < 0.3
 
 
 @pytest.fixture
@@ -110,6 +120,7 @@ def test_there_is_something_to_test() -> None:
     assert TABLES and set(world(1)) == set(SOURCES)
 
 
+@ENGINES
 @seed(EXAMPLES)
 @settings(
     max_examples=WORLDS, deadline=None, database=None, suppress_health_check=list(HealthCheck),

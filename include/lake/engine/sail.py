@@ -4,15 +4,19 @@ Its cache keeps nothing. So what is computed once is a stage of Parquet files, a
 """
 
 import atexit
+import hashlib
 import os
+import re
 import secrets
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +107,26 @@ def _of_this_process() -> tuple[str, str]:
 
 def view(spark: "SparkSession", name: str, address: str, version: int) -> None:
     """Let the session's SELECTs read a table, as it is at one version of its Delta log, under a name."""
-    spark.read.format("delta").option("versionAsOf", version).load(address).createOrReplaceTempView(name)
+    spark.read.format("delta").option("versionAsOf", version).load(_plain(address)).createOrReplaceTempView(name)
+
+
+@cache
+def _links(pid: int) -> Path:
+    """A folder for links of this process, which no other user can write to. After a kill it stays, with its links."""
+    folder = Path(tempfile.mkdtemp(prefix="lake-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _plain(address: str) -> str:
+    """An address for Sail, which finds no Delta log where the path has a blank or a letter beyond ASCII."""
+    if re.fullmatch(r"[!-~]+", address):
+        return address
+    folder, _, name = address.rpartition("/")
+    link = _links(os.getpid()) / hashlib.sha256(folder.encode()).hexdigest()[:16]
+    with suppress(FileExistsError):
+        link.symlink_to(folder)
+    return f"{link}/{name}"
 
 
 def types(frame: "DataFrame") -> dict[str, str]:

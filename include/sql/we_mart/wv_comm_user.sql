@@ -150,17 +150,29 @@ country_states as (
     from known_country_days
     group by day, user_id
 ),
-users as (
+-- The smallest row of several is the first one in an order. min(struct(…)) would not do: the engines place nulls in a
+-- struct differently.
+numbered_users as (
     select
         cast(account.part_date as date) as day,
         account.wv_user_id as user_id,
-        min(struct(
-            account.we_member_id is null as last_of_all, account.we_member_id, account.wv_status, account.wv_leave_dt,
-            account.vlive_id
-        )) as account
+        account.we_member_id,
+        account.wv_status,
+        account.wv_leave_dt,
+        account.vlive_id,
+        row_number() over (
+            partition by account.part_date, account.wv_user_id
+            order by
+                account.we_member_id is null, account.we_member_id, account.wv_status, account.wv_leave_dt,
+                account.vlive_id
+        ) as number
     from we_mart.we_user as account
     where account.part_date between :start_date and :end_date and account.wv_user_id is not null
-    group by account.part_date, account.wv_user_id
+),
+users as (
+    select numbered_users.*
+    from numbered_users
+    where number = 1
 ),
 channels as (
     select
@@ -200,21 +212,37 @@ migrations as (
     inner join channels on channels.v_comm_id = channel_moves.v_comm_id
     group by channel_moves.user_id, channels.comm_id
 ),
-artists as (
+numbered_artists as (
     select
         artist.comm_id,
-        min(struct(artist.we_art_id, artist.we_art_name)) as artist
+        artist.we_art_id,
+        artist.we_art_name,
+        row_number() over (partition by artist.comm_id order by artist.we_art_id, artist.we_art_name) as number
     from we_mart.we_artist as artist
     where artist.comm_id is not null
-    group by artist.comm_id
 ),
-first_weverse as (
+artists as (
+    select numbered_artists.*
+    from numbered_artists
+    where number = 1
+),
+numbered_joins as (
     select
         info.wv_user_id as user_id,
         info.we_art_id,
-        min(struct(info.comm_user_first_dt, info.tot_comm_user_first_dt, info.is_first_user_comm)) as info
+        info.comm_user_first_dt,
+        info.tot_comm_user_first_dt,
+        info.is_first_user_comm,
+        row_number() over (
+            partition by info.wv_user_id, info.we_art_id
+            order by info.comm_user_first_dt, info.tot_comm_user_first_dt, info.is_first_user_comm
+        ) as number
     from we_mart.wv1_join_info as info
-    group by info.wv_user_id, info.we_art_id
+),
+first_weverse as (
+    select numbered_joins.*
+    from numbered_joins
+    where number = 1
 ),
 specials_read as (
     select
@@ -239,20 +267,27 @@ official_names as (
         case when data.end = 0 and data._corrupt_record is null then data.json.officialName.values end as names
     from specials_read
 ),
-specials as (
+numbered_specials as (
     select
         comm_id,
         user_id,
-        min(struct(type, text, coalesce(nullif(names.ko, ''), nullif(names.en, ''), nullif(names.jp, '')) as name)) as special
+        type,
+        -- Its text settles the name, too.
+        coalesce(nullif(names.ko, ''), nullif(names.en, ''), nullif(names.jp, '')) as name,
+        row_number() over (partition by comm_id, user_id order by type, text) as number
     from official_names
-    group by comm_id, user_id
+),
+specials as (
+    select numbered_specials.*
+    from numbered_specials
+    where number = 1
 ),
 artist_names as (
     select
         user_id,
-        min(struct(comm_id, special.name)) filter (where special.name is not null) as artist
+        min(struct(comm_id, name)) as artist
     from specials
-    where special.type = 'ARTIST'
+    where type = 'ARTIST' and name is not null
     group by user_id
 ),
 reports_read as (
@@ -268,19 +303,20 @@ reports_read as (
     from weverse2.community_common_report as report
     where report.report_type = 'MEMBER' and report.author_id rlike '^[A-Za-z]-[0-9]+-[0-9]+\\z'
 ),
-reports as (
+numbered_reports as (
     select
         comm_user_id,
-        min(struct(
-            author_id,
-            text,
-            case
-                when value.end = 0 and value._corrupt_record is null
-                    then try_cast(value.json.cumulativeReportCount as bigint)
-            end as count
-        )) as report
+        case
+            when value.end = 0 and value._corrupt_record is null
+                then try_cast(value.json.cumulativeReportCount as bigint)
+        end as count,
+        row_number() over (partition by comm_user_id order by author_id, text) as number
     from reports_read
-    group by comm_user_id
+),
+reports as (
+    select numbered_reports.*
+    from numbered_reports
+    where number = 1
 ),
 memberships as (
     select
@@ -337,37 +373,37 @@ first_joined as (
 select
     first_joined.day as key_date,
     first_joined.user_id as wv_user_id,
-    users.account.we_member_id,
+    users.we_member_id,
     first_joined.comm_id,
-    artists.artist.we_art_id,
-    artists.artist.we_art_name,
+    artists.we_art_id,
+    artists.we_art_name,
     cast(memberships.comm_id is not null as int) as is_fc,
     memberships.newest.fc_id,
     case when specials.comm_id is not null then concat_ws('-', first_joined.comm_id, first_joined.user_id) end as art_indi_id,
-    specials.special.type as art_indi_type,
+    specials.type as art_indi_type,
     case
-        when specials.comm_id is not null then coalesce(specials.special.name, artist_names.artist.name)
+        when specials.comm_id is not null then coalesce(specials.name, artist_names.artist.name)
     end as art_indi_name,
     last_country.country as ip_ctry,
-    users.account.wv_status as wv_user_status,
-    coalesce(first_weverse.info.comm_user_first_dt, first_joined.first_dt) as comm_user_first_dt,
-    coalesce(first_weverse.info.tot_comm_user_first_dt, first_joined.tot_first_dt) as tot_comm_user_first_dt,
+    users.wv_status as wv_user_status,
+    coalesce(first_weverse.comm_user_first_dt, first_joined.first_dt) as comm_user_first_dt,
+    coalesce(first_weverse.tot_comm_user_first_dt, first_joined.tot_first_dt) as tot_comm_user_first_dt,
     coalesce(
-        first_weverse.info.is_first_user_comm, cast(first_joined.first_dt = first_joined.tot_first_dt as int), 0
+        first_weverse.is_first_user_comm, cast(first_joined.first_dt = first_joined.tot_first_dt as int), 0
     ) as is_first_user_comm,
     case
-        when cast(users.account.wv_leave_dt as date) = first_joined.day then 'WV_DEACTIVATED'
+        when cast(users.wv_leave_dt as date) = first_joined.day then 'WV_DEACTIVATED'
         when last_event.type = 'unsubscribe' then 'DEACTIVATED'
         else 'NORMAL'
     end as comm_user_status,
-    coalesce(specials.special.type, 'FAN') as comm_user_grade,
+    coalesce(specials.type, 'FAN') as comm_user_grade,
     first_joined.last_join_dt as comm_user_cre_dt,
     coalesce(
         case
             when last_event.type = 'unsubscribe'
                 then timestamp_seconds(last_event.change_at div 1000) + interval 9 hours
         end,
-        users.account.wv_leave_dt
+        users.wv_leave_dt
     ) as comm_user_end_dt,
     1L as is_profile_created,
     first_joined.profile_name,
@@ -377,7 +413,7 @@ select
     cast(specials.comm_id is not null as bigint) as is_official,
     concat_ws('-', first_joined.comm_id, first_joined.user_id) as comm_user_id,
     1L as cnt_comm_user_id,
-    coalesce(reports.report.count, 0L) as sum_report_count,
+    coalesce(reports.count, 0L) as sum_report_count,
     cast(
         case last_event.type
             when 'subscribe' then event_states.subscribes
@@ -409,7 +445,7 @@ select
     cast(lower(push_settings.community_notice_push_enabled) <=> 'true' as tinyint) as community_notice_push_enabled,
     cast(lower(push_settings.following_push_enabled) <=> 'true' as tinyint) as following_push_enabled,
     case when first_joined.migrated_dt is not null then first_joined.first_join_dt end as v_ch_join_dt,
-    cast(users.account.vlive_id is not null as int) as is_v_user,
+    cast(users.vlive_id is not null as int) as is_v_user,
     first_joined.comm_id as part_comm_id,
     date_format(first_joined.day, 'yyyy-MM-dd') as part_date,
     case when first_joined.last_join_dt is null then 'no_last_join' end as drop_reason
@@ -425,13 +461,13 @@ left join countries as last_country
     on last_country.user_id = country_states.user_id and last_country.number = country_states.last_number
 left join artists on artists.comm_id = first_joined.comm_id
 left join first_weverse
-    on first_weverse.user_id = first_joined.user_id and first_weverse.we_art_id = artists.artist.we_art_id
+    on first_weverse.user_id = first_joined.user_id and first_weverse.we_art_id = artists.we_art_id
 left join specials on specials.comm_id = first_joined.comm_id and specials.user_id = first_joined.user_id
 left join artist_names on artist_names.user_id = first_joined.user_id
 left join reports on reports.comm_user_id = concat_ws('-', first_joined.comm_id, first_joined.user_id)
 left join memberships
     on memberships.day = first_joined.day
-    and memberships.we_member_id = users.account.we_member_id
+    and memberships.we_member_id = users.we_member_id
     and memberships.comm_id = first_joined.comm_id
 left join push_settings
     on push_settings.community_id = first_joined.comm_id and push_settings.user_id = first_joined.user_id
@@ -442,4 +478,4 @@ where
         and cast(timestamp_millis(last_event.change_at) + interval 9 hours as date) < first_joined.day,
         false
     )
-    and coalesce(cast(users.account.wv_leave_dt as date) >= first_joined.day, true)
+    and coalesce(cast(users.wv_leave_dt as date) >= first_joined.day, true)

@@ -90,13 +90,19 @@ users as (
     where account.part_date between :start_date and :end_date and account.wv_user_id is not null
     group by account.part_date, account.wv_user_id
 ),
-artists as (
+numbered_artists as (
     select
         artist.comm_id,
-        min(struct(artist.we_art_id, artist.we_art_name)) as artist
+        artist.we_art_id,
+        artist.we_art_name,
+        row_number() over (partition by artist.comm_id order by artist.we_art_id, artist.we_art_name) as number
     from we_mart.we_artist as artist
     where artist.comm_id is not null
-    group by artist.comm_id
+),
+artists as (
+    select numbered_artists.*
+    from numbered_artists
+    where number = 1
 ),
 memberships as (
     select distinct
@@ -144,8 +150,8 @@ select
     visitors.user_ctry,
     visits.user_info_device_id as device_id,
     devices.is_device_login,
-    artists.artist.we_art_id,
-    artists.artist.we_art_name,
+    artists.we_art_id,
+    artists.we_art_name,
     cast(visits.comm_id as string) as comm_id,
     case when visits.comm_id is not null then cast(members.comm_id is not null as int) end as is_comm_user,
     case when users.we_member_id is not null then cast(memberships.we_art_id is not null as int) end as is_fc,
@@ -180,4 +186,4 @@ left join artists on artists.comm_id = visits.comm_id
 left join memberships
     on memberships.part_date = visits.date_id
     and memberships.we_member_id = users.we_member_id
-    and memberships.we_art_id = artists.artist.we_art_id
+    and memberships.we_art_id = artists.we_art_id

@@ -14,11 +14,11 @@ help:  ## this list
 setup:  ## virtual environment (with Java), Delta jars: what is missing of them
 	@sh scripts/setup.sh
 
-run: setup  ## Spark, PostgreSQL and Airflow with sample data, until Ctrl-C [ONCE=1: ends after green runs] [DAYS=3] [SCALE=0.1]
+run: setup  ## the engine, PostgreSQL and Airflow with sample data, until Ctrl-C [ONCE=1: ends after green runs] [DAYS=3] [SCALE=0.1]
 	@$(PY) -m scripts.run
 
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
-	@# Two processes, because the Spark of each has one thread. A free process gets the next single test.
+	@# Two processes, because Spark and Sail have one or two threads in each. A free process gets the next single test.
 	@$(PY) -m pytest -n 2 --dist load --maxschedchunk 1 $(ARGS)
 
 approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), for a review to see what changed

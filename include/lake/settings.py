@@ -7,6 +7,11 @@ from urllib.parse import unquote
 
 from include.lake.errors import LakeError, UsageError
 
+# Variables of before. Whoever still sets one means it.
+_RENAMED = {
+    "LAKE_SPARK_REMOTE": "LAKE_ENGINE", "LAKE_SPARK_MEMORY": "LAKE_ENGINE_MEMORY",
+    "LAKE_SPARK_CORES": "LAKE_ENGINE_CORES", "LAKE_SPARK_TOKEN": "LAKE_ENGINE_TOKEN",
+}  # fmt: skip
 # The engines that we start ourselves.
 SAIL, SPARK = "sail", "spark"
 
@@ -81,6 +86,9 @@ def jars() -> Path:
 
 def engine() -> str:
     """Who computes (`LAKE_ENGINE`): `sail`, `spark`, or the address of a Spark Connect server: sc://HOST:PORT."""
+    for old, new in _RENAMED.items():
+        if os.environ.get(old):
+            raise UsageError(f"{old} has another name now: set {new} instead")
     text = os.environ.get("LAKE_ENGINE") or SAIL
     if text not in (SAIL, SPARK) and not re.fullmatch(r"sc://[\w.-]+(:\d{1,5})?/?", text):
         raise UsageError(f"LAKE_ENGINE={text} is no engine: set it to {SAIL}, {SPARK} or sc://HOST:PORT")

@@ -42,6 +42,8 @@ _OF_DATA = "22000"
 _OF_CODE = ("AnalysisException", "ParseException", "UnsupportedOperationException", "IllegalArgumentException")
 # Classes of errors that say the values of rows are the cause.
 _OF_VALUES = ("ArithmeticException", "NumberFormatException", "ArrayIndexOutOfBoundsException", "DateTimeException")
+# How an error of values begins that Sail leaves to Arrow. Others of the class are of Sail's machine.
+_OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "Arithmetic overflow")
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
 _NO_MEMORY = "Resources exhausted"
 _BATCH_ROWS = 8192
@@ -206,7 +208,7 @@ def _computing() -> Iterator[None]:
     try:
         yield
     except PySparkException as error:
-        if type(error).__name__ in (*_OF_CODE, *_OF_VALUES):
+        if type(error).__name__ in (*_OF_CODE, *_OF_VALUES) or any(text in str(error) for text in _OF_ARROW):
             raise SparkRuntimeException(f"{str(error).rstrip('.')}. SQLSTATE: {_OF_DATA}") from None
         raise
 

@@ -1,0 +1,160 @@
+"""What Sail does differently from Spark, and what stands around it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.lake import settings
+from include.lake.engine import engine, sail, server
+from include.lake.errors import CODE, DATA, INFRASTRUCTURE, LakeError, UsageError
+from include.lake.local import processes
+from include.lake.state import ledger
+from tests.shop import DAY, NEXT, SELECT, TABLE, build, load
+
+pytestmark = pytest.mark.engine("sail")
+
+
+def test_an_engine_that_nobody_knows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("sial", "sc://", "http://localhost:15002", "sc://host:port", "sc://h; rm -rf /"):
+        monkeypatch.setenv("LAKE_ENGINE", wrong)
+        with pytest.raises(UsageError, match=r"is no engine: set it to sail, spark or sc://HOST:PORT"):
+            engine()
+    monkeypatch.setenv("LAKE_ENGINE", "sail")
+    monkeypatch.setenv("LAKE_SPARK_REMOTE", "sc://localhost:15002")
+    with pytest.raises(UsageError, match="LAKE_SPARK_REMOTE has another name now: set LAKE_ENGINE instead"):
+        engine()
+
+
+def test_an_error_has_the_class_of_its_cause(spark: Any) -> None:
+    def kind(sql: str) -> str | None:
+        with pytest.raises(Exception) as raised, sail.materialise(spark.sql(sql)):
+            pass
+        return sail.kind(raised.value)
+
+    for of_rows in (
+        "select 1 div x as y from values (0) as t(x)",
+        "select cast(x as int) as y from values ('x') as t(x)",
+        "select cast(x as date) as y from values ('x') as t(x)",
+        "select raise_error(x) as y from values ('bad') as t(x)",
+    ):
+        assert kind(of_rows) == DATA, of_rows
+    for of_the_text in ("selec 1", "select nothing", "select 1 from nowhere", "select no_such_function(1)"):
+        assert kind(of_the_text) == CODE, of_the_text
+
+
+def test_rows_are_computed_once_and_nothing_of_them_stays(spark: Any, lake_home: Path) -> None:
+    with sail.materialise(spark.sql("select uuid() as id from range(3)")) as computed:
+        first, second = (sorted(row[0] for row in computed.frame.collect()) for _ in range(2))
+        assert first == second and len(set(first)) == 3
+        assert len(list((lake_home / "engine" / "stage").glob("*/*"))) == 1
+    assert not list((lake_home / "engine" / "stage").glob("*/*"))
+
+
+def test_the_stage_of_a_killed_build_goes_with_the_next_one(spark: Any, lake_home: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = lake_home / "engine" / "stage" / killed.stdout.strip() / "rows"
+    left.mkdir(parents=True)
+    with sail.materialise(spark.sql("select 1 as x")):
+        assert not left.exists()
+
+
+def test_an_empty_day_over_an_empty_day_has_its_row_in_the_ledger(shop: Any, spark: Any) -> None:
+    load(("a", 1, NEXT), ("nobody", 1, DAY))  # a day whose only row is dropped
+    assert build(spark).rows == 0
+    assert build(spark, force=True).rows == 0
+    rows = [row for row in ledger.read([TABLE]) if row["partition"] == DAY]
+    assert [(row["status"], row["rows"], row["engine"]) for row in rows] == [("built", 0, "sail")] * 2
+    before, after = ledger.rebuild()
+    assert before == after and [row for row in ledger.read([TABLE]) if row["partition"] == DAY] == rows
+
+
+@pytest.mark.parametrize("name", ["a lake", "창고", "a&b'c"])
+def test_tables_are_in_folders_of_any_name(
+    shop: Any, spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("LAKE_HOME", str(tmp_path / name))
+    load(("a", 1, DAY))
+    assert build(spark).rows == 1
+
+
+@pytest.fixture
+def server_home(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("LAKE_ENGINE", "sail")
+    yield lake_home
+    server.stop(patience=0)
+
+
+def test_the_server_asks_for_the_token_and_nobody_gets_past_the_gate(server_home: Path) -> None:
+    import grpc
+    import psutil
+    from pyspark.sql.connect.proto import ConfigRequest, SparkConnectServiceStub
+
+    address = engine().start()
+    token = settings.engine_token_file().read_text().strip()
+    request = ConfigRequest(session_id="00112233-4455-6677-8899-aabbccddeeff")
+    request.operation.get.keys.append("spark.sql.session.timeZone")
+    with grpc.insecure_channel(address.removeprefix("sc://")) as channel:
+        for header in ((), (("authorization", "Bearer guessed"),)):
+            with pytest.raises(grpc.RpcError) as refused:
+                SparkConnectServiceStub(channel).Config(request, metadata=header, timeout=30)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        right = (("authorization", f"Bearer {token}"),)
+        assert SparkConnectServiceStub(channel).Config(request, metadata=right, timeout=30).pairs
+    state = server._state()
+    assert state is not None
+    family = [psutil.Process(state["pid"]), *psutil.Process(state["pid"]).children(recursive=True)]
+    assert len(family) == 2, "the gate and Sail"
+    listening = [c.laddr for process in family for c in process.net_connections("tcp") if c.status == "LISTEN"]
+    assert [(place.ip.removeprefix("::ffff:"), place.port) for place in listening] == [("127.0.0.1", state["port"])], (
+        "Sail's own port is open"
+    )
+    seen = subprocess.run(["ps", "-axww", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    assert "sail_main.py" in seen and token not in seen
+    # Whoever kills the gate ends Sail, too.
+    os.kill(state["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(processes.identity(process.pid) for process in family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(processes.identity(process.pid) for process in family)
+    assert engine().address() is None
+
+
+def test_a_server_of_the_other_engine_is_not_mistaken(server_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine().start()
+    monkeypatch.setenv("LAKE_ENGINE", "spark")
+    assert engine().address() is None
+    with pytest.raises(LakeError, match=r"a server of sail runs here: `\./lake engine stop` ends it"):
+        engine().start()
+
+
+def test_memory_that_runs_out_is_one_line_and_nothing_is_published(
+    shop: Any, lake_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKE_ENGINE_MEMORY", "1m")
+    many = SELECT.replace("from shop.event as event", "from shop.event as event\ncross join range(3000000)")
+    shop({"shop/total.sql": many.replace("group by event.name, event.day", "group by event.name, event.day, id")})
+    load(("a", 1, DAY))
+    engine().start()
+    try:
+        with pytest.raises(Exception, match=r"Resources exhausted") as raised:
+            build(None)
+    finally:
+        server.stop(patience=0)
+    assert sail.kind(raised.value) == INFRASTRUCTURE
+    assert [row["status"] for row in ledger.read([TABLE])] == ["failed"]
+    assert not list((lake_home / "engine" / "stage").glob("*/*"))
+
+
+def test_a_port_that_is_taken_meanwhile_is_told(server_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(server, "free_port", lambda: taken.getsockname()[1])
+        monkeypatch.setattr(server, "listens", lambda port: False)
+        with pytest.raises(LakeError, match=r"Sail ended at its start; the end of .*server.log"):
+            engine().start()

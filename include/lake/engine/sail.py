@@ -45,7 +45,7 @@ _OF_VALUES = ("ArithmeticException", "NumberFormatException", "ArrayIndexOutOfBo
 # How an error of values begins that Sail leaves to Arrow. Others of the class are of Sail's machine.
 _OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "Arithmetic overflow")
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
-_NO_MEMORY = "Resources exhausted"
+_NO_MEMORY = re.compile(r"Resources exhausted|Failed to allocate .* memory pool")
 _BATCH_ROWS = 8192
 _START_SECONDS = 60
 
@@ -208,15 +208,21 @@ def _computing() -> Iterator[None]:
     try:
         yield
     except PySparkException as error:
+        if _NO_MEMORY.search(str(error)):
+            memory = settings.engine_memory()
+            raise SparkRuntimeException(
+                f"{memory} of memory are too little (give LAKE_ENGINE_MEMORY more, or build fewer days): {error}"
+            ) from None
         if type(error).__name__ in (*_OF_CODE, *_OF_VALUES) or any(text in str(error) for text in _OF_ARROW):
-            raise SparkRuntimeException(f"{str(error).rstrip('.')}. SQLSTATE: {_OF_DATA}") from None
+            reason = str(error).rstrip(".")
+            raise SparkRuntimeException(f"{reason}. SQLSTATE: {_OF_DATA}") from None
         raise
 
 
 def kind(error: BaseException) -> str | None:
     """The class of an error of Sail; None for other errors."""
     names = [base.__name__ for base in type(error).__mro__]
-    if "PySparkException" in names and "SQLSTATE" not in str(error) and _NO_MEMORY not in str(error):
+    if "PySparkException" in names and "SQLSTATE" not in str(error) and not _NO_MEMORY.search(str(error)):
         # The narrower class first: a number that cannot be read is also an illegal argument.
         for classes, found in (_OF_VALUES, DATA), (_OF_CODE, CODE):
             if any(name in classes for name in names):

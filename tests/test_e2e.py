@@ -117,7 +117,14 @@ def lake(tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.Fixt
     processes.end(lake.started, patience=0)
 
 
-@pytest.mark.parametrize("lake", [settings.SAIL, settings.SPARK], indirect=True)
+@pytest.mark.parametrize("lake", [settings.SPARK], indirect=True)
+def test_from_nothing_to_green_runs_on_spark(lake: Lake) -> None:
+    day = first_run(lake)
+    status = lake.status(day)
+    assert {status[table]["state"] for table in TABLES} == {"fresh"} and all(status[table]["rows"] for table in TABLES)
+    assert lake.left() == [] and not lake.answers()
+
+
 def test_from_nothing_to_green_runs_and_on_after_a_crash(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKE_HOME", str(lake.home))
     day = first_run(lake)

@@ -1,22 +1,16 @@
 """What the SELECTs say: the tables they read, the columns they give, and an id of their meaning."""
 
-import hashlib
-import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
-from typing import Any
 
 import sqlglot
 from sqlglot import Dialect, exp
 from sqlglot.tokens import Token, TokenType
 
 from include.lake import settings
-from include.lake.errors import ContractError, LakeError
-from include.lake.project import columns, contracts, readiness, repeatable
+from include.lake.errors import ContractError
+from include.lake.project import columns, current, repeatable
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.days import parse_day
 
@@ -192,34 +186,10 @@ def _spans(
     return tuple(spans)
 
 
-@cache
-def select(table: str) -> Select:
-    """The SELECT of a table that we build. Its inputs all have contracts, and its contract's `reads` are among them."""
-    contract = contracts.get(table)
-    found = parse_select(contracts.read_text(contract.select_path), contract)
-    shown = settings.shown(contract.select_path)
-    for name in found.inputs:
-        if name in contracts.load_all().broken:
-            contracts.get(name)
-        if name not in contracts.load_all():
-            raise ContractError(
-                f"{shown}: reads {name}, which has no contract; write include/sql/{name.replace('.', '/')}.yaml"
-            )
-    for name, _ in contract.reads:
-        if name not in found.inputs or not contracts.get(name).day_column:
-            raise ContractError(
-                f"{settings.shown(contract.path)}: `reads` names {name}, which is not an input with days"
-            )
-    return found
-
-
-@cache
-def parsed_checks(table: str) -> tuple[ParsedCheck, ...]:
-    """The checks of a table that we build, in the order of its contract; ContractError names the one that is wrong."""
-    contract = contracts.get(table)
+def parse_checks(contract: Contract, inputs: list[Contract]) -> tuple[ParsedCheck, ...]:
+    """The checks of a contract, in its order; ContractError names the one that is wrong."""
     relations: dict[str, columns.Relation] = {
-        name: [(column.name, column.sensitive) for column in contracts.get(name).columns]
-        for name in (table, *inputs(table))
+        one.table: [(column.name, column.sensitive) for column in one.columns] for one in (contract, *inputs)
     }
     # The runner fills RUN_TIMESTAMP when it writes.
     relations[THIS] = [(c.name, c.sensitive) for c in contract.columns if c.name != RUN_TIMESTAMP]
@@ -273,9 +243,22 @@ def _doubles(tree: exp.Expr, contract: Contract) -> tuple[str, ...]:
     return tuple(c.name for c in contract.columns if c.type.endswith("double") and c.name in names(tree) - asked)
 
 
+# -- of the project as it is now
+
+
+def select(table: str) -> Select:
+    """The SELECT of a table that we build. Its inputs all have contracts, and its contract's `reads` are among them."""
+    return current.project().select(table)
+
+
+def parsed_checks(table: str) -> tuple[ParsedCheck, ...]:
+    """The checks of a table that we build, in the order of its contract; ContractError names the one that is wrong."""
+    return current.project().checks(table)
+
+
 def inputs(table: str) -> tuple[str, ...]:
     """The tables that a build of `table` reads, sorted; none for a source."""
-    return () if contracts.get(table).is_source else select(table).inputs
+    return current.project().inputs(table)
 
 
 def in_order(tables: list[str] | None = None) -> list[str]:
@@ -283,109 +266,25 @@ def in_order(tables: list[str] | None = None) -> list[str]:
 
     ContractError if one of `tables` is broken or stands on one that is.
     """
-    order, broken = _survey(tables)
-    for name in tables or ():
-        if name in broken:
-            raise ContractError(broken[name])
-    return [name for name in order if tables is None or name in tables]
+    project = current.project()
+    return list(project.order) if tables is None else project.in_order(tables)
 
 
 def broken() -> dict[str, str]:
     """Table -> what is wrong, of those that `in_order()` leaves out: in their files, or in what they stand on."""
-    return _survey()[1]
-
-
-def _survey(tables: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
-    """The good ones of `tables` and of all that they stand on, in order, and by table what is wrong with the others."""
-    broken = dict(contracts.load_all().broken)
-    reads: dict[str, tuple[str, ...]] = {}
-    todo = list(contracts.load_all() if tables is None else tables)
-    while todo:
-        name = todo.pop()
-        if name in reads or name in broken:
-            continue
-        try:
-            reads[name] = inputs(name)
-            todo += reads[name]
-            parsed_checks(name)
-            readiness.parsed_ready_when(name)
-        except LakeError as error:
-            broken[name] = str(error)
-        except Exception as error:  # a parser that gives up, on nesting of a thousand levels for example
-            shown = settings.shown(contracts.get(name).select_path)
-            broken[name] = f"{shown}: cannot be read: {type(error).__name__}: {error}"
-    sorter = TopologicalSorter(reads)
-    with suppress(CycleError):  # what is in a circle, or stands on one, is never ready
-        sorter.prepare()
-    order: list[str] = []
-    while ready := sorted(sorter.get_ready()):
-        order += ready
-        sorter.done(*ready)
-    for name in order:
-        if above := sorted(broken.keys() & set(reads.get(name, ()))):
-            broken.setdefault(name, broken[above[0]])
-    for name in sorted(reads.keys() - set(order)):
-        broken.setdefault(name, _circle(name, reads))
-    return [name for name in order if name not in broken], broken
-
-
-def _circle(table: str, reads: dict[str, tuple[str, ...]]) -> str:
-    """The circle of SELECTs that `table` is in or stands on."""
-    below: dict[str, tuple[str, ...]] = {}
-    todo = [table]
-    while todo:
-        if (name := todo.pop()) not in below:
-            below[name] = reads.get(name, ())
-            todo += below[name]
-    try:
-        TopologicalSorter(below).prepare()
-    except CycleError as error:
-        circle = error.args[1][1:]
-        first = circle.index(min(circle))  # the same words, whoever asks
-        circle = [*circle[first:], *circle[:first], circle[first]]
-        shown = settings.shown(contracts.get(circle[0]).select_path)
-        return f"{shown}: the SELECTs read each other in a circle: {' -> '.join(circle)}"
-    raise AssertionError(f"{table} is in no circle")
+    return current.project().broken
 
 
 def upstream(tables: list[str]) -> list[str]:
     """`tables` and every built table that they stand on, in order; sources are left out."""
-    found: set[str] = set()
-    todo = list(tables)
-    while todo:
-        name = todo.pop()
-        if name not in found and not contracts.get(name).is_source:
-            found.add(name)
-            todo += inputs(name)
-    return in_order(sorted(found))
+    return current.project().upstream(tables)
 
 
-@cache
 def code_id(table: str) -> str:
-    """16 hex digits that change when the rows of the table change by its files: its SELECT, columns and layout.
-
-    Comments, formatting, the order of fields and what is only checked (`checks_id`) do not change them.
-    """
-    contract = contracts.get(table)
-    return _digits(
-        select(table).meaning(),
-        sorted((column.name, column.type) for column in contract.columns),
-        contract.partitioned_by,
-        contract.reads,
-    )
+    """16 hex digits that change when the rows of the table change by its files; see `Project.code_id`."""
+    return current.project().code_id(table)
 
 
-@cache
 def checks_id(table: str) -> str:
-    """16 hex digits that change with `code_id` and with whatever a build checks: a failed build may be good then."""
-    contract = contracts.get(table)
-    return _digits(
-        code_id(table),
-        sorted((check.meaning(), check.severity) for check in parsed_checks(table)),
-        sorted(column.name for column in contract.columns if not column.nullable),
-        sorted(contract.key),
-    )
-
-
-def _digits(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    """16 hex digits that change with `code_id` and with whatever a build checks; see `Project.checks_id`."""
+    return current.project().checks_id(table)

@@ -7,6 +7,7 @@ from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, Su
 from utils.dynamic_dag.factory import RETRIES, BrokenFiles, table_docs
 
 from include.lake.project import contracts, lineage, task_lists
+from include.lake.project.current import held
 
 DOCS = """\
 Builds a range of days of any tables, one task per table. Stop it by marking the run as failed; clear the run to go on:
@@ -20,7 +21,7 @@ TIMEOUT = timedelta(days=1)
 # the tables that are not in the plan; Airflow applies that before the trigger rule.
 TRIGGER_RULE = "all_done"
 
-with DAG(
+with held(), DAG(
     dag_id="backfill",
     description="Build a range of days of any tables in few jobs",
     doc_md=DOCS,

@@ -23,7 +23,7 @@ TIMEOUT = timedelta(days=1)
 TRIGGER_RULE = "all_done"
 
 with (
-    held(),
+    held(save=True),
     DAG(
         dag_id="backfill",
         description="Build a range of days of any tables in few jobs",

@@ -38,7 +38,7 @@ LATE_DAYS = "late_days"
 LATE_DAYS_DOCS = "Builds the days before that of the run again where late data made them stale (`look_back_days`)."
 
 
-@held()
+@held(save=True)
 def dags_of(family: str) -> dict[str, DAG]:
     """The DAGs of all task lists of a family, by DAG id. A broken list becomes an import error and hides no other."""
     dags: dict[str, DAG] = {}

@@ -211,6 +211,26 @@ def parse(text: str, path: Path) -> Contract:
     return contract
 
 
+def plain(contract: Contract) -> dict[str, Any]:
+    """A good contract as JSON takes it, but for its path; see kept.py."""
+    return contract.model_dump(mode="json", exclude={"path"})
+
+
+def restored(values: dict[str, Any], path: Path) -> Contract:
+    """The contract of which `plain` gave the values. They were found good, and are not looked at again."""
+    return Contract.model_construct(
+        **values
+        | {
+            "path": path,
+            "key": tuple(values["key"]),
+            "partitioned_by": tuple(values["partitioned_by"]),
+            "columns": tuple(Column.model_construct(**column) for column in values["columns"]),
+            "checks": tuple(Check.model_construct(**check) for check in values["checks"]),
+            "reads": tuple((name, earlier) for name, earlier in values["reads"]),
+        }
+    )
+
+
 def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
     """What is wrong in a contract whose fields are right one by one: place and cure."""
     names, day = contract.column_names, contract.day_column

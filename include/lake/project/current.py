@@ -7,7 +7,6 @@ asked for. So an edit is seen by the next call, and costs one file. Nobody clear
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -21,20 +20,15 @@ from include.lake.errors import ContractError, LakeError, UsageError
 
 # These modules parse one file each. Their short names for the current project (`contracts.get`) import this module.
 from include.lake.project import contracts, lineage, readiness, task_lists
+from include.lake.project.kept import Kept, Stamp, digest
 
 if TYPE_CHECKING:
     from include.lake.project.contracts import Contract
     from include.lake.project.lineage import ParsedCheck, Select
     from include.lake.project.task_lists import TaskList
 
-# Time of the last change, bytes and inode: an edit changes one of them. None: a link to nowhere.
-Stamp = tuple[int, int, int] | None
 # Path -> stamp of contracts, SELECTs and what may be meant as one; the same of the task lists; both sorted.
 Files = tuple[dict[str, Stamp], dict[str, Stamp]]
-
-# Linux counts the time of a file in steps of up to 10 ms. Two edits within a step, of as many bytes, leave the same
-# stamp. So the stamp of a file that was this young when it was read proves nothing, and the file is read again.
-_YOUNG = 50_000_000
 
 
 class Project:
@@ -47,7 +41,7 @@ class Project:
     def __init__(self, files: Files) -> None:
         self.files, self.folders = files, folders()
         sql, lists = files
-        self.texts = {path: _kept.text(path, stamp) for path, stamp in (sql | lists).items()}
+        self.texts = {path: _kept.text(path, stamp, contracts.read_text) for path, stamp in (sql | lists).items()}
         self._lists = [Path(path) for path in lists]
         # schema.table -> path of its contract, and those that have a SELECT.
         self._paths: dict[str, Path] = {}
@@ -75,7 +69,7 @@ class Project:
             return contracts.read_text(path)
         if isinstance(text, str):
             return text
-        raise ContractError(text[0])
+        raise ContractError(str(text))
 
     def _once(self, kind: str, name: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, or the LakeError that it raises, made once in the life of this Project."""
@@ -120,8 +114,18 @@ class Project:
         raise UsageError(f"there is no table {table!r}: {hint}")
 
     def _parsed_contract(self, table: str, path: Path) -> "Contract":
-        text, is_source = self.text(path), table not in self._selects
-        return _kept.parsed("contract", table, (text, path, is_source), lambda: contracts.parse(text, path))
+        text, source = self.text(path), self._source(table)
+
+        def make() -> "Contract":
+            plain = _kept.on_disk.value(source, lambda: contracts.plain(contracts.parse(text, path)))
+            return contracts.restored(plain, path)
+
+        return _kept.parsed("contract", table, source, make)
+
+    def _source(self, table: str) -> str:
+        """What a contract is made of: its text, its place, and whether there is a SELECT."""
+        path = self._paths[table]
+        return self._once("source", table, lambda: digest(self.text(path), str(path), str(table in self._selects)))
 
     # -- SELECTs
 
@@ -132,7 +136,14 @@ class Project:
     def _checked_select(self, table: str) -> "Select":
         contract = self.contract(table)
         text = self.text(contract.select_path)
-        select = _kept.parsed("select", table, (text, contract), lambda: lineage.parse_select(text, contract))
+        source = digest(text, self._source(table))
+
+        def make() -> "Select":
+            return lineage.restored_select(
+                text, _kept.on_disk.value(source, lambda: lineage.plain_select(lineage.parse_select(text, contract)))
+            )
+
+        select = _kept.parsed("select", table, source, make)
         for name in select.inputs:
             if name not in self._paths and name not in self._misplaced:
                 raise ContractError(
@@ -155,10 +166,15 @@ class Project:
         """The checks of a table that we build, in the order of its contract; ContractError names the wrong one."""
 
         def make() -> "tuple[ParsedCheck, ...]":
-            contract, inputs = self.contract(table), tuple(self.contract(name) for name in self.inputs(table))
-            return _kept.parsed(
-                "checks", table, (contract, inputs), lambda: lineage.parse_checks(contract, list(inputs))
-            )
+            contract, inputs = self.contract(table), [self.contract(name) for name in self.inputs(table)]
+            if not contract.checks:
+                return ()
+            source = digest("checks", *map(self._source, [table, *self.inputs(table)]))
+            return _kept.parsed("checks", table, source, lambda: restored(contract, inputs, source))
+
+        def restored(contract: "Contract", inputs: "list[Contract]", source: str) -> "tuple[ParsedCheck, ...]":
+            plain = _kept.on_disk.value(source, lambda: lineage.plain_checks(lineage.parse_checks(contract, inputs)))
+            return lineage.restored_checks(plain)
 
         return self._once("checks", table, make)
 
@@ -312,7 +328,8 @@ class Project:
     def literal(self, path: Path) -> "tuple[TaskList, tuple[tuple[str, int], ...]]":
         """The task list that a file says, and each of its tables with its line, whatever the tables are."""
         text, twins = self.text(path), [twin for twin in self._lists if twin.stem == path.stem and twin != path]
-        return _kept.parsed("list", str(path), (text, twins), lambda: task_lists.parse(text, path, twins))
+        source = digest(text, *map(str, twins))
+        return _kept.parsed("list", str(path), source, lambda: task_lists.parse(text, path, twins))
 
     @cached_property
     def lists(self) -> "dict[Path, TaskList | LakeError]":
@@ -330,49 +347,7 @@ def _digits(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-class _Kept:
-    """What was read and parsed in this process, by file: the next Project takes from it what has not changed."""
-
-    def __init__(self) -> None:
-        # Path -> its stamp, and the text; where there is no text, the error in a tuple.
-        self._texts: dict[str, tuple[Stamp, str | tuple[str]]] = {}
-        self._parsed: dict[tuple[str, str], tuple[Any, Any]] = {}
-        self.young: set[str] = set()
-
-    def text(self, path: str, stamp: Stamp) -> str | tuple[str]:
-        """The text of a file; where there is none, the error in a tuple."""
-        before = self._texts.get(path)
-        if before and before[0] == stamp and path not in self.young:
-            return before[1]
-        if stamp is None or abs(time.time_ns() - stamp[0]) < _YOUNG:
-            self.young.add(path)
-        else:
-            self.young.discard(path)
-        text: str | tuple[str]
-        try:
-            text = contracts.read_text(Path(path))
-        except ContractError as error:
-            text = (str(error),)
-        self._texts[path] = stamp, text
-        return text
-
-    def parsed(self, kind: str, name: str, source: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives of `source`, made again once the source is another one. An error is not kept."""
-        before = self._parsed.get((kind, name))
-        if before and before[0] == source:
-            return before[1]
-        result = make()
-        self._parsed[kind, name] = source, result
-        return result
-
-    def keep_only(self, files: Files) -> None:
-        """Forget texts of files that are gone."""
-        for path in self._texts.keys() - files[0].keys() - files[1].keys():
-            self._texts.pop(path, None)
-            self.young.discard(path)
-
-
-_kept = _Kept()
+_kept = Kept()
 _newest: Project | None = None
 _held: ContextVar[Project | None] = ContextVar("held_project", default=None)
 
@@ -384,7 +359,7 @@ def project() -> Project:
         return held
     files, newest = stamps(), _newest
     if newest is None or newest.files != files or newest.folders != folders():
-        _kept.keep_only(files)
+        _kept.keep_only({*files[0], *files[1]})
         newest = _newest = Project(files)
     elif _kept.young:
         again = Project(files)
@@ -393,10 +368,11 @@ def project() -> Project:
 
 
 @contextmanager
-def held() -> Iterator[Project]:
+def held(save: bool = False) -> Iterator[Project]:
     """One project for all that happens inside, in this thread: an edit meanwhile is for the next one.
 
     A build, a command, a page and a parse of the DAGs hold it. So they are of one piece, and ask the disk once.
+    `save`: what was parsed is kept for the next process. The DAG files want that.
     """
     now = project()
     token = _held.set(now)
@@ -404,6 +380,8 @@ def held() -> Iterator[Project]:
         yield now
     finally:
         _held.reset(token)
+        if save:
+            _kept.on_disk.save()
 
 
 def folders() -> tuple[Path, Path]:
@@ -422,7 +400,7 @@ def _is_sql(name: str) -> bool:
 
 def _stamps(folder: str, wanted: Callable[[str], bool]) -> dict[str, Stamp]:
     """The files (and folders) of `wanted` names at any depth below a folder, sorted."""
-    found: list[tuple[Path, Stamp]] = []
+    found: list[tuple[str, Stamp]] = []
     todo = [folder]
     while todo:
         with suppress(OSError), os.scandir(todo.pop()) as entries:
@@ -432,8 +410,8 @@ def _stamps(folder: str, wanted: Callable[[str], bool]) -> dict[str, Stamp]:
                 if entry.is_dir():
                     todo.append(entry.path)
                 if wanted(entry.name):
-                    found.append((Path(entry.path), _stamp(entry)))
-    return {str(path): stamp for path, stamp in sorted(found, key=lambda item: item[0])}
+                    found.append((entry.path, _stamp(entry)))
+    return dict(sorted(found, key=lambda item: item[0].split(os.sep)))
 
 
 def _list_stamps(families: Path) -> dict[str, Stamp]:

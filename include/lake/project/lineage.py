@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import sqlglot
 from sqlglot import Dialect, exp
@@ -23,15 +24,17 @@ OURS = "__lake_"
 
 @dataclass(frozen=True)
 class Template:
-    """A query over tables and days. `_spans`: where in the text (from, to) a table or a parameter is named."""
+    """A query over tables and days that was found good. `spans`: where in it (from, to) a table or parameter is named.
+
+    It keeps no tree: what is plain can be kept on disk (see kept.py).
+    """
 
     text: str
-    tree: exp.Expr
-    _spans: tuple[tuple[int, int, str], ...]
+    spans: tuple[tuple[int, int, str], ...]
 
     def meaning(self) -> str:
         """The query without comments and formatting. Not needed, and so not made, when DAGs are parsed."""
-        return self.tree.sql(dialect="spark", comments=False, normalize=True)
+        return _parse(self.text, ContractError)[0].sql(dialect="spark", comments=False, normalize=True)
 
     def over_views(self, start: str, end: str) -> str:
         """The text for start..end, with every table replaced by its `view_name`. Nothing else is touched.
@@ -41,7 +44,7 @@ class Template:
         """
         days = {"start_date": f"'{parse_day(start)}'", "end_date": f"'{parse_day(end)}'"}
         text = self.text
-        for begins, ends, name in sorted(self._spans, reverse=True):
+        for begins, ends, name in sorted(self.spans, reverse=True):
             # A table has an alias of its own, and `this` is known by that name.
             view = f"{view_name(name)} as {name}" if name == THIS else view_name(name)
             text = text[:begins] + days.get(name, view) + text[ends:]
@@ -119,7 +122,7 @@ def parse_select(text: str, contract: Contract) -> Select:
 
     spans = _spans(tree, tokens, wrong)
     inputs = sorted({name for _, _, name in spans} - PARAMETERS)
-    return Select(text, tree, spans, tuple(inputs), tuple(columns))
+    return Select(text, spans, tuple(inputs), tuple(columns))
 
 
 def _parse(text: str, wrong: Callable[..., ContractError]) -> tuple[exp.Expr, list[Token]]:
@@ -216,8 +219,33 @@ def parse_checks(contract: Contract, inputs: list[Contract]) -> tuple[ParsedChec
                 raise wrong("a check with a window is a SELECT that gives the rows that break it")
             kind = "day" if any(map(_is_aggregate, tree.walk())) else "row"
             reader.check(tree, {"": relations[THIS]})
-        found.append(ParsedCheck(check.sql, tree, spans, kind, check.severity, gives, _doubles(tree, contract)))
+        found.append(ParsedCheck(check.sql, spans, kind, check.severity, gives, _doubles(tree, contract)))
     return tuple(found)
+
+
+def plain_select(select: Select) -> list[Any]:
+    """A SELECT without its text, as JSON takes it."""
+    return [select.spans, select.inputs, select.columns]
+
+
+def restored_select(text: str, plain: list[Any]) -> Select:
+    spans, inputs, columns = plain
+    return Select(text, tuple(map(tuple, spans)), tuple(inputs), tuple(columns))
+
+
+def plain_checks(checks: tuple[ParsedCheck, ...]) -> list[list[Any]]:
+    """Checks as JSON takes them."""
+    return [[check.text, check.spans, check.kind, check.severity, check.gives, check.doubles] for check in checks]
+
+
+def restored_checks(plain: list[list[Any]]) -> tuple[ParsedCheck, ...]:
+    return tuple(
+        ParsedCheck(
+            text, tuple(map(tuple, spans)), kind, severity,
+            None if gives is None else [(name, hidden) for name, hidden in gives], tuple(doubles),
+        )
+        for text, spans, kind, severity, gives, doubles in plain
+    )  # fmt: skip
 
 
 def _is_aggregate(node: exp.Expr) -> bool:

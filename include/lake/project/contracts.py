@@ -213,7 +213,7 @@ def parse(text: str, path: Path) -> Contract:
 
 def plain(contract: Contract) -> dict[str, Any]:
     """A good contract as JSON takes it, but for its path; see kept.py."""
-    return contract.model_dump(mode="json", exclude={"path"})
+    return contract.model_dump(exclude={"path"})
 
 
 def restored(values: dict[str, Any], path: Path) -> Contract:

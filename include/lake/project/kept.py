@@ -10,10 +10,9 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import sqlglot
 
 from include.lake import settings
 from include.lake.errors import LakeError
@@ -119,4 +118,4 @@ def digest(*parts: str) -> str:
 def _version() -> str:
     """What else decides what a parse gives: the code of this room, and the parser."""
     files = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in Path(__file__).parent.glob("*.py")]
-    return digest(sqlglot.__version__, repr(sorted(files)))
+    return digest(metadata.version("sqlglot"), repr(sorted(files)))

@@ -216,9 +216,9 @@ def plain(contract: Contract) -> dict[str, Any]:
     return contract.model_dump(exclude={"path"})
 
 
-def restored(values: dict[str, Any], path: Path) -> Contract:
+def restored(values: dict[str, Any], path: Path, is_source: bool) -> Contract:
     """The contract of which `plain` gave the values. They were found good, and are not looked at again."""
-    return Contract.model_construct(
+    contract = Contract.model_construct(
         **values
         | {
             "path": path,
@@ -229,6 +229,9 @@ def restored(values: dict[str, Any], path: Path) -> Contract:
             "reads": tuple((name, earlier) for name, earlier in values["reads"]),
         }
     )
+    # What the cached property would find on disk, but of the time when the files were looked at.
+    contract.__dict__["is_source"] = is_source
+    return contract
 
 
 def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:

@@ -121,7 +121,7 @@ class Project:
 
         def make() -> "Contract":
             plain = _kept.on_disk.value(source, lambda: contracts.plain(contracts.parse(text, path)))
-            return contracts.restored(plain, path)
+            return contracts.restored(plain, path, table not in self._selects)
 
         return _kept.parsed("contract", table, source, make)
 

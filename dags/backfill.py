@@ -3,10 +3,12 @@
 from datetime import timedelta
 
 from airflow.sdk import DAG
+from airflow.sdk.definitions.param import ParamsDict
 from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
 from utils.dynamic_dag.factory import RETRIES, BrokenFiles, table_docs
 
 from include.lake.project import contracts, lineage, task_lists
+from include.lake.project.current import held
 
 DOCS = """\
 Builds a range of days of any tables, one task per table. Stop it by marking the run as failed; clear the run to go on:
@@ -20,18 +22,20 @@ TIMEOUT = timedelta(days=1)
 # the tables that are not in the plan; Airflow applies that before the trigger rule.
 TRIGGER_RULE = "all_done"
 
-with DAG(
-    dag_id="backfill",
-    description="Build a range of days of any tables in few jobs",
-    doc_md=DOCS,
-    schedule=None,
-    catchup=False,
-    max_active_runs=MAX_ACTIVE_RUNS,
-    is_paused_upon_creation=False,  # it has no schedule, so it does nothing until a user starts it
-    default_args={"owner": "data-insight", **RETRIES, "execution_timeout": TIMEOUT},
-    params=params(task_lists.names()),
-    tags=["lake"],
-) as dag:
+with (
+    held(save=True),
+    DAG(
+        dag_id="backfill",
+        description="Build a range of days of any tables in few jobs",
+        doc_md=DOCS,
+        schedule=None,
+        catchup=False,
+        max_active_runs=MAX_ACTIVE_RUNS,
+        is_paused_upon_creation=False,  # it has no schedule, so it does nothing until a user starts it
+        default_args={"owner": "data-insight", **RETRIES, "execution_timeout": TIMEOUT},
+        tags=["lake"],
+    ) as dag,
+):
     planned = PlanBackfill(task_id=PLAN)
     summary = SummariseBackfill(task_id=SUMMARY, trigger_rule=TRIGGER_RULE)
     planned >> summary
@@ -45,6 +49,9 @@ with DAG(
         for above in lineage.inputs(name):
             if above in tasks:
                 tasks[above] >> task
+
+# Not before: Airflow copies the form, which names every table, into each task that is made after it.
+dag.params = ParamsDict(params(task_lists.names()))
 
 # The DAG has no task for a broken table. This import error names the broken files.
 if problems := lineage.broken():

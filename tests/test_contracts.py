@@ -9,7 +9,7 @@ from include.lake import settings
 from include.lake.backfill import request
 from include.lake.cli import main as cli
 from include.lake.errors import ContractError, UsageError
-from include.lake.project import contracts, lineage, readiness, task_lists
+from include.lake.project import contracts, current, lineage, readiness, task_lists
 
 Project = Callable[[dict[str, str]], None]
 
@@ -196,7 +196,6 @@ def test_what_cannot_say_that_a_day_is_complete_is_told_so(project: Project) -> 
     text, table = path.read_text(), "service_log.weverse_server_log"
     for sql, problem in NOT_READY.items():
         path.write_text(f"ready_when: |\n  {sql}\n{text}")
-        contracts.load_all.cache_clear()
         with pytest.raises(ContractError) as error:
             readiness.parsed_ready_when(table)
         assert str(error.value).startswith(f"{path}:1: `ready_when` {problem}")
@@ -217,15 +216,14 @@ def test_what_can_say_that_a_day_is_complete(project: Project) -> None:
 
 def test_what_systems_and_editors_leave_behind_is_nothing_of_ours(project: Project) -> None:
     project({})
-    good, order, stamp = dict(contracts.load_all()), lineage.in_order(), contracts.stamp()
+    good, order, stamp = dict(contracts.load_all()), lineage.in_order(), current.stamps()
     folder = settings.SQL / "we_mart"
     for name in ("._we_user.yaml", "#we_user.yaml#", "we_user.yaml~", ".we_user.sql.swp", "~$we_user.yaml", "notes.md"):
         (folder / name).write_bytes(b"\x00\x05\x16\x07")
     (folder / ".#we_user.yaml").symlink_to("me@laptop.4711:1784")  # Emacs locks with a link to nowhere
     (folder / ".ipynb_checkpoints").mkdir()
     (folder / ".ipynb_checkpoints" / "we_user.yaml").write_text("x")
-    contracts.load_all.cache_clear()
-    assert (dict(contracts.load_all()), lineage.in_order(), contracts.stamp()) == (good, order, stamp)
+    assert (dict(contracts.load_all()), lineage.in_order(), current.stamps()) == (good, order, stamp)
     assert lineage.broken() == {}
 
 
@@ -256,12 +254,11 @@ def test_a_wrong_file_costs_itself_alone_and_is_named(
         else:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
     paths[-1].symlink_to("nowhere")
-    contracts.load_all.cache_clear()
     assert (dict(contracts.load_all()), lineage.in_order(), task_lists.names()) == (good, order, names)
     messages = sorted(lineage.broken().values())
     assert len(messages) == len(paths)
     assert all(message.startswith(f"{path}:") for message, path in zip(messages, sorted(paths), strict=True))
-    assert contracts.stamp()
+    assert current.stamps()
     assert cli.main(["lineage"]) == 0
     assert sorted(capsys.readouterr().err.splitlines()) == [f"left out: {message}" for message in messages]
     with pytest.raises(ContractError, match=r"no_text\.yaml:1: is not UTF-8"):

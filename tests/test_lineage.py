@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from include.lake.errors import ContractError, UsageError
-from include.lake.project import contracts, lineage
+from include.lake.project import contracts, lineage, selects
 
 # The upstream lists of the tables' documentation pages.
 UPSTREAM = {
@@ -56,7 +56,7 @@ group by all
 
 
 def parse(select: str = SELECT, contract: str = CONTRACT) -> lineage.Select:
-    return lineage.parse_select(select, contracts.parse(contract, Path("schema/calls.yaml")))
+    return selects.parse_select(select, contracts.parse(contract, Path("schema/calls.yaml")))
 
 
 @pytest.mark.parametrize("table", sorted(UPSTREAM))

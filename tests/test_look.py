@@ -271,12 +271,12 @@ def tear(table: str) -> Path:
 
 
 def test_a_torn_commit_of_a_table_is_named_with_the_cure_and_hides_no_other(shop) -> None:
+    shop({"shop/other.yaml": SOURCE})
+    load("shop.other", *DAYS)
     torn = tear(EVENT)
     lake = Lake()
     assert lake.own_state(EVENT, DAYS[0]).state == "failed"
     assert f"{EVENT}: its newest commit is torn: delete {torn}" in lake.own_state(EVENT, DAYS[0]).why
-    shop({"shop/other.yaml": SOURCE})
-    load("shop.other", *DAYS)
     assert lake.own_state("shop.other", DAYS[0]).state == "fresh"
     assert lake.newest_day(EVENT) == ""
     torn.unlink()

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from include.lake.backfill import request
 from include.lake.build import failures
 from include.lake.errors import ContractError, UsageError
+from include.lake.project.current import held
 
 PLAN, SUMMARY = "plan", "summary"
 # XCom key of Airflow's SkipMixin. The scheduler skips the tasks that are listed here without starting a process.
@@ -65,9 +66,13 @@ def _run(context: Any) -> str:
 
 @contextmanager
 def _failing_well(subject: str) -> Iterator[None]:
-    """End the task with the cause of an error in a few lines. Airflow retries only errors that a retry can cure."""
+    """Hold the project, and end the task with the cause of an error in a few lines.
+
+    Airflow retries only errors that a retry can cure.
+    """
     try:
-        yield
+        with held():
+            yield
     except AirflowException:
         raise
     except Exception as error:

@@ -22,11 +22,11 @@ from airflow.models.taskinstance import TaskInstance
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
-from lake_airflow.tasks import notice_edits
 from sqlalchemy import select
 
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage, task_lists
+from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.project.periods import Period
 from include.lake.state.look import FRESH, DayState, Lake
@@ -36,7 +36,7 @@ MAX_DAYS = 92  # the last days of a backfill; a page of several years would be u
 BUILDS = 50  # builds shown of one table, newest first
 BACKFILL = "backfill"  # this DAG builds any table, so a user who may read it sees every table
 
-app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(notice_edits)])
+app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None)
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
@@ -140,6 +140,7 @@ def mistake(request: Request, error: LakeError) -> HTMLResponse:
 
 # Without a dag_id, Airflow checks here if the user may read any DAG at all. Its own list of DAGs does the same.
 @app.get("/", dependencies=[Depends(requires_access_dag("GET"))])
+@held()
 def overview(session: SessionDep, rights: RightsDep, dag_id: str | None = None) -> HTMLResponse:
     """Tables by days: of one DAG, or of all DAGs that the user may read."""
     if dag_id:
@@ -153,6 +154,7 @@ def overview(session: SessionDep, rights: RightsDep, dag_id: str | None = None) 
 
 
 @app.get("/table", dependencies=[Depends(requires_access_dag("GET"))])
+@held()
 def table(rights: RightsDep, name: str) -> HTMLResponse:
     """One table: what it is, its newest days and its newest builds."""
     try:
@@ -172,6 +174,7 @@ def table(rights: RightsDep, name: str) -> HTMLResponse:
 
 
 @app.get("/run", dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN))])
+@held()
 def run(session: SessionDep, rights: RightsDep, dag_id: str, run_id: str, task_id: str | None = None) -> HTMLResponse:
     """The state of each table for the day of a run. With `task_id`, only the table of this task."""
     found = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))

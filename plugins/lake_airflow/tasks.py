@@ -12,7 +12,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
 from include.lake.errors import LakeError, UsageError
-from include.lake.project import contracts, lineage
+from include.lake.project import contracts
+from include.lake.project.current import held
 from include.lake.project.periods import Grain, Period, key_ranges
 
 # Seconds between two looks at the lake. Data arrives hours after its day, so ten seconds more do not matter.
@@ -76,7 +77,8 @@ class BuildTable(BaseOperator):
 
         error: Exception
         try:
-            return runner.build(self.table, first, last, run=run, log=self.log.info)
+            with held():
+                return runner.build(self.table, first, last, run=run, log=self.log.info)
         except AirflowTaskTimeout:
             hours = self.execution_timeout.total_seconds() / 3600 if self.execution_timeout else 0
             error = LakeError(
@@ -105,7 +107,8 @@ class LateDays(BaseOperator):
         from include.lake.build import late  # slow to import: a DAG parse must not need it
 
         day, run = partition_and_run(context, self.tables[0])
-        result = late.build_stale_days(self.tables, day, self.look_back_days, run, self.log.info)
+        with held():
+            result = late.build_stale_days(self.tables, day, self.look_back_days, run, self.log.info)
         if not result.built and not result.failed:
             self.log.info("nothing of the %d days before %s is stale", self.look_back_days, day)
         if result.failed:
@@ -229,7 +232,6 @@ def look(table: str, readers: list[str], day: str) -> dict[str, str]:
 
     with _looking:
         if time.monotonic() - _newest_look[0] > LOOK_SECONDS or _newest_look[1] is None:
-            notice_edits()
             _newest_look = (time.monotonic(), Lake())
         lake = _newest_look[1]
         try:
@@ -238,20 +240,6 @@ def look(table: str, readers: list[str], day: str) -> dict[str, str]:
         except Exception:
             _newest_look = (0.0, None)  # a failed look may have read only half of the state
             raise
-
-
-_files_seen: frozenset[tuple[str, int]] = frozenset()
-
-
-def notice_edits() -> None:
-    """Forget contracts and SELECTs if files have changed. Triggerer and API server keep running when a user edits."""
-    global _files_seen
-    files = contracts.stamp()
-    if files != _files_seen:
-        for function in [*vars(contracts).values(), *vars(lineage).values()]:
-            if hasattr(function, "cache_clear"):
-                function.cache_clear()
-        _files_seen = files
 
 
 def in_words(table: str, missing: dict[str, str]) -> str:

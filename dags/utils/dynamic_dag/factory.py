@@ -16,6 +16,7 @@ from include.lake import settings
 from include.lake.errors import ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import Contract
+from include.lake.project.current import held
 from include.lake.project.task_lists import INPUTS, TaskList, paths, read
 
 # Airflow requires a start date although catchup is off. Any day before the first day of a run will do.
@@ -37,6 +38,7 @@ LATE_DAYS = "late_days"
 LATE_DAYS_DOCS = "Builds the days before that of the run again where late data made them stale (`look_back_days`)."
 
 
+@held(save=True)
 def dags_of(family: str) -> dict[str, DAG]:
     """The DAGs of all task lists of a family, by DAG id. A broken list becomes an import error and hides no other."""
     dags: dict[str, DAG] = {}

@@ -12,6 +12,7 @@ from include.lake import settings
 from include.lake.backfill.request import MODES, Request
 from include.lake.errors import LakeError
 from include.lake.project import contracts, lineage, periods
+from include.lake.project.current import held
 from include.lake.state.look import FAILED, FRESH, MISSING, STALE, Lake
 
 # Parquet takes five to ten times its size once it is rows, and Spark spills what does not fit: a batch of an eighth of
@@ -98,6 +99,7 @@ class Plan:
 # -- the plan
 
 
+@held()
 def plan(asked: Request, run: str = "") -> Plan:
     """The plan for what is asked for, as things are now. `run`: see `plan_table`."""
     costs = Costs(Lake())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from include.lake.errors import ContractError, UsageError
 from include.lake.project import contracts, lineage, periods, task_lists
+from include.lake.project.current import held
 from include.lake.project.days import day_range
 from include.lake.project.periods import Period
 
@@ -47,6 +48,7 @@ class Request:
         return [partition for partition in partitions if partition <= newest.text]
 
 
+@held()
 def check(
     names: list[str],
     first: str,

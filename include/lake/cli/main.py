@@ -18,6 +18,7 @@ from include.lake import settings
 from include.lake.backfill import request
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage, periods
+from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.project.periods import Period
 
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         name = options.name
         settings.home()  # a folder that Delta cannot use is refused before anything is read or written
         settings.warehouse()
-        code = int(options.command(options) or 0)
+        with held():  # an edit while a long command runs is for the next command
+            code = int(options.command(options) or 0)
         sys.stdout.flush()  # so a full disk is an error of the command, and not of Python's exit
         return code
     except UsageError as error:

@@ -4,11 +4,10 @@ A contract without a SELECT is a source. The fields are those of `Contract`; wha
 A wrong file breaks its table and no other: it is kept among the broken ones, with file, line and cure.
 """
 
-import os
 import re
 import reprlib
 from collections.abc import Hashable, Iterable, Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from include.lake import settings
-from include.lake.errors import ContractError, UsageError
+from include.lake.errors import ContractError
 from include.lake.project.periods import Grain
 
 # A name becomes a part of views, folders and task ids: twice this length and a prefix fit into 250 characters.
@@ -212,6 +211,29 @@ def parse(text: str, path: Path) -> Contract:
     return contract
 
 
+def plain(contract: Contract) -> dict[str, Any]:
+    """A good contract as JSON takes it, but for its path; see kept.py."""
+    return contract.model_dump(exclude={"path"})
+
+
+def restored(values: dict[str, Any], path: Path, is_source: bool) -> Contract:
+    """The contract of which `plain` gave the values. They were found good, and are not looked at again."""
+    contract = Contract.model_construct(
+        **values
+        | {
+            "path": path,
+            "key": tuple(values["key"]),
+            "partitioned_by": tuple(values["partitioned_by"]),
+            "columns": tuple(Column.model_construct(**column) for column in values["columns"]),
+            "checks": tuple(Check.model_construct(**check) for check in values["checks"]),
+            "reads": tuple((name, earlier) for name, earlier in values["reads"]),
+        }
+    )
+    # What the cached property would find on disk, but of the time when the files were looked at.
+    contract.__dict__["is_source"] = is_source
+    return contract
+
+
 def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
     """What is wrong in a contract whose fields are right one by one: place and cure."""
     names, day = contract.column_names, contract.day_column
@@ -371,30 +393,6 @@ def is_leftover(name: str) -> bool:
     return name.startswith((".", "#", "~")) or name.endswith("~")
 
 
-def files() -> list[Path]:
-    """Contracts and SELECTs, and what may be meant as one, sorted."""
-    paths = []
-    for folder, folders, names in os.walk(settings.SQL):
-        folders[:] = [name for name in folders if not is_leftover(name)]
-        paths += [
-            Path(folder, name)
-            for name in names + folders
-            if name.lower().endswith((".yaml", ".yml", ".sql")) and not is_leftover(name)
-        ]
-    return sorted(paths)
-
-
-def stamp() -> frozenset[tuple[str, int]]:
-    """What changes when somebody edits contracts and SELECTs: their paths and times."""
-    stamps = []
-    for path in files():
-        try:
-            stamps.append((str(path), path.stat().st_mtime_ns))
-        except OSError:  # it went away just now, or it is a link to nowhere: whoever reads it says so
-            stamps.append((str(path), 0))
-    return frozenset(stamps)
-
-
 class Contracts(dict[str, Contract]):
     """The good contracts by table name. `broken`: table -> what is wrong with its files, a line for each mistake."""
 
@@ -403,39 +401,15 @@ class Contracts(dict[str, Contract]):
         self.broken: dict[str, str] = {}
 
 
-@cache
 def load_all() -> Contracts:
-    """All good contracts, in the order of their files, and what is wrong with the others. Read once per process."""
-    contracts = Contracts()
-    selects = []
-    for path in files():
-        table = f"{path.parent.name}.{path.stem}"
-        if path.parent.parent != settings.SQL or path.suffix not in (".yaml", ".sql"):
-            contracts.broken[settings.shown(path)] = (
-                f"{settings.shown(path)}: is no table: name it include/sql/<schema>/<table>.yaml or .sql"
-            )
-        elif path.suffix == ".sql":
-            selects.append((table, path))
-        else:
-            try:
-                contracts[table] = parse(read_text(path), path)
-            except ContractError as error:
-                contracts.broken[table] = str(error)
-    for table, path in selects:
-        if table not in contracts and table not in contracts.broken:
-            contracts.broken[table] = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
-    return contracts
+    """All good contracts of the project as it is now, and what is wrong with the others."""
+    from include.lake.project import current  # it imports this module
+
+    return current.project().contracts
 
 
 def get(table: str) -> Contract:
     """The contract of `table`; ContractError if it is wrong, UsageError with the nearest name if there is none."""
-    contracts = load_all()
-    if table in contracts:
-        return contracts[table]
-    if table in contracts.broken:
-        raise ContractError(contracts.broken[table])
-    import difflib
+    from include.lake.project import current  # it imports this module
 
-    near = difflib.get_close_matches(str(table), contracts, n=1)
-    hint = f"did you mean {near[0]}?" if near else "./lake lineage lists the tables"
-    raise UsageError(f"there is no table {table!r}: {hint}")
+    return current.project().contract(table)

@@ -1,24 +1,16 @@
-"""What the SELECTs say: the tables they read, the columns they give, and an id of their meaning."""
+"""What the SELECTs say: the tables they read, the columns they give, and an id of their meaning.
 
-import hashlib
-import json
-from collections.abc import Callable
-from contextlib import suppress
+It does not import sqlglot, which takes a tenth of a second: a parse of the DAGs finds the answers kept. See selects.py.
+"""
+
 from dataclasses import dataclass
-from functools import cache
-from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sqlglot
-from sqlglot import Dialect, exp
-from sqlglot.tokens import Token, TokenType
-
-from include.lake import settings
-from include.lake.errors import ContractError, LakeError
-from include.lake.project import columns, contracts, readiness, repeatable
-from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.project import current
 from include.lake.project.days import parse_day
+
+if TYPE_CHECKING:
+    from include.lake.project.columns import Relation
 
 PARAMETERS = {"start_date", "end_date"}
 # In a check: the rows that would be published.
@@ -29,15 +21,19 @@ OURS = "__lake_"
 
 @dataclass(frozen=True)
 class Template:
-    """A query over tables and days. `_spans`: where in the text (from, to) a table or a parameter is named."""
+    """A query over tables and days that was found good. `spans`: where in it (from, to) a table or parameter is named.
+
+    It keeps no tree: what is plain can be kept on disk (see kept.py).
+    """
 
     text: str
-    tree: exp.Expr
-    _spans: tuple[tuple[int, int, str], ...]
+    spans: tuple[tuple[int, int, str], ...]
 
     def meaning(self) -> str:
         """The query without comments and formatting. Not needed, and so not made, when DAGs are parsed."""
-        return self.tree.sql(dialect="spark", comments=False, normalize=True)
+        from include.lake.project import selects  # it imports sqlglot
+
+        return selects.meaning(self.text)
 
     def over_views(self, start: str, end: str) -> str:
         """The text for start..end, with every table replaced by its `view_name`. Nothing else is touched.
@@ -47,7 +43,7 @@ class Template:
         """
         days = {"start_date": f"'{parse_day(start)}'", "end_date": f"'{parse_day(end)}'"}
         text = self.text
-        for begins, ends, name in sorted(self._spans, reverse=True):
+        for begins, ends, name in sorted(self.spans, reverse=True):
             # A table has an alias of its own, and `this` is known by that name.
             view = f"{view_name(name)} as {name}" if name == THIS else view_name(name)
             text = text[:begins] + days.get(name, view) + text[ends:]
@@ -72,7 +68,7 @@ class ParsedCheck(Template):
 
     kind: str
     severity: str
-    gives: columns.Relation
+    gives: "Relation"
     doubles: tuple[str, ...]
 
     @property
@@ -86,196 +82,47 @@ def view_name(table: str) -> str:
     return f"{OURS}{len(schema)}_{schema}_{name}"
 
 
-def parse_select(text: str, contract: Contract) -> Select:
-    """Parse and check a SELECT against its contract; ContractError names file, line and cure."""
-    shown = settings.shown(contract.select_path)
-
-    def wrong(what: str, line: int | None = None) -> ContractError:
-        return ContractError(f"{shown}{f':{line}' if line else ''}: {what}")
-
-    def line_of(needle: str) -> int | None:
-        return next((n for n, content in enumerate(text.splitlines(), 1) if needle.lower() in content.lower()), None)
-
-    tree, tokens = _parse(text, wrong)
-    if not isinstance(tree, exp.Query):
-        raise wrong("must be exactly one SELECT")
-    if DROP_REASON in contract.column_names:
-        raise wrong(f"{DROP_REASON} says why a row is not published; give that column of the contract another name")
-    if RUN_TIMESTAMP in (*contract.key, *contract.partitioned_by):
-        raise wrong(f"{RUN_TIMESTAMP} differs in every build; take it out of `key` and `partitioned_by`")
-    _require_repeatable(tree, tokens, text, wrong)
-    parameters = _parameters(tree, tokens, wrong)
-    if parameters != PARAMETERS:
-        raise wrong("must restrict the days with both :start_date and :end_date (a day is a range of one)")
-
-    columns = tree.named_selects
-    if any(isinstance(node, exp.Star) for node in tree.selects) or "*" in columns:
-        raise wrong("name the columns of the outer SELECT instead of *")
-    promised = [name for name in contract.column_names if name != RUN_TIMESTAMP]
-    for name in columns:
-        if columns.count(name) > 1:
-            raise wrong(f"gives column {name} twice", line_of(name))
-        if name not in promised and name != DROP_REASON:
-            raise wrong(
-                f"gives column {name!r}, which its contract does not have; add it there or remove it", line_of(name)
-            )
-    for name in promised:
-        if name not in columns:
-            raise wrong(f"does not give column {name} of its contract; add it or remove it there")
-
-    spans = _spans(tree, tokens, wrong)
-    inputs = sorted({name for _, _, name in spans} - PARAMETERS)
-    return Select(text, tree, spans, tuple(inputs), tuple(columns))
+def plain_select(select: Select) -> list[Any]:
+    """A SELECT without its text, as JSON takes it."""
+    return [select.spans, select.inputs, select.columns]
 
 
-def _parse(text: str, wrong: Callable[..., ContractError]) -> tuple[exp.Expr, list[Token]]:
-    """The one statement or expression of a text, and its tokens."""
-    dialect = Dialect.get_or_raise("spark")
-    try:
-        tokens = dialect.tokenize(text)
-        trees = [tree for tree in dialect.parser().parse(tokens, text) if tree is not None]
-    except sqlglot.errors.SqlglotError as error:
-        told = error.errors if isinstance(error, sqlglot.errors.ParseError) else []
-        first = told[0] if told else {}
-        what = str(first.get("description") or error).splitlines()[0]
-        raise wrong(f"does not parse: {what}", first.get("line")) from None
-    if len(trees) != 1:
-        raise wrong("must be exactly one SELECT")
-    for token in tokens:
-        if token.text.lower().startswith(OURS) and token.token_type in (TokenType.VAR, TokenType.IDENTIFIER):
-            raise wrong(f"{token.text}: names that begin with {OURS} are the runner's own; use another", token.line)
-    return trees[0], tokens
+def restored_select(text: str, plain: list[Any]) -> Select:
+    spans, inputs, columns = plain
+    return Select(text, tuple(map(tuple, spans)), tuple(inputs), tuple(columns))
 
 
-def _require_repeatable(tree: exp.Expr, tokens: list[Token], text: str, wrong: Callable[..., ContractError]) -> None:
-    if fault := repeatable.fault(tree, text, tokens):
-        raise wrong(*fault)
+def plain_checks(checks: tuple[ParsedCheck, ...]) -> list[list[Any]]:
+    """Checks as JSON takes them."""
+    return [[check.text, check.spans, check.kind, check.severity, check.gives, check.doubles] for check in checks]
 
 
-def _parameters(tree: exp.Expr, tokens: list[Token], wrong: Callable[..., ContractError]) -> set[str]:
-    """The parameters of a query or expression, all of them known."""
-    names = {node.name for node in tree.find_all(exp.Placeholder, exp.Parameter)}
-    for name in sorted(names - PARAMETERS):
-        line = next((token.line for token in tokens if token.text == name), None)
-        raise wrong(f"unknown parameter :{name}; there are :start_date and :end_date", line)
-    return names
+def restored_checks(plain: list[list[Any]]) -> tuple[ParsedCheck, ...]:
+    return tuple(
+        ParsedCheck(
+            text, tuple(map(tuple, spans)), kind, severity,
+            None if gives is None else [(name, hidden) for name, hidden in gives], tuple(doubles),
+        )
+        for text, spans, kind, severity, gives, doubles in plain
+    )  # fmt: skip
 
 
-def _spans(
-    tree: exp.Expr, tokens: list[Token], wrong: Callable[..., ContractError], extra: tuple[str, ...] = ()
-) -> tuple[tuple[int, int, str], ...]:
-    """Where tables and parameters are named in a text. `extra`: names without a schema that stand for tables."""
-    ctes = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}  # Spark does not tell A from a
-    for name in ctes & set(extra):
-        raise wrong(f"WITH {name}: {name} stands for the rows to be published; use another name")
-    spans = []
-    for node in tree.find_all(exp.Table):
-        line = node.this.meta.get("line")
-        if not node.db and (node.name.lower() in ctes or not isinstance(node.this, exp.Identifier)):
-            if node.alias.lower() in extra:
-                raise wrong(f"{node.alias} stands for the rows to be published; use another alias", line)
-            continue
-        if not node.db and node.name not in extra:
-            raise wrong(f"{node.name} is neither a table (write schema.table) nor defined in WITH", line)
-        if node.catalog:
-            raise wrong(f"{node.sql()}: write schema.table without a catalog", line)
-        if bool(node.alias) != bool(node.db):
-            raise wrong(f"give {node.sql()} an alias" if node.db else f"{node.name} has no other alias", line)
-        if node.alias.lower() in extra:
-            raise wrong(f"{node.alias} stands for the rows to be published; use another alias", line)
-        first = node.args["db"] if node.db else node.this
-        name = f"{node.db}.{node.name}" if node.db else node.name
-        spans.append((first.meta["start"], node.this.meta["end"] + 1, name))
-    for colon, parameter in pairwise(tokens):
-        if colon.token_type == TokenType.COLON and parameter.text in PARAMETERS:
-            spans.append((colon.start, parameter.end + 1, parameter.text))
-    return tuple(spans)
+# -- of the project as it is now
 
 
-@cache
 def select(table: str) -> Select:
     """The SELECT of a table that we build. Its inputs all have contracts, and its contract's `reads` are among them."""
-    contract = contracts.get(table)
-    found = parse_select(contracts.read_text(contract.select_path), contract)
-    shown = settings.shown(contract.select_path)
-    for name in found.inputs:
-        if name in contracts.load_all().broken:
-            contracts.get(name)
-        if name not in contracts.load_all():
-            raise ContractError(
-                f"{shown}: reads {name}, which has no contract; write include/sql/{name.replace('.', '/')}.yaml"
-            )
-    for name, _ in contract.reads:
-        if name not in found.inputs or not contracts.get(name).day_column:
-            raise ContractError(
-                f"{settings.shown(contract.path)}: `reads` names {name}, which is not an input with days"
-            )
-    return found
+    return current.project().select(table)
 
 
-@cache
 def parsed_checks(table: str) -> tuple[ParsedCheck, ...]:
     """The checks of a table that we build, in the order of its contract; ContractError names the one that is wrong."""
-    contract = contracts.get(table)
-    relations: dict[str, columns.Relation] = {
-        name: [(column.name, column.sensitive) for column in contracts.get(name).columns]
-        for name in (table, *inputs(table))
-    }
-    # The runner fills RUN_TIMESTAMP when it writes.
-    relations[THIS] = [(c.name, c.sensitive) for c in contract.columns if c.name != RUN_TIMESTAMP]
-    found = []
-    for check in contract.checks:
-
-        def wrong(what: str, line: int | None = None, sql: str = check.sql) -> ContractError:
-            return ContractError(f"{settings.shown(contract.path)}: check `{' '.join(sql.split())}`: {what}")
-
-        tree, tokens = _parse(check.sql, wrong)
-        _require_repeatable(tree, tokens, check.sql, wrong)
-        _parameters(tree, tokens, wrong)
-        spans = _spans(tree, tokens, wrong, (THIS,))
-        reader, gives = columns.Reader(relations, wrong), None
-        if isinstance(tree, exp.Query):
-            kind = "select"
-            if unread := sorted({name for _, _, name in spans} - PARAMETERS - relations.keys()):
-                raise wrong(f"reads {', '.join(unread)}; there are {', '.join(sorted(relations))}")
-            gives = reader.gives(tree)
-        else:
-            if tree.find(exp.Query):
-                raise wrong("a check with a query in it is a SELECT that gives the rows that break it")
-            if tree.find(exp.Window):
-                raise wrong("a check with a window is a SELECT that gives the rows that break it")
-            kind = "day" if any(map(_is_aggregate, tree.walk())) else "row"
-            reader.check(tree, {"": relations[THIS]})
-        found.append(ParsedCheck(check.sql, tree, spans, kind, check.severity, gives, _doubles(tree, contract)))
-    return tuple(found)
-
-
-def _is_aggregate(node: exp.Expr) -> bool:
-    if isinstance(node, exp.Any):  # x like any (…) is none
-        return not isinstance(node.parent, (exp.Binary, exp.Like, exp.ILike))
-    return isinstance(node, exp.AggFunc) or (
-        isinstance(node, exp.Anonymous) and node.name.lower() in repeatable.MORE_AGGREGATES
-    )
-
-
-def _doubles(tree: exp.Expr, contract: Contract) -> tuple[str, ...]:
-    """The columns of doubles that a check reads without asking isnan() or nanvl() of them."""
-
-    def names(node: exp.Expr) -> set[str]:
-        return {column.name.lower() for column in node.find_all(exp.Column)}
-
-    asked = {
-        name
-        for node in tree.find_all(exp.Func)
-        if (node.name if isinstance(node, exp.Anonymous) else node.sql_name()).lower() in ("isnan", "is_nan", "nanvl")
-        for name in names(node)
-    }
-    return tuple(c.name for c in contract.columns if c.type.endswith("double") and c.name in names(tree) - asked)
+    return current.project().checks(table)
 
 
 def inputs(table: str) -> tuple[str, ...]:
     """The tables that a build of `table` reads, sorted; none for a source."""
-    return () if contracts.get(table).is_source else select(table).inputs
+    return current.project().inputs(table)
 
 
 def in_order(tables: list[str] | None = None) -> list[str]:
@@ -283,109 +130,25 @@ def in_order(tables: list[str] | None = None) -> list[str]:
 
     ContractError if one of `tables` is broken or stands on one that is.
     """
-    order, broken = _survey(tables)
-    for name in tables or ():
-        if name in broken:
-            raise ContractError(broken[name])
-    return [name for name in order if tables is None or name in tables]
+    project = current.project()
+    return list(project.order) if tables is None else project.in_order(tables)
 
 
 def broken() -> dict[str, str]:
     """Table -> what is wrong, of those that `in_order()` leaves out: in their files, or in what they stand on."""
-    return _survey()[1]
-
-
-def _survey(tables: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
-    """The good ones of `tables` and of all that they stand on, in order, and by table what is wrong with the others."""
-    broken = dict(contracts.load_all().broken)
-    reads: dict[str, tuple[str, ...]] = {}
-    todo = list(contracts.load_all() if tables is None else tables)
-    while todo:
-        name = todo.pop()
-        if name in reads or name in broken:
-            continue
-        try:
-            reads[name] = inputs(name)
-            todo += reads[name]
-            parsed_checks(name)
-            readiness.parsed_ready_when(name)
-        except LakeError as error:
-            broken[name] = str(error)
-        except Exception as error:  # a parser that gives up, on nesting of a thousand levels for example
-            shown = settings.shown(contracts.get(name).select_path)
-            broken[name] = f"{shown}: cannot be read: {type(error).__name__}: {error}"
-    sorter = TopologicalSorter(reads)
-    with suppress(CycleError):  # what is in a circle, or stands on one, is never ready
-        sorter.prepare()
-    order: list[str] = []
-    while ready := sorted(sorter.get_ready()):
-        order += ready
-        sorter.done(*ready)
-    for name in order:
-        if above := sorted(broken.keys() & set(reads.get(name, ()))):
-            broken.setdefault(name, broken[above[0]])
-    for name in sorted(reads.keys() - set(order)):
-        broken.setdefault(name, _circle(name, reads))
-    return [name for name in order if name not in broken], broken
-
-
-def _circle(table: str, reads: dict[str, tuple[str, ...]]) -> str:
-    """The circle of SELECTs that `table` is in or stands on."""
-    below: dict[str, tuple[str, ...]] = {}
-    todo = [table]
-    while todo:
-        if (name := todo.pop()) not in below:
-            below[name] = reads.get(name, ())
-            todo += below[name]
-    try:
-        TopologicalSorter(below).prepare()
-    except CycleError as error:
-        circle = error.args[1][1:]
-        first = circle.index(min(circle))  # the same words, whoever asks
-        circle = [*circle[first:], *circle[:first], circle[first]]
-        shown = settings.shown(contracts.get(circle[0]).select_path)
-        return f"{shown}: the SELECTs read each other in a circle: {' -> '.join(circle)}"
-    raise AssertionError(f"{table} is in no circle")
+    return current.project().broken
 
 
 def upstream(tables: list[str]) -> list[str]:
     """`tables` and every built table that they stand on, in order; sources are left out."""
-    found: set[str] = set()
-    todo = list(tables)
-    while todo:
-        name = todo.pop()
-        if name not in found and not contracts.get(name).is_source:
-            found.add(name)
-            todo += inputs(name)
-    return in_order(sorted(found))
+    return current.project().upstream(tables)
 
 
-@cache
 def code_id(table: str) -> str:
-    """16 hex digits that change when the rows of the table change by its files: its SELECT, columns and layout.
-
-    Comments, formatting, the order of fields and what is only checked (`checks_id`) do not change them.
-    """
-    contract = contracts.get(table)
-    return _digits(
-        select(table).meaning(),
-        sorted((column.name, column.type) for column in contract.columns),
-        contract.partitioned_by,
-        contract.reads,
-    )
+    """16 hex digits that change when the rows of the table change by its files; see `Project.code_id`."""
+    return current.project().code_id(table)
 
 
-@cache
 def checks_id(table: str) -> str:
-    """16 hex digits that change with `code_id` and with whatever a build checks: a failed build may be good then."""
-    contract = contracts.get(table)
-    return _digits(
-        code_id(table),
-        sorted((check.meaning(), check.severity) for check in parsed_checks(table)),
-        sorted(column.name for column in contract.columns if not column.nullable),
-        sorted(contract.key),
-    )
-
-
-def _digits(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    """16 hex digits that change with `code_id` and with whatever a build checks; see `Project.checks_id`."""
+    return current.project().checks_id(table)

@@ -12,6 +12,7 @@ from sqlglot import exp
 
 from include.lake.errors import ContractError
 from include.lake.project import contracts
+from include.lake.project.contracts import Contract
 
 _AGGREGATES = (exp.Count, exp.Min, exp.Max, exp.Sum, exp.Avg)
 _PREDICATES = (
@@ -29,7 +30,11 @@ def parsed_ready_when(table: str) -> exp.Expr | None:
 
     Write it as SQL of another engine with `.sql(dialect=…)`: Spark's "text" in double quotes is a column elsewhere.
     """
-    contract = contracts.get(table)
+    return ready_when_of(contracts.get(table))
+
+
+def ready_when_of(contract: Contract) -> exp.Expr | None:
+    """The same of a contract."""
     if contract.ready_when is None:
         return None
     return _parsed(contract.ready_when, tuple(contract.column_names), contract.path)

@@ -6,7 +6,6 @@ timezone whose days a table has.
 
 import ast
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -16,8 +15,8 @@ from typing import Any
 import tzdata
 
 from include.lake import settings
-from include.lake.errors import ContractError, LakeError, UsageError
-from include.lake.project import contracts, lineage
+from include.lake.errors import ContractError, LakeError
+from include.lake.project import current
 from include.lake.project.periods import Grain
 
 FIELDS = ("dag_id", "owner", "schedule", "timezone", "look_back_days", "dag_task_list")
@@ -55,104 +54,17 @@ class TaskList:
         """What the tables read and the list does not build, with the tables that read it."""
         found: dict[str, list[str]] = {}
         for table in self.tables:
-            for name in lineage.inputs(table):
+            for name in current.project().inputs(table):
                 if name not in self.tables:
                     found.setdefault(name, []).append(table)
         return dict(sorted(found.items()))
 
 
-def zones_of_source(table: str) -> set[str]:
-    """The timezones in which days of a source end: those of the task lists whose tables read it; else UTC."""
-    return {one.timezone for one in read_all() if any(table in lineage.inputs(name) for name in one.tables)} or {"UTC"}
+def parse(text: str, path: Path, twins: list[Path]) -> tuple[TaskList, tuple[tuple[str, int], ...]]:
+    """The task list that a text says, and each of its tables with its line; ContractError names file, line and cure.
 
-
-def paths(family: str = "*") -> list[Path]:
-    """The files of the task lists of a family, or of all, sorted; without what systems and editors leave behind."""
-    return sorted(
-        path
-        for path in settings.ROOT.glob(f"dags/utils/dynamic_dag/{family}/task_list/*.py")
-        if not contracts.is_leftover(path.name) and path.name != "__init__.py"
-    )
-
-
-def read_all() -> list[TaskList]:
-    """Every good task list of the project, by DAG id."""
-    return [task_list for _, task_list in _tries() if isinstance(task_list, TaskList)]
-
-
-def broken() -> dict[str, str]:
-    """DAG id -> what is wrong, of the task lists that `read_all()` leaves out."""
-    return {path.stem: str(error) for path, error in _tries() if isinstance(error, LakeError)}
-
-
-def _tries() -> Iterator[tuple[Path, TaskList | LakeError]]:
-    for path in paths():
-        try:
-            yield path, read(path)
-        except LakeError as error:
-            yield path, error
-
-
-def names() -> list[str]:
-    """All that may be asked for: the tables that we build, the DAGs that build them, and the steps of these.
-
-    What is broken cannot be asked for.
+    `twins`: other files of the same name.
     """
-    lists = read_all()
-    built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
-    return [
-        *built,
-        *sorted({listed.dag_id for listed in lists}),
-        *sorted({s for listed in lists for s, _ in listed.steps}),
-    ]
-
-
-def timezones(table: str) -> list[str]:
-    """The timezones whose days a table has: of the lists that build it, UTC where none does.
-
-    A list whose tables are broken still says its timezone. ContractError if only a list that cannot be read names it.
-    """
-    zones, problems = set(), []
-    for path in paths():
-        try:
-            task_list, _ = _literal(path, contracts.read_text(path))
-        except ContractError as error:
-            with suppress(OSError):
-                problems += [str(error)] if table.encode() in path.read_bytes() else []
-            continue
-        if table in task_list.tables:
-            zones.add(task_list.timezone)
-    if problems and not zones:
-        raise ContractError("\n".join(problems))
-    return sorted(zones) or ["UTC"]
-
-
-def read(path: Path) -> TaskList:
-    """Read and check one task list and the tables that it needs; ContractError names file, line and cure."""
-    task_list, lines = _literal(path, contracts.read_text(path))
-    for table, line in lines:
-        shown = f"{settings.shown(path)}:{line}"
-        try:
-            contract = contracts.get(table)
-        except UsageError as error:
-            raise ContractError(f"{shown}: {error}") from None
-        if contract.is_source:
-            raise ContractError(
-                f"{shown}: {table} is a source: nothing builds it, what reads it waits for it; remove it"
-            )
-        if contract.grain != task_list.grain:
-            raise ContractError(
-                f"{shown}: a partition of {table} is a {contract.grain}, a run of this list is of a {task_list.grain}: "
-                f"list it in a DAG with the schedule of its partitions"
-            )
-    # Their edges, checks and inputs, too: what is wrong in one of these breaks this list.
-    lineage.in_order(task_list.tables)
-    return task_list
-
-
-@cache
-def _literal(path: Path, text: str) -> tuple[TaskList, tuple[tuple[str, int], ...]]:
-    """The task list that a file says, and each of its tables with its line. Read again only when the text changes."""
     shown = settings.shown(path)
 
     def wrong(what: str, line: int = 1) -> ContractError:
@@ -194,8 +106,10 @@ def _literal(path: Path, text: str) -> tuple[TaskList, tuple[tuple[str, int], ..
         )
     if not _DAG_ID.fullmatch(path.stem):
         raise wrong(f"dag_id {path.stem!r}: at most 200 of a-z, 0-9 and _, a letter first", nodes["dag_id"].lineno)
-    if twins := [settings.shown(twin) for twin in paths() if twin.stem == path.stem and twin != path]:
-        raise wrong(f"{twins[0]} has the same dag_id: name one of them otherwise", nodes["dag_id"].lineno)
+    if twins:
+        raise wrong(
+            f"{settings.shown(twins[0])} has the same dag_id: name one of them otherwise", nodes["dag_id"].lineno
+        )
     if values["schedule"] not in _SCHEDULES:
         raise wrong(
             f"schedule {values['schedule']!r} is unknown: write one of {', '.join(_SCHEDULES)}",
@@ -254,3 +168,71 @@ def _is_list_of_texts(value: Any) -> bool:
 def _lines_of_tables(step: ast.expr) -> list[int]:
     """The line of each table of a step that has been checked."""
     return [table.lineno for node in ast.walk(step) if isinstance(node, ast.List) for table in node.elts]
+
+
+# -- of the project as it is now
+
+
+def zones_of_source(table: str) -> set[str]:
+    """The timezones in which days of a source end: those of the task lists whose tables read it; else UTC."""
+    with current.held() as project:
+        return {one.timezone for one in read_all() if any(table in project.inputs(name) for name in one.tables)} or {
+            "UTC"
+        }
+
+
+def paths(family: str | None = None) -> list[Path]:
+    """The files of the task lists of a family, or of all, sorted; without what systems and editors leave behind."""
+    return current.project().list_paths(family)
+
+
+def read(path: Path) -> TaskList:
+    """Read and check one task list and the tables that it needs; ContractError names file, line and cure."""
+    return current.project().task_list(path)
+
+
+def read_all() -> list[TaskList]:
+    """Every good task list of the project, by DAG id."""
+    return [task_list for task_list in current.project().lists.values() if isinstance(task_list, TaskList)]
+
+
+def broken() -> dict[str, str]:
+    """DAG id -> what is wrong, of the task lists that `read_all()` leaves out."""
+    lists = current.project().lists.items()
+    return {path.stem: str(error) for path, error in lists if isinstance(error, LakeError)}
+
+
+def names() -> list[str]:
+    """All that may be asked for: the tables that we build, the DAGs that build them, and the steps of these.
+
+    What is broken cannot be asked for.
+    """
+    with current.held() as project:
+        lists = read_all()
+        built = [name for name in project.order if not project.contract(name).is_source]
+    return [
+        *built,
+        *sorted({listed.dag_id for listed in lists}),
+        *sorted({s for listed in lists for s, _ in listed.steps}),
+    ]
+
+
+def timezones(table: str) -> list[str]:
+    """The timezones whose days a table has: of the lists that build it, UTC where none does.
+
+    A list whose tables are broken still says its timezone. ContractError if only a list that cannot be read names it.
+    """
+    zones, problems = set(), []
+    project = current.project()
+    for path in project.list_paths():
+        try:
+            task_list, _ = project.literal(path)
+        except ContractError as error:
+            with suppress(OSError):
+                problems += [str(error)] if table.encode() in path.read_bytes() else []
+            continue
+        if table in task_list.tables:
+            zones.add(task_list.timezone)
+    if problems and not zones:
+        raise ContractError("\n".join(problems))
+    return sorted(zones) or ["UTC"]

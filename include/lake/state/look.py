@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from include.lake.errors import LakeError
-from include.lake.project import contracts, lineage, periods, task_lists
+from include.lake.project import current, periods, task_lists
+from include.lake.project.contracts import Contract
 from include.lake.project.periods import Grain, Period
 from include.lake.state import completeness, ledger
 from include.lake.state.ledger import BUILT, CHANGED, EMPTY
@@ -63,11 +64,10 @@ class _Input:
 class _History:
     """What the ledger and the commits after its last row say of one table with days."""
 
-    def __init__(self, table: str, snapshot: Snapshot | None, entered: ledger.Reader) -> None:
-        contract = contracts.get(table)
+    def __init__(self, contract: Contract, snapshot: Snapshot | None, entered: ledger.Reader) -> None:
         self.version = None if snapshot is None else snapshot.version
         self.table_id = "" if snapshot is None else snapshot.table_id
-        data = entered.history(table)
+        data = entered.history(contract.table)
         # What the commits say and the ledger does not know yet.
         self.unrecorded: list[dict[str, Any]] = []
         if snapshot is not None:
@@ -145,6 +145,7 @@ class Lake:
     """
 
     def __init__(self) -> None:
+        self.project = current.project()
         self._ledger: ledger.Reader | None = None
         self._snapshots: dict[str, Snapshot | None] = {}
         self._histories: dict[str, _History] = {}
@@ -168,22 +169,26 @@ class Lake:
     def _history(self, table: str) -> _History:
         if table not in self._histories:
             self._ledger = self._ledger or ledger.Reader()
-            self._histories[table] = _History(table, self.snapshot(table), self._ledger)
+            self._histories[table] = _History(self.project.contract(table), self.snapshot(table), self._ledger)
         return self._histories[table]
 
     def _inputs_with_days(self, table: str) -> list[_Input]:
         if table not in self._inputs:
-            earlier = dict(contracts.get(table).reads)
+            earlier = dict(self.project.contract(table).reads)
             self._inputs[table] = [
-                _Input(name, contracts.get(name).grain, earlier.get(name, 0), contracts.get(name).is_source)
-                for name in lineage.inputs(table)
-                if contracts.get(name).day_column
+                _Input(
+                    name, self.project.contract(name).grain, earlier.get(name, 0), self.project.contract(name).is_source
+                )
+                for name in self.project.inputs(table)
+                if self.project.contract(name).day_column
             ]
         return self._inputs[table]
 
     def unrecorded(self, tables: Iterable[str]) -> list[dict[str, Any]]:
         """The rows that are missing in the ledger, for those of `tables` that have days."""
-        return [row for name in tables if contracts.get(name).day_column for row in self._history(name).unrecorded]
+        return [
+            row for name in tables if self.project.contract(name).day_column for row in self._history(name).unrecorded
+        ]
 
     def builds(self, table: str) -> dict[str, list[dict[str, Any]]]:
         """Day -> its builds, good and failed, oldest first."""
@@ -214,7 +219,7 @@ class Lake:
         """Day -> files of a source."""
         if table not in self._files:
             snapshot = self.snapshot(table)
-            self._files[table] = {} if snapshot is None else store().days(snapshot, contracts.get(table))
+            self._files[table] = {} if snapshot is None else store().days(snapshot, self.project.contract(table))
         return self._files[table]
 
     def version(self, table: str) -> int | None:
@@ -231,7 +236,7 @@ class Lake:
         """Day -> the newest version that changed its rows, for days that have any or were built."""
         history = self._history(table)
         any_day = history.changes.get(ANY_DAY, -1)
-        known = self.files(table) if contracts.get(table).is_source else history.built
+        known = self.files(table) if self.project.contract(table).is_source else history.built
         versions = {day: max(history.changes.get(day, -1), any_day) for day in known}
         return versions | dict.fromkeys(self._planned.get(table, ()), _PLANNED)
 
@@ -252,7 +257,7 @@ class Lake:
 
     def absent_reasons(self, table: str, days: list[str]) -> dict[str, str]:
         """Those of `days` that the table does not have, each with the reason; '' for a table without days."""
-        contract = contracts.get(table)
+        contract = self.project.contract(table)
         if not contract.day_column:
             return {"": "is not loaded"} if self.version(table) is None else {}
         if not contract.is_source:
@@ -268,23 +273,23 @@ class Lake:
             return False
         if day in self._history(table).empty:
             return True
-        hours = contracts.get(table).empty_after
+        hours = self.project.contract(table).empty_after
         if hours is None:
             return False
-        last_day = Period(contracts.get(table).grain, day).last_day
+        last_day = Period(self.project.contract(table).grain, day).last_day
         ends = (datetime.fromisoformat(last_day) + timedelta(days=1)).replace
         last = max(ends(tzinfo=ZoneInfo(zone)) for zone in task_lists.zones_of_source(table))
         return datetime.now(last.tzinfo) >= last + timedelta(hours=hours)
 
     def _unready(self, table: str, days: list[str]) -> dict[str, str]:
         """Those of `days`, which have rows, that do not yet fulfil `ready_when`, each with how far it is."""
-        if not contracts.get(table).ready_when:
+        if not self.project.contract(table).ready_when:
             return {}
         known = self._not_ready.setdefault(table, {})
         if new := [day for day in days if day not in known]:
             snapshot = self.snapshot(table)
             assert snapshot is not None, "there are days with rows"
-            known.update(completeness.reasons(snapshot, contracts.get(table), new, self.day_versions(table)))
+            known.update(completeness.reasons(snapshot, self.project.contract(table), new, self.day_versions(table)))
         return {day: known[day] for day in days if known[day]}
 
     def input_days(self, table: str, start: str, end: str) -> dict[str, list[str]]:
@@ -292,8 +297,8 @@ class Lake:
 
         Of the earlier days that the contract's `reads` names, those before the input's first day are not waited for.
         """
-        grain = contracts.get(table).grain
-        needed = {name: [""] for name in lineage.inputs(table)}
+        grain = self.project.contract(table).grain
+        needed = {name: [""] for name in self.project.inputs(table)}
         for read in self._inputs_with_days(table):
             first = periods.read_of(grain, start, read.grain)[0]
             if isinstance(read.earlier, int) and read.earlier:
@@ -308,7 +313,7 @@ class Lake:
             newest = max(self.day_versions(table), default="")
         except LakeError:
             return ""
-        return Period(contracts.get(table).grain, newest).last_day if newest else ""
+        return Period(self.project.contract(table).grain, newest).last_day if newest else ""
 
     def _first_day(self, table: str) -> str | None:
         if table not in self._first_days:
@@ -327,7 +332,7 @@ class Lake:
         """Input -> what a build records of it: the version that it reads, with the id of the Delta table."""
         return {
             name: f"{self.table_id(name)}@{self.version(name)}"
-            for name in lineage.inputs(table)
+            for name in self.project.inputs(table)
             if self.version(name) is not None
         }
 
@@ -336,7 +341,7 @@ class Lake:
 
         Inputs without days do not count: they have no part that belongs to the day.
         """
-        changed, grain = [], contracts.get(table).grain
+        changed, grain = [], self.project.contract(table).grain
         for read in self._inputs_with_days(table):
             table_id, _, version = inputs.get(read.name, "@-1").partition("@")
             if table_id != self.table_id(read.name) or self._newest_change(read, grain, day) > int(version):
@@ -366,7 +371,7 @@ class Lake:
             history = self._history(table)
             versions = {day: version for day, version in history.changes.items() if day != ANY_DAY}
             versions |= dict.fromkeys(self._planned.get(table, ()), _PLANNED)
-            if contracts.get(table).is_source and (first := self._first_day(table)):
+            if self.project.contract(table).is_source and (first := self._first_day(table)):
                 versions = {day: version for day, version in versions.items() if day >= first}
             days, newest = [], [history.changes.get(ANY_DAY, -1)]
             for day, version in sorted(versions.items()):
@@ -390,7 +395,7 @@ class Lake:
         return self._own_states[table, day]
 
     def _look(self, table: str, day: str) -> DayState:
-        if contracts.get(table).is_source:
+        if self.project.contract(table).is_source:
             return self._look_at_source(table, day)
         history = self._history(table)
         build = history.newest_build(day)
@@ -402,7 +407,7 @@ class Lake:
         if build is None:
             absent = self.absent_inputs(table, day, day)
             return DayState(table, day, MISSING, f"never built; {describe_absent(absent) or 'its inputs are there'}")
-        if build.code_id != lineage.code_id(table):
+        if build.code_id != self.project.code_id(table):
             return DayState(table, day, STALE, "the SELECT or the contract has changed since the build", *facts)
         if history.changed_by_others(day, build.version):
             return DayState(table, day, STALE, "changed by another writer since the build", *facts)
@@ -418,9 +423,9 @@ class Lake:
         if build and build.version > failed["version"]:
             return False
         now = self.input_versions(table)
-        without_days = [name for name in lineage.inputs(table) if not contracts.get(name).day_column]
+        without_days = [name for name in self.project.inputs(table) if not self.project.contract(name).day_column]
         return (
-            failed["code_id"] == lineage.checks_id(table)
+            failed["code_id"] == self.project.checks_id(table)
             and all(failed["inputs"].get(name) == now.get(name) for name in without_days)
             and not self.changed_inputs(table, day, failed["inputs"])
         )
@@ -442,7 +447,7 @@ class Lake:
 
     def _through_every_level(self, table: str, day: str) -> DayState:
         own = self.own_state(table, day)
-        if own.state != FRESH or contracts.get(table).is_source:
+        if own.state != FRESH or self.project.contract(table).is_source:
             return own
         built = [read for read in self._inputs_with_days(table) if not read.is_source]
         needed_days = self.input_days(table, day, day) if built else {}

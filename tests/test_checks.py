@@ -254,7 +254,7 @@ def test_sensitive_values_stay_masked_under_an_alias_and_in_errors_of_the_engine
         assert shown in str(failure.value).splitlines()[-1] and "kim" not in str(failure.value).lower()
     shop(with_checks("cast(name as bigint) > 0", contract=secret))
     with pytest.raises(
-        CheckFailed, match=r"check `cast\(name as bigint\) > 0` cannot be computed: (\[CAST_INVALID|Cannot cast)"
+        CheckFailed, match=r"check `cast\(name as bigint\) > 0` cannot be computed: (\[CAST_INVALID|Cast error: )"
     ) as failure:
         build(spark)
     assert "Kim" not in str(failure.value)
@@ -273,6 +273,8 @@ def test_sensitive_values_stay_masked_under_an_alias_and_in_errors_of_the_engine
 def test_a_check_that_the_engine_does_not_understand_names_the_contract(shop, spark) -> None:
     load(("a", 1, DAY))
     for check in ("total", "map(total, 1) > '2026-01-01'", "select date_add(total, 1) from this"):
+        if "date_add" in check and settings.engine() == settings.SAIL:
+            continue  # Sail adds days to a number
         shop(with_checks("total > 0", check))
         with pytest.raises(ContractError) as error:
             build(spark)

@@ -43,6 +43,7 @@ def test_every_error_has_a_class_and_only_some_are_worth_a_retry(error: Exceptio
     assert backfill.is_of_the_rows(error) == (kind == "data" and not isinstance(error, InputsMissing))
 
 
+@pytest.mark.engine("spark")
 @pytest.mark.spark
 @pytest.mark.parametrize(
     ("sql", "kind", "told"),

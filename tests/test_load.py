@@ -529,6 +529,7 @@ def test_the_command_line_says_what_changed(shop: None, tmp_path: Path, capsys: 
 
 
 @pytest.mark.spark
+@pytest.mark.engine("spark")
 def test_what_spark_writes_is_loaded(shop: None, tmp_path: Path, spark: Any) -> None:
     spark.conf.set("spark.sql.parquet.outputTimestampType", "INT96")
     written = spark.sql(

@@ -69,6 +69,7 @@ def test_the_selects_of_the_project_pass() -> None:
 
 
 @pytest.mark.spark
+@pytest.mark.engine("spark")
 def test_every_function_of_spark_is_allowed_or_refused_with_a_reason(spark: Any) -> None:
     names = {row[0].lower() for row in spark.sql("show system functions").collect() if row[0][0].isalpha()}
     both = repeatable.REPEATABLE | repeatable.REFUSED.keys()

@@ -92,7 +92,8 @@ def listeners(pid: int) -> list[str]:
 
 
 @pytest.fixture
-def server_home(lake_home: Path) -> Iterator[Path]:
+def server_home(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("LAKE_ENGINE", settings.SPARK)
     yield lake_home
     server.stop()
 

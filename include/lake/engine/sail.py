@@ -44,6 +44,8 @@ _OF_CODE = ("AnalysisException", "ParseException", "UnsupportedOperationExceptio
 _OF_VALUES = ("ArithmeticException", "NumberFormatException", "ArrayIndexOutOfBoundsException", "DateTimeException")
 # How an error of values begins that Sail leaves to Arrow. Others of the class are of Sail's machine.
 _OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "Arithmetic overflow")
+# Sail finds out only when it computes that a function does not take values of such types.
+_OF_TYPES = "coercion failed"
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
 _NO_MEMORY = re.compile(r"Resources exhausted|Failed to allocate .* memory pool")
 _BATCH_ROWS = 8192
@@ -203,7 +205,7 @@ def collect(frame: "DataFrame") -> "list[Row]":
 @contextmanager
 def _computing() -> Iterator[None]:
     """Give an error of computing its SQLSTATE: Sail uses one class for wrong names and for wrong values."""
-    from pyspark.errors import PySparkException, SparkRuntimeException
+    from pyspark.errors import AnalysisException, PySparkException, SparkRuntimeException
 
     try:
         yield
@@ -213,6 +215,8 @@ def _computing() -> Iterator[None]:
             raise SparkRuntimeException(
                 f"{memory} of memory are too little (give LAKE_ENGINE_MEMORY more, or build fewer days): {error}"
             ) from None
+        if _OF_TYPES in str(error):
+            raise AnalysisException(str(error)) from None
         if type(error).__name__ in (*_OF_CODE, *_OF_VALUES) or any(text in str(error) for text in _OF_ARROW):
             reason = str(error).rstrip(".")
             raise SparkRuntimeException(f"{reason}. SQLSTATE: {_OF_DATA}") from None

@@ -167,6 +167,17 @@ def _parser() -> argparse.ArgumentParser:
     test = command("test", _test, "run the cases of tables: hand-made rows with the expected rows beside them")
     test.add_argument("tables", nargs="*", metavar="TABLE", help="all by default")
 
+    attempt = command(
+        "try", _try, "compute the SELECT of a table as it is edited now, check the rows, and publish nothing"
+    )
+    attempt.add_argument("table", metavar="TABLE")
+    attempt.add_argument("--day", metavar="D", help="the day, or a day of the week or month; not with --from and --to")
+    add_range(attempt, required=False)
+    attempt.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
+    attempt.add_argument("--case", metavar="NAME", help="take the inputs from this hand-made case")
+    attempt.add_argument("--diff", action="store_true", help="and compare the rows with those that are published")
+    attempt.add_argument("--watch", action="store_true", help="again whenever SELECT, contract or a case is saved")
+
     of = command("lineage", _lineage, "show what a table is made of and what is made of it; all tables by default")
     of.add_argument("table", nargs="?", metavar="TABLE")
 
@@ -444,6 +455,24 @@ def _test(options: Any) -> int:
     result = f"{failed} of {len(chosen)} cases failed" if failed else f"{len(chosen)} cases hold"
     print(f"{result} ({time.monotonic() - began:.1f} s)")
     return 1 if failed else 0
+
+
+def _try(options: Any) -> int:
+    from include.lake.cli import attempt
+
+    contract = contracts.get(options.table)
+    if contract.is_source:
+        raise UsageError(f"{contract.table} is a source, nothing computes it")
+    if options.day and not (options.start or options.end):
+        options.start = options.end = options.day
+    if not (options.start and options.end):
+        raise UsageError("name the day with --day D, or a range with --from D and --to D")
+    span = periods.keys_of_days(contract.grain, *_ends(_days(options)))
+    return attempt.run(options, span[0], span[-1])
+
+
+def _ends(days: list[str]) -> tuple[str, str]:
+    return days[0], days[-1]
 
 
 def _new(options: Any) -> None:

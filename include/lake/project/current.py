@@ -397,6 +397,17 @@ def held(save: bool = False) -> Iterator[Project]:
             _kept.on_disk.save()
 
 
+@contextmanager
+def current_files() -> Iterator[None]:
+    """The project as its files are now, also for who holds one: `./lake try --watch` sees each edit."""
+    token = _held.set(None)
+    try:
+        with held():
+            yield
+    finally:
+        _held.reset(token)
+
+
 def folders() -> tuple[Path, Path]:
     """Where the files are: tests have folders of their own."""
     return settings.SQL, settings.ROOT

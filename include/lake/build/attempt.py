@@ -1,0 +1,132 @@
+"""A SELECT tried as it is edited now: computed, checked, compared with what is published, and not published.
+
+It reads the newest versions of the inputs and writes nothing: no commit, no row of the ledger, no table.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from include.lake.build import cases, checks, runner
+from include.lake.engine import engine
+from include.lake.errors import CheckFailed, UsageError
+from include.lake.project import contracts, lineage
+from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.project.periods import keys
+from include.lake.state.look import Lake, describe_absent
+
+_HIDDEN = "***"
+
+
+@dataclass
+class Difference:
+    """How the computed rows differ from the published ones. `changed`: rows of one key with other values.
+
+    `columns`: column -> changed rows. `examples`: column -> (published value, computed value), masked if sensitive.
+    """
+
+    published: int
+    added: int = 0
+    gone: int = 0
+    changed: int = 0
+    columns: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Attempt:
+    """What the SELECT gives. `rows`: the first of those to be published. `failure`: the checks that fail, with rows."""
+
+    rows: pa.Table
+    count: int
+    dropped: dict[str, int]
+    notes: list[str]
+    failure: str = ""
+    difference: Difference | None = None
+
+
+def attempt(
+    spark: SparkSession, table: str, start: str, end: str, shown: int, case: str | None = None, compare: bool = False
+) -> Attempt:
+    """Compute the partitions start..end of a table; `case`: from the inputs of this hand-made case.
+
+    Raises UsageError, and ContractError for a SELECT or check that the engine does not understand.
+    """
+    contract = contracts.get(table)
+    if contract.is_source:
+        raise UsageError(f"{table} is a source, nothing computes it")
+    partitions = keys(contract.grain, start, end)
+    lake = Lake()
+    notes = _register_inputs(spark, lake, table, start, end, case)
+    published = _register(spark, lake, table)
+    with engine().materialise(runner.compute(spark, table, start, end)) as computed:
+        names = [name for name in contract.column_names if name != RUN_TIMESTAMP]
+        kept = computed.frame.where(F.col(DROP_REASON).isNull()).select(*names)
+        counts: dict[Any, int] = dict(engine().collect(computed.frame.groupBy(DROP_REASON).agg(F.count(F.lit(1)))))
+        tried = Attempt(kept.limit(shown).toArrow(), counts.pop(None, 0), counts, notes)
+        try:
+            audit = checks.audit(spark, contract, computed.frame, partitions)
+            notes += [f"warning: check `{name}` fails {count:,} times" for name, count in audit.warnings.items()]
+        except CheckFailed as error:
+            tried.failure = str(error)
+        if compare:
+            before = spark.table(lineage.view_name(table)).where(F.col(str(contract.day_column)).isin(partitions))
+            if published:
+                tried.difference = _difference(contract, before.select(*names), kept)
+            else:
+                notes.append(f"{table} does not exist yet: there is nothing to compare with")
+    return tried
+
+
+def _register_inputs(spark: SparkSession, lake: Lake, table: str, start: str, end: str, case: str | None) -> list[str]:
+    """Make the views of the inputs; gives what is missing in them."""
+    if case is not None:
+        by_name = {path.stem: path for path in cases.paths([table])}
+        if case not in by_name:
+            raise UsageError(f"{table} has no case {case}; it has {', '.join(sorted(by_name)) or 'none'}")
+        rows = cases.read(by_name[case]).inputs
+        for name in lineage.inputs(table):
+            cases.register(spark, name, rows.get(name, []))
+        return []
+    missing = [name for name in lineage.inputs(table) if not _register(spark, lake, name)]
+    notes = [f"note: {name} does not exist: it counts as empty" for name in missing]
+    absent = {name: days for name, days in lake.absent_inputs(table, start, end).items() if name not in missing}
+    return notes + ([f"note: {describe_absent(absent)}; its rows are left out"] if absent else [])
+
+
+def _register(spark: SparkSession, lake: Lake, table: str) -> bool:
+    """Make the view of a table as it is now, or of no rows; is the table there?"""
+    snapshot = lake.snapshot(table)
+    if snapshot is None:
+        cases.register(spark, table, [])
+        return False
+    engine().view(spark, lineage.view_name(table), snapshot.address, snapshot.version)
+    return True
+
+
+def _difference(contract: Contract, before: DataFrame, now: DataFrame) -> Difference:
+    """Only rows that differ leave the engine: mostly few."""
+    found = Difference(int(engine().collect(before.agg(F.count(F.lit(1))))[0][0]))
+    gone, added = before.exceptAll(now).toArrow().to_pylist(), now.exceptAll(before).toArrow().to_pylist()
+    key = [*dict.fromkeys((str(contract.day_column), *contract.key))] if contract.key else []
+    old, new = _by_key(gone, key), _by_key(added, key)
+    both = old.keys() & new.keys()
+    found.changed, found.gone, found.added = len(both), len(gone) - len(both), len(added) - len(both)
+    hidden = {column.name for column in contract.columns if column.sensitive}
+    for place in sorted(both, key=repr):
+        for name, value in new[place].items():
+            if value != old[place][name]:
+                found.columns[name] += 1
+                values = (_HIDDEN, _HIDDEN) if name in hidden else (old[place][name], value)
+                found.examples.setdefault(name, values)
+    return found
+
+
+def _by_key(rows: list[dict[str, Any]], key: list[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows by their key; none without a key, or where one key has several rows."""
+    found = {tuple(row[name] for name in key): row for row in rows} if key else {}
+    return found if len(found) == len(rows) else {}

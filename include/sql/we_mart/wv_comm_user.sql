@@ -13,15 +13,24 @@ with profile_days as (
     from we_mart.ods_wv_member_profile as profile
     where profile.part_date between date_format(date_sub(cast(:start_date as date), 2), 'yyyy-MM-dd') and :end_date
 ),
+numbered_profiles as (
+    select
+        profile_days.*,
+        row_number() over (
+            partition by day, comm_id, user_id
+            order by part_date desc, profile_name desc nulls last, data desc nulls last
+        ) as number
+    from profile_days
+),
 snapshots as (
     select
         day,
         comm_id,
         user_id,
-        -- max(struct(…)) would not do: Spark takes a null in it for the smallest value, and Sail for the greatest.
-        max_by(struct(profile_name, data), struct(part_date, profile_name, data)) as newest
-    from profile_days
-    group by day, comm_id, user_id
+        profile_name,
+        data as text
+    from numbered_profiles
+    where number = 1
 ),
 -- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as part of a text of ours, whose
 -- `end` is there only if the JSON is one object and no more.
@@ -29,7 +38,7 @@ snapshots_read as (
     select
         snapshots.*,
         from_json(
-            concat('{"json":', snapshots.newest.data, ',"end":0}'),
+            concat('{"json":', snapshots.text, ',"end":0}'),
             'json struct<
                 firstJoinAt string, lastJoinAt string, hidden string, profileImageUrl string, profileCoverImageUrl string
             >, end int, _corrupt_record string',
@@ -48,7 +57,7 @@ profiles as (
         day,
         comm_id,
         user_id,
-        newest.profile_name,
+        profile_name,
         -- ms since epoch become KST wall clock; a number outside the years 1 to 9999 (KST) is no time.
         case
             when try_cast(field.firstJoinAt as bigint) between -62135596800000 and 253402268399999
@@ -318,21 +327,30 @@ reports as (
     from numbered_reports
     where number = 1
 ),
-memberships as (
+numbered_memberships as (
     select
         cast(fc.part_date as date) as day,
         fc.we_member_id,
         fc.comm_id,
-        max_by(struct(fc.fc_id), struct(
-            fc.create_dt, fc.user_id, fc.user_status, fc.birth_date, fc.sex, fc.first_ip_ctry, fc.we_art_id,
-            fc.we_art_name, fc.ws_art_id, fc.ws_label_id, fc.shop, fc.fc_id
-        )) as newest
+        fc.fc_id,
+        row_number() over (
+            partition by fc.part_date, fc.we_member_id, fc.comm_id
+            order by
+                fc.create_dt desc nulls last, fc.user_id desc nulls last, fc.user_status desc nulls last,
+                fc.birth_date desc nulls last, fc.sex desc nulls last, fc.first_ip_ctry desc nulls last,
+                fc.we_art_id desc nulls last, fc.we_art_name desc nulls last, fc.ws_art_id desc nulls last,
+                fc.ws_label_id desc nulls last, fc.shop desc nulls last, fc.fc_id desc nulls last
+        ) as number
     from we_mart.ws_fc_user_history as fc
     where
         fc.part_date between :start_date and :end_date
         and not fc.ord_status <=> 'PAYMENT_FAILED'
         and fc.is_cx_by_restore = 0
-    group by fc.part_date, fc.we_member_id, fc.comm_id
+),
+memberships as (
+    select numbered_memberships.*
+    from numbered_memberships
+    where number = 1
 ),
 numbered_settings as (
     select
@@ -378,7 +396,7 @@ select
     artists.we_art_id,
     artists.we_art_name,
     cast(memberships.comm_id is not null as int) as is_fc,
-    memberships.newest.fc_id,
+    memberships.fc_id,
     case when specials.comm_id is not null then concat_ws('-', first_joined.comm_id, first_joined.user_id) end as art_indi_id,
     specials.type as art_indi_type,
     case

@@ -5,11 +5,14 @@ with logs as (
         nullif(log.gcc, '') as known_gcc,
         nullif(log.os, '') as known_os,
         nullif(log.post_id, '') as named_post_id,
-        -- Orders rows, those of one instant by the columns that follow in the contract and may differ there.
-        struct(
-            log.log_dt, log.hour, log.user_info_user_key, log.user_sess_id, log.user_info_id, log.platform, log.os,
-            log.app_ver, log.user_info_status, log.user_info_ip_address, log.user_info_locale, log.user_info_country,
-            log.topic, log.method, log.gcc
+        -- Orders rows by session, then those of one instant by the columns that follow in the contract and may differ
+        -- there. A number, because Sail counts the memory of a struct that max_by keeps many times.
+        row_number() over (
+            partition by log.date_id
+            order by
+                log.sess_id, log.log_dt, log.hour, log.user_info_user_key, log.user_sess_id, log.user_info_id,
+                log.platform, log.os, log.app_ver, log.user_info_status, log.user_info_ip_address,
+                log.user_info_locale, log.user_info_country, log.topic, log.method, log.gcc
         ) as position
     from we_mart.wv_server_log_base as log
     where log.date_id between :start_date and :end_date
@@ -30,7 +33,7 @@ devices as (
         date_id,
         user_info_device_id,
         max(cast(user_id_fill is not null as int)) as is_device_login,
-        max_by(user_id_fill, struct(sess_id, position)) filter (where user_id_fill is not null) as last_user
+        max_by(user_id_fill, position) filter (where user_id_fill is not null) as last_user
     from logs
     group by date_id, user_info_device_id
 ),
@@ -40,7 +43,8 @@ visitors as (
         logs.date_id,
         coalesce(logs.user_id_fill, devices.last_user, concat('|', logs.user_info_device_id)) as visitor,
         max_by(
-            logs.known_gcc, struct(logs.user_id_fill is not null as is_sess_login, logs.sess_id, logs.position)
+            -- Calls of who is logged in come after all others.
+            logs.known_gcc, logs.position + case when logs.user_id_fill is null then 0L else 1000000000000L end
         ) filter (where logs.known_gcc is not null) as user_ctry
     from logs
     inner join devices on devices.date_id = logs.date_id and devices.user_info_device_id = logs.user_info_device_id

@@ -17,6 +17,7 @@ from include.lake.errors import CODE, DATA, INFRASTRUCTURE, LakeError, UsageErro
 from include.lake.local import processes
 from include.lake.state import ledger
 from tests.shop import DAY, NEXT, SELECT, TABLE, build, load
+from tests.strangers import answers_who_has_the_token_alone
 
 pytestmark = pytest.mark.engine("sail")
 
@@ -92,21 +93,11 @@ def server_home(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_server_asks_for_the_token_and_nobody_gets_past_the_gate(server_home: Path) -> None:
-    import grpc
     import psutil
-    from pyspark.sql.connect.proto import ConfigRequest, SparkConnectServiceStub
 
     address = engine().start()
     token = settings.engine_token_file().read_text().strip()
-    request = ConfigRequest(session_id="00112233-4455-6677-8899-aabbccddeeff")
-    request.operation.get.keys.append("spark.sql.session.timeZone")
-    with grpc.insecure_channel(address.removeprefix("sc://")) as channel:
-        for header in ((), (("authorization", "Bearer guessed"),)):
-            with pytest.raises(grpc.RpcError) as refused:
-                SparkConnectServiceStub(channel).Config(request, metadata=header, timeout=30)
-            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
-        right = (("authorization", f"Bearer {token}"),)
-        assert SparkConnectServiceStub(channel).Config(request, metadata=right, timeout=30).pairs
+    assert answers_who_has_the_token_alone(address, token, "spark.sql.session.timeZone")
     state = server._state()
     assert state is not None
     family = [psutil.Process(state["pid"]), *psutil.Process(state["pid"]).children(recursive=True)]

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from include.lake import settings
 from include.lake.engine import server, spark_server
 from include.lake.errors import LakeError
 from include.lake.local import locks, processes
+from tests.strangers import answers_who_has_the_token_alone
 
 FAMILY = """
 import os, subprocess, sys, time
@@ -145,9 +145,6 @@ def test_the_settings_need_the_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.spark
 def test_a_server_always_has_a_token_and_refuses_clients_without_it(server_home: Path) -> None:
-    import grpc
-    from pyspark.sql.connect.proto import ConfigRequest, SparkConnectServiceStub
-
     address = server.start(settings.SPARK, say=lambda line: None)
     token = settings.engine_token_file().read_text().strip()
     assert len(token) >= 32 and settings.engine_token_file().stat().st_mode & 0o777 == 0o600
@@ -163,15 +160,7 @@ def test_a_server_always_has_a_token_and_refuses_clients_without_it(server_home:
         )
         assert output in (client.stdout or client.stderr)
         assert not any(secret in client.stdout + client.stderr for secret in (token, *env.values()))
-    request = ConfigRequest(session_id=str(uuid.uuid4()))
-    request.operation.get.keys.append("spark.app.name")
-    with grpc.insecure_channel(address.removeprefix("sc://")) as channel:
-        for header in ((), (("authorization", "Bearer guessed"),)):
-            with pytest.raises(grpc.RpcError) as refused:
-                SparkConnectServiceStub(channel).Config(request, metadata=header, timeout=30)
-            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
-        right = (("authorization", f"Bearer {token}"),)
-        assert SparkConnectServiceStub(channel).Config(request, metadata=right, timeout=30).pairs[0].value == "lake"
+    assert answers_who_has_the_token_alone(address, token, "spark.app.name")[0].value == "lake"
     assert token not in (server_home / "engine" / "server.log").read_text()
     assert token not in (server_home / "engine" / "server.json").read_text()
 

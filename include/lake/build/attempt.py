@@ -19,8 +19,6 @@ from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import keys
 from include.lake.state.look import Lake, describe_absent
 
-_HIDDEN = "***"
-
 
 @dataclass
 class Difference:
@@ -121,7 +119,7 @@ def _difference(contract: Contract, before: DataFrame, now: DataFrame) -> Differ
         for name, value in new[place].items():
             if value != old[place][name]:
                 found.columns[name] += 1
-                values = (_HIDDEN, _HIDDEN) if name in hidden else (old[place][name], value)
+                values = (checks.HIDDEN, checks.HIDDEN) if name in hidden else (old[place][name], value)
                 found.examples.setdefault(name, values)
     return found
 

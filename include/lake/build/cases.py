@@ -97,22 +97,6 @@ class _Wrong(Exception):
         self.place = place
 
 
-def _line(node: yaml.Node, place: Iterable[int | str]) -> int:
-    """The line of a place in a document; where there is nothing, that of what it would be in."""
-    line = node.start_mark.line
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            # What `<<` brings comes first. What the row itself says comes later, and counts.
-            pairs = [pair for pair in node.value if pair[0].value == part]
-            if not pairs:
-                break
-            line, node = pairs[-1][0].start_mark.line, pairs[-1][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            line = node.start_mark.line
-    return int(line) + 1
-
-
 def _moment(text: Any, zone_needed: bool) -> datetime | None:
     """The moment that `text` names, or None if it names none."""
     match = MOMENT.fullmatch(text) if isinstance(text, str) else None
@@ -183,13 +167,11 @@ def read(path: Path) -> Case:
         node = loader.get_single_node()
         content = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
-        raise UsageError(f"{shown}:{mark.line + 1 if mark else 1}: is wrong YAML: {reason}") from None
+        raise UsageError(contracts.wrong_yaml(error, shown)) from None
     try:
         return _case(path, content)
     except _Wrong as error:
-        raise UsageError(f"{shown}:{_line(node, error.place) if node else 1}: {error}") from None
+        raise UsageError(f"{shown}:{contracts.line_of(node, error.place)}: {error}") from None
 
 
 def _case(path: Path, content: Any) -> Case:

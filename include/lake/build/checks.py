@@ -19,7 +19,7 @@ from include.lake.project.periods import Period
 
 _SHOWN_ROWS = 20
 _SHOWN_LENGTH = 200
-_HIDDEN = "***"
+HIDDEN = "***"
 # Spark's messages have the names of types in double quotes.
 _TYPE = re.compile(r"(ARRAY<)?(STRING|TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|BOOLEAN|DATE|TIMESTAMP(_NTZ)?|BINARY)>?")
 
@@ -157,14 +157,14 @@ def without_values(message: str) -> str:
     """A message of Spark without possible values of rows: quoted texts, and numbers before the SQLSTATE."""
     head, state, rest = message.partition("SQLSTATE")
     if re.match(r"\[(USER_RAISED_EXCEPTION|ASSERT_TRUE)", head):
-        head = re.sub(r"(?s)\] .*", f"] {_HIDDEN} ", head)
+        head = re.sub(r"(?s)\] .*", f"] {HIDDEN} ", head)
 
     def hide(quoted: re.Match[str]) -> str:
         mark = quoted[0][0]
-        return quoted[0] if mark == '"' and _TYPE.fullmatch(quoted[0][1:-1]) else mark + _HIDDEN + mark
+        return quoted[0] if mark == '"' and _TYPE.fullmatch(quoted[0][1:-1]) else mark + HIDDEN + mark
 
     head, rest = (re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", hide, text) for text in (head, rest))
-    return re.sub(r"(?<!\w)-?\d[\w.:+-]*", _HIDDEN, head) + state + rest
+    return re.sub(r"(?<!\w)-?\d[\w.:+-]*", HIDDEN, head) + state + rest
 
 
 def _has_sensitive(table: str) -> bool:
@@ -281,7 +281,7 @@ def _shown(check: _Check, rows: DataFrame) -> str:
     types = rows.dtypes
     columns = [F.col(f"{lineage.OURS}{n}") for n in range(len(types))]
     texts = [
-        F.lit(_HIDDEN)
+        F.lit(HIDDEN)
         if check.hidden is None or name.lower() in check.hidden
         else F.substring((F.hex(column) if kind == "binary" else column.cast("string")), 1, _SHOWN_LENGTH + 1)
         for column, (name, kind) in zip(columns, types, strict=True)

@@ -155,7 +155,7 @@ def load(
             contract, spool.reader, partitions={*loaded, *result.empty_days},
             record=load_record(contract, load_id, loaded, result.empty_days), guard=guard,
         )  # fmt: skip
-    ledger.loaded(table, load_id, result.version, result.empty_days)
+    ledger.record(table)
     return result
 
 

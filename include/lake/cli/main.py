@@ -467,12 +467,9 @@ def _try(options: Any) -> int:
         options.start = options.end = options.day
     if not (options.start and options.end):
         raise UsageError("name the day with --day D, or a range with --from D and --to D")
-    span = periods.keys_of_days(contract.grain, *_ends(_days(options)))
+    days = _days(options)
+    span = periods.keys_of_days(contract.grain, days[0], days[-1])
     return attempt.run(options, span[0], span[-1])
-
-
-def _ends(days: list[str]) -> tuple[str, str]:
-    return days[0], days[-1]
 
 
 def _new(options: Any) -> None:

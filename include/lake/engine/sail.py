@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,7 @@ from pyarrow import compute, dataset
 
 from include.lake import settings
 from include.lake.engine import connect, kinds, sail_server, server
-from include.lake.errors import CODE, DATA, LakeError
-from include.lake.local import processes, wait
+from include.lake.errors import CODE, DATA
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.storage import Snapshot, store
 from include.lake.storage.arrow import arrow_schema
@@ -49,7 +48,9 @@ _OF_TYPES = "coercion failed"
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
 _NO_MEMORY = re.compile(r"Resources exhausted|Failed to allocate .* memory pool")
 _BATCH_ROWS = 8192
-_START_SECONDS = 60
+
+# Of the port `Engine`, with the functions below.
+start, stop, address = partial(server.start, settings.SAIL), server.stop, partial(server.address, settings.SAIL)
 
 
 @contextmanager
@@ -63,21 +64,6 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
             where, token = _of_this_process()
         with connect.session(where, SESSION_CONF, token) as spark:
             yield spark
-
-
-def start() -> str:
-    """Start the lake's own server unless it runs; gives its address."""
-    return server.start(settings.SAIL)
-
-
-def stop() -> bool:
-    """Stop the lake's own server; False if none was running."""
-    return server.stop()
-
-
-def address() -> str | None:
-    """Where the lake's own server listens; None if it does not run."""
-    return server.address(settings.SAIL)
 
 
 # Process -> its server, with the address and the token of it. A fork has another pid and needs its own.
@@ -98,13 +84,7 @@ def _of_this_process() -> tuple[str, str]:
             [*command, "with its parent"], env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
         )
     atexit.register(started.kill)
-
-    def listens() -> bool:
-        if started.poll() is not None:
-            raise LakeError(f"Sail ended at its start; the end of {log}:\n{processes.last_lines(log)}")
-        return server.listens(port)
-
-    wait.until(listens, _START_SECONDS, "Sail to listen", pause=0.02)
+    server.wait_for(settings.SAIL, port, lambda: started.poll() is None, log)
     _own[pid] = started, f"sc://127.0.0.1:{port}", token
     return _own[pid][1:]
 

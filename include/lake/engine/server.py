@@ -72,7 +72,7 @@ def start(engine: str, say: Callable[[str], None] = lambda line: print(line, fil
             state = _spawn(engine)
         if not state["ready"]:
             try:
-                _wait(state)
+                wait_for(engine, state["port"], lambda: _process(state).alive, _log())
             except BaseException:
                 _end(state)
                 raise
@@ -203,15 +203,14 @@ def _spawn(engine: str) -> dict[str, Any]:
     return state
 
 
-def _wait(state: dict[str, Any]) -> None:
+def wait_for(engine: str, port: int, alive: Callable[[], bool], log: Path) -> None:
+    """Return when the server that has just been started listens. LakeError with its log if it ends, or takes long."""
     began = time.monotonic()
     while True:
-        if listens(state["port"]):
+        if listens(port):
             return
-        waited = time.monotonic() - began
-        alive = _process(state).alive
-        if not alive or waited > _START_SECONDS:
-            why = f"did not listen on port {state['port']} within {waited:.0f} s" if alive else "ended at its start"
-            end = processes.last_lines(_log())
-            raise LakeError(f"{state['engine'].capitalize()} {why}; the end of {_log()}:\n{end}")
-        time.sleep(0.1)
+        waited, lives = time.monotonic() - began, alive()
+        if not lives or waited > _START_SECONDS:
+            why = f"did not listen on port {port} within {waited:.0f} s" if lives else "ended at its start"
+            raise LakeError(f"{engine.capitalize()} {why}; the end of {log}:\n{processes.last_lines(log)}")
+        time.sleep(0.02)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from include.lake import settings
@@ -27,6 +27,10 @@ SESSION_CONF = {
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
 
+# Of the port `Engine`, with the functions below.
+start, stop, address = partial(server.start, settings.SPARK), server.stop, partial(server.address, settings.SPARK)
+kind = kinds.of
+
 
 @contextmanager
 def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
@@ -43,21 +47,6 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
 def _address() -> str | None:
     chosen = settings.engine()
     return address() if chosen == settings.SPARK else chosen
-
-
-def start() -> str:
-    """Start the lake's own server unless it runs; gives its address."""
-    return server.start(settings.SPARK)
-
-
-def stop() -> bool:
-    """Stop the lake's own server; False if none was running."""
-    return server.stop()
-
-
-def address() -> str | None:
-    """Where the lake's own server listens; None if it does not run."""
-    return server.address(settings.SPARK)
 
 
 @cache
@@ -121,8 +110,3 @@ def materialise(frame: "DataFrame") -> "Iterator[_Cached]":
 def collect(frame: "DataFrame") -> "list[Row]":
     """The rows of a small frame."""
     return frame.collect()
-
-
-def kind(error: BaseException) -> str | None:
-    """The class of an error of Spark, also where it is the text of another error; None for other errors."""
-    return kinds.of(error)

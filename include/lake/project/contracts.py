@@ -206,7 +206,7 @@ def parse(text: str, path: Path) -> Contract:
         contract = contract.model_copy(update={"columns": columns, "reads": tuple(sorted(contract.reads))})
         problems += _contradictions(contract)
     if problems := unknown + problems:
-        lines = (f"{shown}:{_line(node, place)}: {message}" for place, message in problems)
+        lines = (f"{shown}:{line_of(node, place)}: {message}" for place, message in problems)
         raise ContractError("\n".join(dict.fromkeys(lines)))
     return contract
 
@@ -322,9 +322,14 @@ def _yaml(text: str, shown: str) -> tuple[yaml.Node | None, Any]:
         node = loader.get_single_node()
         return node, None if node is None else _values(node, loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
-        mark = getattr(error, "problem_mark", None)
-        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
-        raise ContractError(f"{shown}:{mark.line + 1 if mark else 1}: is wrong YAML: {reason}") from None
+        raise ContractError(wrong_yaml(error, shown)) from None
+
+
+def wrong_yaml(error: Exception, shown: str) -> str:
+    """Why a text is no YAML, with the file and the line."""
+    mark = getattr(error, "problem_mark", None)
+    reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
+    return f"{shown}:{mark.line + 1 if mark else 1}: is wrong YAML: {reason}"
 
 
 def _values(node: yaml.Node, loader: yaml.SafeLoader) -> Any:
@@ -344,7 +349,7 @@ def _values(node: yaml.Node, loader: yaml.SafeLoader) -> Any:
     return values
 
 
-def _line(node: yaml.Node | None, place: _Place) -> int:
+def line_of(node: yaml.Node | None, place: _Place) -> int:
     """The line of a place in a document; where there is nothing, that of what it would be in."""
     line = 0
     for part in place:
@@ -354,7 +359,8 @@ def _line(node: yaml.Node | None, place: _Place) -> int:
                 pairs = node.value[part : part + 1]
             if not pairs:
                 break
-            line, node = pairs[0][0].start_mark.line, pairs[0][1]
+            # Of a case, what `<<` brings comes first. What the row itself says comes later, and counts.
+            line, node = pairs[-1][0].start_mark.line, pairs[-1][1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line
@@ -367,7 +373,7 @@ def place(path: Path, *parts: int | str) -> str:
     """File and line of a part of a contract, such as ("checks", 2), as errors begin: `include/sql/a/b.yaml:12`."""
     shown = settings.shown(path)
     try:
-        return f"{shown}:{_line(_yaml(read_text(path), shown)[0], parts)}"
+        return f"{shown}:{line_of(_yaml(read_text(path), shown)[0], parts)}"
     except ContractError:
         return shown
 

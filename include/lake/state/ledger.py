@@ -195,11 +195,6 @@ def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[st
             yield {**row, "status": EMPTY, "partition": day, "build_id": metadata.get("load_id")}
 
 
-def loaded(table: str, load_id: str, version: int, empty_days: list[str]) -> None:
-    """Enter a load: the days that it changed, and those that it said are empty."""
-    record(table)
-
-
 def rebuild() -> tuple[int, int]:
     """Make the ledger again from the commits of all tables; gives the number of rows before and after.
 

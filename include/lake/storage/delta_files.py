@@ -398,7 +398,8 @@ def replace(
         record = record or load_record(contract, uuid.uuid4().hex, loaded)
         rows = table.to_reader
     where, read = address(contract.table), rows
-    ensure(contract)
+    if since is None:
+        ensure(contract)
     if day and not partitions:
         return DeltaTable(where).version()
     keys = ", ".join(repr(Period.parse(contract.grain, text).text) for text in sorted(partitions)) if day else ""

@@ -114,9 +114,9 @@ def sql_alone(days: list[str]) -> float:
     """Seconds of the SELECTs of the range in Spark, without checks, commits and ledger."""
     from include.lake.build import runner
     from include.lake.engine import engine
-    from include.lake.state.look import Lake
+    from include.lake.state.look import Look
 
-    lake, seconds = Lake(), 0.0
+    lake, seconds = Look(), 0.0
     with engine().opened() as spark:
         for table in _built():
             for name in lineage.inputs(table):

@@ -34,10 +34,10 @@ from pathlib import Path
 from include.lake import settings
 settings.SQL = Path({sql!r})
 from include.lake.project import contracts, lineage
-from include.lake.state.look import Lake
-lineage.code_id("shop.table_1"), lineage.code_id("shop.table_0"), Lake()
+from include.lake.state.look import Look
+lineage.code_id("shop.table_1"), lineage.code_id("shop.table_0"), Look()
 began = time.process_time()
-lake = Lake()
+lake = Look()
 for day in {days!r}:
     lake.own_state("shop.table_1", day), lake.absent_inputs("shop.table_1", day, day)
 print(json.dumps({{"seconds": time.process_time() - began,

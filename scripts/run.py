@@ -196,9 +196,9 @@ def _why_again(run: dict[str, Any], day: str) -> str | None:
     """The reason to run an ended run again; None if there is none. Its builds skip fresh tables."""
     if run["state"] == RED:
         return "failed the last time"
-    from include.lake.state.look import Lake
+    from include.lake.state.look import Look
 
-    lake = Lake()
+    lake = Look()
     old = [name for name in _built_tables() if lake.state(name, day).state != "fresh"]
     return f"is green, but {', '.join(old)} changed since" if old else None
 
@@ -247,9 +247,9 @@ def _last_words(task: dict[str, Any]) -> str:
 
 def show(day: str) -> None:
     """Print the state of each built table for the day."""
-    from include.lake.state.look import Lake
+    from include.lake.state.look import Look
 
-    lake = Lake()
+    lake = Look()
     rows = [("table", "day", "state", "rows", "seconds")]
     for name in _built_tables():
         state = lake.state(name, day)

@@ -20,13 +20,13 @@ def newest_day() -> str:
 
 def missing_sample(say: Callable[[str], None], day: str, count: int, scale: float) -> list[str]:
     """Arguments of `./lake` that make sample data for the newest days without any; empty if all days have data."""
-    from include.lake.state.look import Lake
+    from include.lake.state.look import Look
 
     note = _sample_note()
     saved = json.loads(note.read_text()) if note.exists() else {}
     if scale and saved and scale != saved["scale"]:
         say(f"sample days of scale {saved['scale']} are there and kept; ./lake sample --scale {scale} … replaces them")
-    lake = Lake()
+    lake = Look()
     with_days = [
         name for name in lineage.in_order() if contracts.get(name).is_source and contracts.get(name).day_column
     ]

@@ -27,7 +27,7 @@ from include.lake.engine import spark as session
 from include.lake.project import contracts
 from include.lake.project.days import day_range
 from include.lake.state import ledger
-from include.lake.state.look import FRESH, Lake
+from include.lake.state.look import FRESH, Look
 from include.lake.storage import delta_files as storage
 from tests.conftest import QUICK
 from tests.shop import FILES, TABLE
@@ -177,7 +177,7 @@ class Reader(threading.Thread):
 
 def check_the_lake(delivered: dict[str, int]) -> None:
     """All days are there and fresh, each row once, and the ledger says what the commits say."""
-    delta, lake = storage.open_table(TABLE), Lake()
+    delta, lake = storage.open_table(TABLE), Look()
     assert delta is not None
     assert rows_of(delta) == {day: day_of(number) for day, number in delivered.items()}
     assert {day: lake.state(TABLE, day).state for day in delivered} == dict.fromkeys(delivered, FRESH)

@@ -11,7 +11,7 @@ from deltalake import CommitProperties, write_deltalake
 from include.lake.project import contracts, lineage
 from include.lake.project.days import day_range
 from include.lake.state import ledger
-from include.lake.state.look import Lake
+from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
 
 DAYS = day_range("2026-01-01", "2026-01-10")
@@ -55,7 +55,7 @@ def load(table: str, *days: str) -> None:
 
 def build(table: str, days: list[str], status: str = "built", **facts: Any) -> None:
     """A build of these days as they would be built now; `facts` are other values of its ledger rows."""
-    contract, lake = contracts.get(table), Lake()
+    contract, lake = contracts.get(table), Look()
     snapshot = storage.ensure(contract)
     build_id = uuid.uuid4().hex
     if status == "failed":

@@ -14,7 +14,7 @@ from include.lake import settings
 from include.lake.project import lineage
 from include.lake.project.days import day_range, days_before
 from include.lake.state import ledger
-from include.lake.state.look import Lake
+from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
 from tests.pretend import BUILT, SOURCE, build, load, select
 
@@ -103,14 +103,14 @@ def test_the_stale_days_are_exactly_those_of_brute_force(seed: int, project, lak
             table = chance.choice(list(reads))
             first = chance.choice(days)
             span = day_range(first, chance.choice([day for day in days if day >= first]))
-            lake = Lake()
+            lake = Look()
             if not lake.absent_inputs(table, span[0], span[-1]):
                 due = [day for day in span if lake.own_state(table, day).state != "fresh"]
                 if due:  # as the runner does: fresh days are not built again
                     build(table, due)
                 for day in due:
                     truth.build(table, day)
-        lake = Lake()
+        lake = Look()
         found = {(table, day): lake.state(table, day).state for table in reads for day in days}
         assert found == {cell: truth.state(*cell) for cell in found}, f"seed {seed}, step {step}"
 
@@ -132,7 +132,7 @@ def test_fifty_tables_by_730_days_take_less_than_three_seconds(project, lake_hom
     gc.collect()
     gc.freeze()  # else Python's garbage collector looks through all that other tests have left, again and again
     began = time.process_time()
-    lake = Lake()
+    lake = Look()
     states = [lake.state(table, day).state for table in tables for day in days]
     seconds = time.process_time() - began
     gc.unfreeze()

@@ -11,7 +11,7 @@ from include.lake.build import late, runner
 from include.lake.errors import InputsMissing, UsageError
 from include.lake.project import contracts
 from include.lake.project.days import day_range
-from include.lake.state.look import Lake
+from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
 from tests.pretend import SOURCE, build, load
 
@@ -72,13 +72,13 @@ def shop(project: Any, lake_home: Path) -> Any:
 
 
 def states(table: str, *partitions: str) -> list[str]:
-    lake = Lake()
+    lake = Look()
     return [lake.state(table, partition).state for partition in partitions]
 
 
 def test_a_week_and_a_month_wait_for_all_their_days(shop: Any) -> None:
     load("shop.event", *[day for day in DAYS if day != "2026-01-08"])
-    lake = Lake()
+    lake = Look()
     assert lake.absent_inputs(WEEK, "2025-12-29", "2025-12-29") == {}
     assert lake.absent_inputs(WEEK, "2025-12-29", "2026-01-12") == {"shop.event": {"2026-01-08": "is missing"}}
     assert lake.absent_inputs(MONTH, "2026-01", "2026-01") == {"shop.event": {"2026-01-08": "is missing"}}

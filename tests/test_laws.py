@@ -27,7 +27,7 @@ from include.lake.errors import InputsMissing
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import RUN_TIMESTAMP
 from include.lake.project.days import day_range
-from include.lake.state.look import FRESH, Lake
+from include.lake.state.look import FRESH, Look
 from include.lake.storage import delta_files as storage
 from include.sample import generate
 from tests import builders
@@ -96,7 +96,7 @@ def build_all(spark: Any) -> dict[str, Counter]:
     """Table -> rows, with all that is due built."""
     for table in TABLES:
         build(spark, table, days_of_engine())
-    lake = Lake()
+    lake = Look()
     assert {lake.state(table, day).state for table in TABLES for day in days_of_engine()} == {FRESH}
     return {table: rows_of(table) for table in TABLES}
 

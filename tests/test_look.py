@@ -11,7 +11,7 @@ from include.lake.errors import ContractError, LakeError
 from include.lake.project import contracts
 from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.state import ledger
-from include.lake.state.look import Lake
+from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
 from tests.pretend import BUILT, SOURCE, build, load, select
 
@@ -42,7 +42,7 @@ def shop(project: Any, lake_home: Path) -> Any:
 
 def states(table: str, days: list[str] = DAYS) -> str:
     """The states of days: Fresh, Stale, Missing, and X for failed."""
-    lake = Lake()
+    lake = Look()
     return "".join(LETTERS[lake.own_state(table, day).state] for day in days)
 
 
@@ -108,7 +108,7 @@ def give_rows(table: str) -> None:
     contract = contracts.get(table)
     record = {
         "build_id": uuid.uuid4().hex, "table": table, "run": "test", "started_at": datetime.now(UTC).isoformat(),
-        "code_id": lineage.code_id(table), "inputs": Lake().input_versions(table), "checks": {},
+        "code_id": lineage.code_id(table), "inputs": Look().input_versions(table), "checks": {},
         "days": {day: {"rows": 1, "dropped": {}} for day in DAYS},
     }  # fmt: skip
     rows = pa.Table.from_pylist([{"amount": 1, "day": day} for day in DAYS], schema=storage.arrow_schema(contract))
@@ -125,7 +125,7 @@ def test_a_change_of_our_own_table_by_hand_is_stale_and_says_so(shop, change: st
     if entered:  # a later build of another day, which enters the change in the ledger
         build(TOTAL, DAYS[:1])
     assert states(TOTAL) == "ffsff"
-    assert Lake().own_state(TOTAL, DAYS[2]).why == "changed by another writer since the build"
+    assert Look().own_state(TOTAL, DAYS[2]).why == "changed by another writer since the build"
     assert ledger.rebuild()[1] > 0
     assert states(TOTAL) == "ffsff"
     build(TOTAL, DAYS[2:3])
@@ -190,9 +190,9 @@ def test_a_failed_try_counts_as_long_as_its_inputs_are_those_that_it_failed_with
 def test_a_first_try_that_failed_is_missing_again_once_its_inputs_or_its_select_changed(shop) -> None:
     shop({"shop/fourth.yaml": BUILT, "shop/fourth.sql": select(EVENT, EVENT)})
     build("shop.fourth", DAYS[:1], "failed")
-    assert Lake().own_state("shop.fourth", DAYS[0]).state == "failed"
+    assert Look().own_state("shop.fourth", DAYS[0]).state == "failed"
     shop({"shop/fourth.sql": select(EVENT)})
-    assert Lake().own_state("shop.fourth", DAYS[0]).state == "missing"
+    assert Look().own_state("shop.fourth", DAYS[0]).state == "missing"
 
 
 def test_a_failed_try_ends_with_a_change_of_an_input_without_days(shop) -> None:
@@ -200,9 +200,9 @@ def test_a_failed_try_ends_with_a_change_of_an_input_without_days(shop) -> None:
     shop({"shop/fourth.yaml": BUILT, "shop/fourth.sql": read_names})
     load("shop.name")
     build("shop.fourth", DAYS[:1], "failed")
-    assert Lake().own_state("shop.fourth", DAYS[0]).state == "failed"
+    assert Look().own_state("shop.fourth", DAYS[0]).state == "failed"
     load("shop.name")
-    assert Lake().own_state("shop.fourth", DAYS[0]).state == "missing"
+    assert Look().own_state("shop.fourth", DAYS[0]).state == "missing"
 
 
 def test_the_order_is_that_of_commits_and_not_of_clocks(shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,9 +214,9 @@ def test_the_order_is_that_of_commits_and_not_of_clocks(shop, monkeypatch: pytes
     with monkeypatch.context() as worker:
         worker.setattr(ledger, "datetime", Ahead)
         build(TOTAL, DAYS[:1], "failed")
-    assert Lake().own_state(TOTAL, DAYS[0]).state == "failed"
+    assert Look().own_state(TOTAL, DAYS[0]).state == "failed"
     build(TOTAL, DAYS[:1])  # the retry on another worker, whose clock is right
-    assert Lake().own_state(TOTAL, DAYS[0]).state == "fresh"
+    assert Look().own_state(TOTAL, DAYS[0]).state == "fresh"
     assert all(row["seconds"] is None or row["seconds"] >= 0 for row in ledger.read([TOTAL]))
 
 
@@ -237,27 +237,27 @@ def test_a_day_counts_as_there_when_ready_when_is_true_of_its_rows(shop, lake_ho
         storage.replace(contracts.get(EVENT), rows)
 
     deliver(1, 5)
-    lake = Lake()
+    lake = Look()
     assert list(lake.absent(EVENT, ["2026-01-06"])) == ["2026-01-06"]
     state = lake.own_state(EVENT, "2026-01-06")
     assert state.state == "missing" and "is not complete" in state.why and "is 5" in state.why
     assert "is not complete" in lake.own_state(TOTAL, "2026-01-06").why
     deliver(1, 23)
-    assert Lake().absent(EVENT, ["2026-01-06"]) == []
-    assert Lake().own_state(EVENT, "2026-01-06").state == "fresh"
+    assert Look().absent(EVENT, ["2026-01-06"]) == []
+    assert Look().own_state(EVENT, "2026-01-06").state == "fresh"
 
 
 def test_a_day_without_rows_counts_as_empty_some_hours_after_its_end(shop) -> None:
-    assert Lake().absent(EVENT, ["2026-01-06"]) == ["2026-01-06"]
+    assert Look().absent(EVENT, ["2026-01-06"]) == ["2026-01-06"]
     complete(shop, "empty_after: 1")
-    assert Lake().absent(EVENT, ["2026-01-06"]) == []
-    assert Lake().own_state(EVENT, "2026-01-06").why == "empty, and complete"
+    assert Look().absent(EVENT, ["2026-01-06"]) == []
+    assert Look().own_state(EVENT, "2026-01-06").why == "empty, and complete"
     today = days_before(last_finished_day("UTC"), -1)
-    assert Lake().absent(EVENT, [today]) == [today], "it is not over"
+    assert Look().absent(EVENT, [today]) == [today], "it is not over"
     build(TOTAL, ["2026-01-06"])
-    assert Lake().own_state(TOTAL, "2026-01-06").state == "fresh"
+    assert Look().own_state(TOTAL, "2026-01-06").state == "fresh"
     load(EVENT, "2026-01-06")
-    assert Lake().own_state(TOTAL, "2026-01-06").state == "stale", "rows came all the same"
+    assert Look().own_state(TOTAL, "2026-01-06").state == "stale", "rows came all the same"
 
 
 # -- one damaged file
@@ -274,32 +274,32 @@ def test_a_torn_commit_of_a_table_is_named_with_the_cure_and_hides_no_other(shop
     shop({"shop/other.yaml": SOURCE})
     load("shop.other", *DAYS)
     torn = tear(EVENT)
-    lake = Lake()
+    lake = Look()
     assert lake.own_state(EVENT, DAYS[0]).state == "failed"
     assert f"{EVENT}: its newest commit is torn: delete {torn}" in lake.own_state(EVENT, DAYS[0]).why
     assert lake.own_state("shop.other", DAYS[0]).state == "fresh"
     assert lake.newest_day(EVENT) == ""
     torn.unlink()
-    assert Lake().own_state(EVENT, DAYS[0]).state == "missing"
+    assert Look().own_state(EVENT, DAYS[0]).state == "missing"
 
 
 def test_a_torn_ledger_is_made_again(shop) -> None:
     build(TOTAL, DAYS[:1], "failed")
     tear(ledger.TABLE)
     with pytest.raises(LakeError, match=r"\./lake ledger rebuild"):
-        Lake().day_versions(TOTAL)
+        Look().day_versions(TOTAL)
     ledger.rebuild()
     assert states(TOTAL) == "fffff"
 
 
 def test_another_partitioning_is_an_error_of_its_table_alone(shop) -> None:
     shop({"shop/event.yaml": SOURCE.replace("[day]", "[part]").replace("day, type", "part, type")})
-    state = Lake().own_state(EVENT, DAYS[0])
+    state = Look().own_state(EVENT, DAYS[0])
     assert state.state == "failed" and "shop/event.yaml" in state.why and "partitioned by day" in state.why
     with pytest.raises(ContractError, match="partitioned by day in the table and by part in its contract"):
         load(EVENT, *DAYS)
     shop({"shop/name.yaml": FILES["shop/name.yaml"]})
     load("shop.name")
     shop({"shop/name.yaml": SOURCE})
-    assert "not partitioned" in Lake().own_state("shop.name", DAYS[0]).why
-    assert Lake().own_state(WIDE, DAYS[0]).state == "failed"
+    assert "not partitioned" in Look().own_state("shop.name", DAYS[0]).why
+    assert Look().own_state(WIDE, DAYS[0]).state == "failed"

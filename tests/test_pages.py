@@ -24,7 +24,7 @@ from lake_airflow import pages
 from include.lake import settings
 from include.lake.project import contracts
 from include.lake.project.days import last_finished_day
-from include.lake.state.look import DayState, Lake
+from include.lake.state.look import Look, PartitionState
 from tests.pretend import build
 
 YESTERDAY = last_finished_day("UTC")
@@ -178,7 +178,7 @@ def test_a_mistake_in_one_table_hides_no_other(client, monkeypatch):
     def broken(self, table, day):
         raise ContractError("a.sql:3: does not parse")
 
-    monkeypatch.setattr(Lake, "state", broken)
+    monkeypatch.setattr(Look, "state", broken)
     assert "a.sql:3: does not parse" in client.get("/").text
 
 
@@ -252,10 +252,10 @@ def test_a_user_sees_the_tables_of_readable_dags_and_no_other_table_s_rows(as_us
     assert "a bad row of the logs" in answers["/"][1].text and MEMBERS in answers["/"][1].text
 
     def state(lake, table, day):
-        return DayState(table, day, "stale", f"{MEMBERS} of {day} is failed: a bad row of the members")
+        return PartitionState(table, day, "stale", f"{MEMBERS} of {day} is failed: a bad row of the members")
 
-    monkeypatch.setattr(Lake, "state", state)
-    monkeypatch.setattr(Lake, "own_state", lambda lake, table, day: DayState(table, day, "fresh", "built"))
+    monkeypatch.setattr(Look, "state", state)
+    monkeypatch.setattr(Look, "own_state", lambda lake, table, day: PartitionState(table, day, "fresh", "built"))
     through_an_input = as_user("analyst", f"/run?dag_id={SESSIONS}&run_id=r").text
     assert f"{MEMBERS} of {YESTERDAY} is failed" in through_an_input and "bad row" not in through_an_input
     assert "a bad row of the members" in as_user("operator", f"/run?dag_id={SESSIONS}&run_id=r").text

@@ -12,7 +12,7 @@ from include.lake import settings
 from include.lake.build import checks, runner
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, UsageError
 from include.lake.state import ledger
-from include.lake.state.look import Lake
+from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
 from tests.shop import CONTRACT, DAY, LAST, NEXT, SELECT, TABLE, build, load
 
@@ -78,7 +78,7 @@ def test_fresh_days_are_not_built_again_and_a_late_file_makes_just_its_day_stale
     again = build(spark, DAY, NEXT)
     assert (again.state, again.days) == ("fresh", []) and "fresh" in again.note
     load(("a", 5, NEXT))
-    lake = Lake()
+    lake = Look()
     assert (lake.state(TABLE, DAY).state, lake.state(TABLE, NEXT).state) == ("fresh", "stale")
     assert "shop.event changed" in lake.state(TABLE, NEXT).why
     assert build(spark, DAY, NEXT).days == [NEXT]
@@ -105,14 +105,14 @@ def test_who_was_overtaken_while_computing_recognises_finished_work(shop, spark,
     assert any("another build of these days came first" in line for line in told)
     assert published() == [("a", 5 if late else 1, DAY)]
     assert [row["status"] for row in ledger.read([TABLE])] == ["built"]
-    assert Lake().state(TABLE, DAY).state == "fresh"
+    assert Look().state(TABLE, DAY).state == "fresh"
 
 
 def test_another_select_makes_days_stale(shop, spark) -> None:
     load(("a", 1, DAY))
     build(spark)
     shop({"shop/total.sql": SELECT.replace("sum(event.amount)", "sum(event.amount + 1)")})
-    assert Lake().state(TABLE, DAY).why == "the SELECT or the contract has changed since the build"
+    assert Look().state(TABLE, DAY).why == "the SELECT or the contract has changed since the build"
     assert build(spark).state == "built"
     assert published() == [("a", 2, DAY)]
 
@@ -127,7 +127,7 @@ def test_days_that_are_not_next_to_each_other_are_commits_of_their_own(shop, spa
 def test_no_rows_over_no_rows_counts_as_built(shop, spark) -> None:
     load(("nobody", 1, DAY))
     assert (build(spark).state, published()) == ("built", [])
-    assert Lake().state(TABLE, DAY).rows == 0
+    assert Look().state(TABLE, DAY).rows == 0
     assert build(spark).state == "fresh"
 
 
@@ -138,7 +138,7 @@ def test_an_empty_day_counts_as_built_and_old_rows_go(shop, spark) -> None:
     outcome = build(spark)
     assert (outcome.state, outcome.rows, outcome.dropped) == ("built", 0, {"nameless": 1})
     assert published() == []
-    state = Lake().state(TABLE, DAY)
+    state = Look().state(TABLE, DAY)
     assert (state.state, state.rows) == ("fresh", 0)
     assert build(spark).state == "fresh"
 
@@ -167,7 +167,7 @@ def test_what_fails_a_check_is_never_visible(shop, spark, bad, contract, check, 
         build(spark)
     assert f"check `{check}` fails 1 times" in str(error.value) and shown in str(error.value).splitlines()[-1]
     assert published() == before
-    state = Lake().state(TABLE, DAY)
+    state = Look().state(TABLE, DAY)
     assert state.state == "failed" and check in state.why
     assert newest()["status"] == "failed"
     shop({"shop/total.yaml": CONTRACT})
@@ -296,14 +296,14 @@ def test_rows_that_a_deletion_vector_takes_out_of_a_source_make_its_day_stale(sh
     assert delta is not None and "deletionVectors" in delta.protocol().reader_features
     snapshot = storage.open("shop.event")
     assert snapshot is not None and storage.rows(snapshot, {"day": [DAY]}).num_rows == 1
-    lake = Lake()
+    lake = Look()
     assert [lake.own_state(TABLE, day).state for day in (DAY, NEXT)] == ["stale", "fresh"]
     assert lake.own_state("shop.event", DAY).rows == 1
     build(spark, DAY, NEXT)
     assert published() == [("a", 1, DAY), ("a", 1, NEXT)]
     spark.sql(f"optimize delta.`{path}`")
     spark.sql(f"reorg table delta.`{path}` apply (purge)")
-    assert [Lake().own_state(TABLE, day).state for day in (DAY, NEXT)] == ["fresh", "fresh"]
+    assert [Look().own_state(TABLE, day).state for day in (DAY, NEXT)] == ["fresh", "fresh"]
 
 
 def test_run_timestamp_is_the_start_of_the_build_for_every_row(shop, spark) -> None:
@@ -377,7 +377,7 @@ def test_earlier_days_of_an_input_count_and_those_before_its_first_day_are_not_w
     build(spark, LAST)
     assert published() == [("a", 1, LAST)]
     load(("a", 2, DAY))
-    assert Lake().state(TABLE, LAST).state == "stale"
+    assert Look().state(TABLE, LAST).state == "stale"
     with pytest.raises(InputsMissing, match=NEXT):
         build(spark, LAST)
     load(("a", 4, NEXT))

@@ -222,12 +222,12 @@ def test_looks_that_keep_failing_are_left_to_the_retries(monkeypatch):
 def test_an_error_while_looking_leaves_no_half_look_behind(monkeypatch):
     from include.lake.state import look as freshness
 
-    class Broken(freshness.Lake):
+    class Broken(freshness.Look):
         def absent_reasons(self, table, days):
             raise OSError("storage is away")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(freshness, "Lake", Broken)
+        patch.setattr(freshness, "Look", Broken)
         look(LOG, [LOGS], DAY)
     assert list(look(LOG, [LOGS], DAY)) == [DAY]
 
@@ -237,12 +237,12 @@ def test_many_sensors_wait_side_by_side_and_share_their_looks(monkeypatch):
 
     opened = []
 
-    class Counted(freshness.Lake):
+    class Counted(freshness.Look):
         def __init__(self):
             opened.append(1)
             super().__init__()
 
-    monkeypatch.setattr(freshness, "Lake", Counted)
+    monkeypatch.setattr(freshness, "Look", Counted)
     monkeypatch.setattr(tasks, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(tasks, "LOOK_SECONDS", 0.1)
     days = [f"2026-01-{n:02}" for n in range(1, 31)]

@@ -13,7 +13,7 @@ from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.days import day_range
 from include.lake.state import ledger
-from include.lake.state.look import Lake
+from include.lake.state.look import Look
 from include.lake.storage import Store, delta_files, delta_folder, store
 from scripts.check_imports import imports, problem
 from tests.pretend import BUILT, SOURCE, build, load, select
@@ -59,9 +59,9 @@ def test_tables_are_in_the_folder_that_lake_warehouse_names(
     project(FILES)
     load(EVENT, *DAYS)
     build(TOTAL, DAYS)
-    assert [Lake().state(TOTAL, day).state for day in DAYS] == ["fresh"] * len(DAYS)
+    assert [Look().state(TOTAL, day).state for day in DAYS] == ["fresh"] * len(DAYS)
     load(EVENT, DAYS[1])
-    assert [Lake().state(TOTAL, day).state for day in DAYS] == ["fresh", "stale", "fresh", "fresh"]
+    assert [Look().state(TOTAL, day).state for day in DAYS] == ["fresh", "stale", "fresh", "fresh"]
     assert sorted(path.name for path in folder.iterdir()) == ["ops", "shop"]
     assert not (lake_home / "warehouse").exists()
     ledger.rebuild()
@@ -109,9 +109,9 @@ def test_files_elsewhere_are_read_through_delta_rs(project, lake_home: Path, mon
     project(FILES)
     load(EVENT, *DAYS)
     build(TOTAL, DAYS)
-    expected = [Lake().state(TOTAL, day) for day in DAYS], ledger.read()
+    expected = [Look().state(TOTAL, day) for day in DAYS], ledger.read()
     monkeypatch.setattr(delta_files, "_is_here", lambda delta: False)
-    assert ([Lake().state(TOTAL, day) for day in DAYS], ledger.read()) == expected
+    assert ([Look().state(TOTAL, day) for day in DAYS], ledger.read()) == expected
     snapshot = store().open(EVENT)
     assert snapshot is not None and store().rows(snapshot).num_rows == len(DAYS)
     assert len(store().commits(snapshot, contracts.get(EVENT))) == snapshot.version + 1

@@ -29,7 +29,7 @@ from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.project.periods import Period
-from include.lake.state.look import FRESH, DayState, Lake
+from include.lake.state.look import FRESH, Look, PartitionState
 
 DAYS = 14  # two weekly cycles; this many columns fit on a laptop's screen
 MAX_DAYS = 92  # the last days of a backfill; a page of several years would be unreadable
@@ -73,13 +73,13 @@ def _rights(user: GetUserDep) -> Rights:
 RightsDep = Annotated[Rights, Depends(_rights)]
 
 
-def _state(lake: Lake, rights: Rights, table: str, day: str) -> DayState:
+def _state(lake: Look, rights: Rights, table: str, day: str) -> PartitionState:
     """The state of the partition with a day; a mistake in a table's files is shown in its row and hides no other."""
     try:
         day = Period.of(contracts.get(table).grain, day).text
         if not contracts.get(table).day_column:
             absent = lake.absent(table, [""])
-            return DayState(
+            return PartitionState(
                 table, "", "missing" if absent else "fresh", "not loaded" if absent else "loaded, has no days"
             )
         state = lake.state(table, day)
@@ -90,10 +90,10 @@ def _state(lake: Lake, rights: Rights, table: str, day: str) -> DayState:
             return state._replace(why=state.why.partition(":")[0])
         return state
     except LakeError as error:
-        return DayState(table, day, "failed", str(error))
+        return PartitionState(table, day, "failed", str(error))
 
 
-def _row(lake: Lake, rights: Rights, table: str, day: str) -> dict[str, Any]:
+def _row(lake: Look, rights: Rights, table: str, day: str) -> dict[str, Any]:
     state = _state(lake, rights, table, day)
     source = contracts.get(table).is_source
     build = None if source else lake.built(table).get(state.day)
@@ -106,7 +106,7 @@ def _tables_of(task_ids: list[str]) -> list[str]:
     return [table for table in lineage.in_order() if table in names]
 
 
-def _newest(lake: Lake, tables: list[str]) -> list[str]:
+def _newest(lake: Look, tables: list[str]) -> list[str]:
     """The newest days, newest first: from yesterday, or from today where it is over and built."""
     yesterday = last_finished_day("UTC")
     today = days_before(yesterday, -1)
@@ -116,7 +116,7 @@ def _newest(lake: Lake, tables: list[str]) -> list[str]:
     return day_range(days_before(last, DAYS - 1), last)[::-1]
 
 
-def _grid(lake: Lake, rights: Rights, tables: list[str], days: list[str] | None = None) -> dict[str, Any]:
+def _grid(lake: Look, rights: Rights, tables: list[str], days: list[str] | None = None) -> dict[str, Any]:
     """Some tables by days. Without `days`, the grid shows the newest days."""
     shown = days or _newest(lake, tables)
     rows = [
@@ -150,7 +150,7 @@ def overview(session: SessionDep, rights: RightsDep, dag_id: str | None = None) 
         tables = _tables_of(list(serialized.dag.task_ids))
     else:
         tables = [table for table in lineage.in_order() if table in rights.shown]
-    return _page(f"Tables of {dag_id}" if dag_id else "Lake", "grid", **_grid(Lake(), rights, tables))
+    return _page(f"Tables of {dag_id}" if dag_id else "Lake", "grid", **_grid(Look(), rights, tables))
 
 
 @app.get("/table", dependencies=[Depends(requires_access_dag("GET"))])
@@ -163,7 +163,7 @@ def table(rights: RightsDep, name: str) -> HTMLResponse:
         raise HTTPException(404, str(error)) from None
     if name not in rights.shown:
         raise HTTPException(403, f"no DAG that you may read builds {name} or waits for it")
-    lake = Lake()
+    lake = Look()
     shows_builds = name in rights.explained and not contract.is_source
     builds = [row for rows in lake.builds(name).values() for row in rows] if shows_builds else []
     builds.sort(key=lambda row: row["built_at"], reverse=True)
@@ -189,11 +189,11 @@ def run(session: SessionDep, rights: RightsDep, dag_id: str, run_id: str, task_i
     try:
         if "first_day" in conf and "last_day" in conf:  # a backfill, which may have years of days
             days = day_range(conf["first_day"], conf["last_day"])[-MAX_DAYS:]
-            return _page(title, "grid", **_grid(Lake(), rights, tables, days[::-1]))
+            return _page(title, "grid", **_grid(Look(), rights, tables, days[::-1]))
         day = _day_of_run(found.partition_key or conf.get("part_date") or "")
     except LakeError:
         return _page(title, "run", rows=[], this_run="", note="This run has no day, so it builds nothing.")
-    lake = Lake()
+    lake = Look()
     rows = [_row(lake, rights, name, day) for name in tables]
     rows.sort(key=lambda row: row["source"])
     note = "" if rows else "No task of this run has a table."

@@ -228,11 +228,11 @@ _newest_look: tuple[float, Any] = (0.0, None)
 def look(table: str, readers: list[str], day: str) -> dict[str, str]:
     """The days of `table` that keep `readers` from being built for `day`, each with the reason."""
     global _newest_look
-    from include.lake.state.look import Lake
+    from include.lake.state.look import Look
 
     with _looking:
         if time.monotonic() - _newest_look[0] > LOOK_SECONDS or _newest_look[1] is None:
-            _newest_look = (time.monotonic(), Lake())
+            _newest_look = (time.monotonic(), Look())
         lake = _newest_look[1]
         try:
             needed = {d for reader in readers for d in lake.input_days(reader, day, day).get(table, [])}

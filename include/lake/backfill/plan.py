@@ -13,7 +13,7 @@ from include.lake.backfill.request import MODES, Request
 from include.lake.errors import LakeError
 from include.lake.project import contracts, lineage, periods
 from include.lake.project.current import held
-from include.lake.state.look import FAILED, FRESH, MISSING, STALE, Lake
+from include.lake.state.look import FAILED, FRESH, MISSING, STALE, Look
 
 # Parquet takes five to ten times its size once it is rows, and Spark spills what does not fit: a batch of an eighth of
 # Spark's memory is computed about in memory.
@@ -102,7 +102,7 @@ class Plan:
 @held()
 def plan(asked: Request, run: str = "") -> Plan:
     """The plan for what is asked for, as things are now. `run`: see `plan_table`."""
-    costs = Costs(Lake())
+    costs = Costs(Look())
     found = []
     for table in asked.tables:
         found.append(plan_table(costs, table, asked, run))
@@ -124,7 +124,7 @@ def plan_table(costs: "Costs", table: str, asked: Request, run: str = "") -> Tab
     return TablePlan(table, batches, skipped)
 
 
-def _why_not(lake: Lake, table: str, day: str, mode: str, run: str) -> str:
+def _why_not(lake: Look, table: str, day: str, mode: str, run: str) -> str:
     """Why a day is not built, in words that are the same for days of the same reason; empty if it is built."""
     own = lake.own_state(table, day)
     kinds = {own.state}
@@ -149,7 +149,7 @@ def _why_not(lake: Lake, table: str, day: str, mode: str, run: str) -> str:
     return "; ".join(f"{', '.join(listed)} {reason}" for reason, listed in names.items())
 
 
-def _is_late(lake: Lake, name: str, days: list[str]) -> bool:
+def _is_late(lake: Look, name: str, days: list[str]) -> bool:
     return not contracts.get(name).is_source and any(lake.state(name, day).state != FRESH for day in days)
 
 
@@ -173,7 +173,7 @@ def _batches(costs: "Costs", table: str, due: list[str], limit: int | None) -> I
 class Costs:
     """What building takes, judged by the sizes and the seconds of earlier builds."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Look) -> None:
         self.lake = lake
         self._sizes: dict[str, dict[str, int]] = {}
         self._means: dict[str, float] = {}

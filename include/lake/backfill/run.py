@@ -20,7 +20,7 @@ from include.lake.errors import CODE, DATA, InputsMissing
 from include.lake.local import locks
 from include.lake.project import contracts, periods
 from include.lake.project.periods import Period
-from include.lake.state.look import FAILED, Lake
+from include.lake.state.look import FAILED, Look
 
 Log = Callable[[str], None]
 # The largest batch takes an hour or two: what holds its days for longer hangs.
@@ -112,7 +112,7 @@ def run(asked: Request, run: str, log: Log, progress: Progress) -> tuple[list[Re
 def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress) -> dict[str, str]:
     """Build what is due of one table now; gives its bad days with the reason. Raises what is not of some day alone."""
     bad: dict[str, str] = {}
-    found = planning.plan_table(Costs(Lake()), table, asked, run)
+    found = planning.plan_table(Costs(Look()), table, asked, run)
     todo = [(batch.first, batch.last) for batch in reversed(found.batches)]
     if not todo:
         log(f"{table}: nothing to build")
@@ -171,7 +171,7 @@ def is_of_the_rows(error: Exception) -> bool:
 
 def results(asked: Request, run: str) -> list[Result]:
     """What `run` has come to, by table."""
-    lake = Lake()
+    lake = Look()
     costs, found = Costs(lake), []
     for table in asked.tables:
         planned = planning.plan_table(costs, table, asked, run)

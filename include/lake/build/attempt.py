@@ -17,7 +17,7 @@ from include.lake.errors import CheckFailed, UsageError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import keys
-from include.lake.state.look import Lake, describe_absent
+from include.lake.state.look import Look, describe_absent
 
 
 @dataclass
@@ -58,7 +58,7 @@ def attempt(
     if contract.is_source:
         raise UsageError(f"{table} is a source, nothing computes it")
     partitions = keys(contract.grain, start, end)
-    lake = Lake()
+    lake = Look()
     notes = _register_inputs(spark, lake, table, start, end, case)
     published = _register(spark, lake, table)
     with engine().materialise(runner.compute(spark, table, start, end)) as computed:
@@ -80,7 +80,7 @@ def attempt(
     return tried
 
 
-def _register_inputs(spark: SparkSession, lake: Lake, table: str, start: str, end: str, case: str | None) -> list[str]:
+def _register_inputs(spark: SparkSession, lake: Look, table: str, start: str, end: str, case: str | None) -> list[str]:
     """Make the views of the inputs; gives what is missing in them."""
     if case is not None:
         by_name = {path.stem: path for path in cases.paths([table])}
@@ -96,7 +96,7 @@ def _register_inputs(spark: SparkSession, lake: Lake, table: str, start: str, en
     return notes + ([f"note: {describe_absent(absent)}; its rows are left out"] if absent else [])
 
 
-def _register(spark: SparkSession, lake: Lake, table: str) -> bool:
+def _register(spark: SparkSession, lake: Look, table: str) -> bool:
     """Make the view of a table as it is now, or of no rows; is the table there?"""
     snapshot = lake.snapshot(table)
     if snapshot is None:

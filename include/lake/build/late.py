@@ -7,7 +7,7 @@ from include.lake.build import failures
 from include.lake.project import contracts, lineage, periods
 from include.lake.project.days import days_before
 from include.lake.project.periods import Period
-from include.lake.state.look import STALE, Lake
+from include.lake.state.look import STALE, Look
 
 
 @dataclass
@@ -22,7 +22,7 @@ def stale_days(table: str, partition: str, count: int) -> list[str]:
     """The stale partitions of a table that have one of the `count` days before `partition`."""
     if not count:
         return []
-    lake, grain = Lake(), contracts.get(table).grain
+    lake, grain = Look(), contracts.get(table).grain
     first_day = Period(grain, partition).first_day
     before = periods.keys_of_days(grain, days_before(first_day, count), days_before(first_day, 1))
     return [late for late in before if lake.own_state(table, late).state == STALE]

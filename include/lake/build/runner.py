@@ -26,7 +26,7 @@ from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period, key_ranges, keys
 from include.lake.state import ledger
-from include.lake.state.look import FRESH, Lake, describe_absent
+from include.lake.state.look import FRESH, Look, describe_absent
 from include.lake.storage import ANY_DAY, store
 
 Log = Callable[[str], None]
@@ -80,7 +80,7 @@ def build(
     days = keys(contract.grain, start, end)
     started = time.monotonic()
     outcome = Outcome(table, start, end)
-    lake = Lake()
+    lake = Look()
     # What a killed build has left out, and what others did to the sources: Delta may clean its logs up some day.
     sources = [name for name in lineage.inputs(table) if contracts.get(name).is_source]
     ledger.append(lake.unrecorded([table, *sources]))
@@ -123,7 +123,7 @@ def _build_range(
     table, days = contract.table, keys(contract.grain, first, last)
     for attempt in range(_ATTEMPTS):
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
-        lake = Lake()
+        lake = Look()
         lake.version(table)
         # Who forces a build wants it done by this run, also when another run has come first.
         if attempt and not force and all(lake.own_state(table, day).state == FRESH for day in days):
@@ -146,7 +146,7 @@ def _build_range(
                 seconds = (datetime.now(UTC) - started_at).total_seconds()
                 seen = lake.version(table)
                 ledger.failed(
-                    table, Lake().table_id(table), -1 if seen is None else seen, days, build_id, run,
+                    table, Look().table_id(table), -1 if seen is None else seen, days, build_id, run,
                     lineage.checks_id(table), lake.input_versions(table), seconds,
                     getattr(error, "broken", {}), "\n".join(failures.root_cause(error)),
                 )  # fmt: skip
@@ -174,7 +174,7 @@ def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["partition"])
 
 
-def _overtaken(lake: Lake, table: str, days: list[str]) -> bool:
+def _overtaken(lake: Look, table: str, days: list[str]) -> bool:
     """Has another commit changed one of `days` since `lake` looked at the table?
 
     Delta reports a conflict only for commits that happen during our write. A build that was committed while we were
@@ -218,7 +218,7 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
 
 
 def _publish(
-    spark: SparkSession, contract: Contract, lake: Lake, days: list[str],
+    spark: SparkSession, contract: Contract, lake: Look, days: list[str],
     build_id: str, started_at: datetime, run: str, log: Log,
 ) -> None:  # fmt: skip
     """Compute once, audit, and replace `days` in one commit that carries the build record."""

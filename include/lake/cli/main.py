@@ -302,9 +302,9 @@ def _backfill(options: Any) -> int:
 
 def _why(table: str, day: str) -> None:
     """Explain the state of one table on one day, and the inputs that are the reason."""
-    from include.lake.state.look import FRESH, Lake
+    from include.lake.state.look import FRESH, Look
 
-    lake = Lake()
+    lake = Look()
 
     def tell(name: str, of: str, depth: int) -> None:
         state, own = lake.state(name, of), lake.own_state(name, of)
@@ -333,9 +333,9 @@ def _status(options: Any) -> None:
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
     lineage.in_order(tables)  # a broken table that the user names is an error
     _name_broken()
-    from include.lake.state.look import Lake
+    from include.lake.state.look import Look
 
-    lake = Lake()
+    lake = Look()
     with_days = [name for name in tables if contracts.get(name).day_column]
     end = parse_day(options.end) if options.end else max((lake.newest_day(name) for name in with_days), default="")
     if not end and not options.start:

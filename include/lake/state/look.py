@@ -26,7 +26,7 @@ MISSING, FRESH, STALE, FAILED = "missing", "fresh", "stale", "failed"
 _PLANNED = 1 << 62
 
 
-class DayState(NamedTuple):
+class PartitionState(NamedTuple):
     """One day of one table. `why` says in words what `state` means here; the rest is of the newest good build."""
 
     table: str
@@ -138,7 +138,7 @@ class _History:
         return max(self._foreign.get(day, -1), self._foreign.get(ANY_DAY, -1)) > version
 
 
-class Lake:
+class Look:
     """One look at the lake: what it reads it keeps, so its answers fit together. Make a new one to look again.
 
     It reads, and never writes. It reads the ledger rows of those tables alone that it is asked for.
@@ -153,8 +153,8 @@ class Lake:
         self._files: dict[str, dict[str, PartitionFiles]] = {}
         self._not_ready: dict[str, dict[str, str]] = {}
         self._planned: dict[str, set[str]] = {}
-        self._states: dict[tuple[str, str], DayState] = {}
-        self._own_states: dict[tuple[str, str], DayState] = {}
+        self._states: dict[tuple[str, str], PartitionState] = {}
+        self._own_states: dict[tuple[str, str], PartitionState] = {}
         self._oldest: dict[str, str | None] = {}
         self._inputs: dict[str, list[_Input]] = {}
         self._first_days: dict[str, str | None] = {}
@@ -382,7 +382,7 @@ class Lake:
 
     # -- states
 
-    def own_state(self, table: str, day: str) -> DayState:
+    def own_state(self, table: str, day: str) -> PartitionState:
         """The state of a day judged by what its build would read right now: a build is due unless it is fresh.
 
         A table that cannot be looked at is failed, with the reason: it hides no other table.
@@ -391,10 +391,10 @@ class Lake:
             try:
                 self._own_states[table, day] = self._look(table, day)
             except LakeError as error:
-                self._own_states[table, day] = DayState(table, day, FAILED, str(error))
+                self._own_states[table, day] = PartitionState(table, day, FAILED, str(error))
         return self._own_states[table, day]
 
-    def _look(self, table: str, day: str) -> DayState:
+    def _look(self, table: str, day: str) -> PartitionState:
         if self.project.contract(table).is_source:
             return self._look_at_source(table, day)
         history = self._history(table)
@@ -403,17 +403,19 @@ class Lake:
         failed = history.rows([history.failed[day]])[0] if day in history.failed else None
         if failed and self._still_fails(table, day, failed, build):
             why = f"the build of {failed['built_at']:%F %T} failed: {failed['error']}"
-            return DayState(table, day, FAILED, why, *facts)
+            return PartitionState(table, day, FAILED, why, *facts)
         if build is None:
             absent = self.absent_inputs(table, day, day)
-            return DayState(table, day, MISSING, f"never built; {describe_absent(absent) or 'its inputs are there'}")
+            return PartitionState(
+                table, day, MISSING, f"never built; {describe_absent(absent) or 'its inputs are there'}"
+            )
         if build.code_id != self.project.code_id(table):
-            return DayState(table, day, STALE, "the SELECT or the contract has changed since the build", *facts)
+            return PartitionState(table, day, STALE, "the SELECT or the contract has changed since the build", *facts)
         if history.changed_by_others(day, build.version):
-            return DayState(table, day, STALE, "changed by another writer since the build", *facts)
+            return PartitionState(table, day, STALE, "changed by another writer since the build", *facts)
         if changed := self.changed_inputs(table, day, build.inputs):
-            return DayState(table, day, STALE, f"{', '.join(changed)} changed since the build", *facts)
-        return DayState(table, day, FRESH, f"built {build.built_at:%F %T} by {build.run}", *facts)
+            return PartitionState(table, day, STALE, f"{', '.join(changed)} changed since the build", *facts)
+        return PartitionState(table, day, FRESH, f"built {build.built_at:%F %T} by {build.run}", *facts)
 
     def _still_fails(self, table: str, day: str, failed: dict[str, Any], build: _Build | None) -> bool:
         """Would the build that failed fail again: has nothing changed since, and has no later build been good?
@@ -430,22 +432,22 @@ class Lake:
             and not self.changed_inputs(table, day, failed["inputs"])
         )
 
-    def _look_at_source(self, table: str, day: str) -> DayState:
+    def _look_at_source(self, table: str, day: str) -> PartitionState:
         if files := self.files(table).get(day):
             if reason := self._unready(table, [day]).get(day):
-                return DayState(table, day, MISSING, f"{files.rows:,} rows, but it {reason}", files.rows)
-            return DayState(table, day, FRESH, f"loaded, {files.rows:,} rows", files.rows)
+                return PartitionState(table, day, MISSING, f"{files.rows:,} rows, but it {reason}", files.rows)
+            return PartitionState(table, day, FRESH, f"loaded, {files.rows:,} rows", files.rows)
         if self.is_empty(table, day):
-            return DayState(table, day, FRESH, "empty, and complete", 0)
-        return DayState(table, day, MISSING, f"not loaded: ./lake load {table} FILE")
+            return PartitionState(table, day, FRESH, "empty, and complete", 0)
+        return PartitionState(table, day, MISSING, f"not loaded: ./lake load {table} FILE")
 
-    def state(self, table: str, day: str) -> DayState:
+    def state(self, table: str, day: str) -> PartitionState:
         """The state of a day, where an input that is itself not fresh makes it stale too, through every level."""
         if (table, day) not in self._states:
             self._states[table, day] = self._through_every_level(table, day)
         return self._states[table, day]
 
-    def _through_every_level(self, table: str, day: str) -> DayState:
+    def _through_every_level(self, table: str, day: str) -> PartitionState:
         own = self.own_state(table, day)
         if own.state != FRESH or self.project.contract(table).is_source:
             return own
@@ -460,7 +462,9 @@ class Lake:
                 above = self.state(name, needed)
                 if above.state != FRESH:
                     facts = (own.rows, own.built_at, own.seconds, own.run)
-                    return DayState(table, day, STALE, f"{name} of {needed} is {above.state}: {above.why}", *facts)
+                    return PartitionState(
+                        table, day, STALE, f"{name} of {needed} is {above.state}: {above.why}", *facts
+                    )
         return own
 
     def _oldest_due(self, table: str) -> str | None:

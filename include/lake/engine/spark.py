@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import Snapshot
+from include.lake.project.periods import Period
+from include.lake.storage import ANY_DAY, Snapshot
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -82,7 +83,7 @@ class _Cached:
 
     def publish(
         self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
-        record: Mapping[str, Any],
+        record: Mapping[str, Any], staying: Any = None,
     ) -> None:  # fmt: skip
         """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""
         from pyspark.sql import functions as F
@@ -91,9 +92,15 @@ class _Cached:
         if RUN_TIMESTAMP in contract.column_names:
             rows = rows.withColumn(RUN_TIMESTAMP, F.lit(run_timestamp).cast("timestamp"))
         # rebalance: few files of a sensible size per partition, however many tasks computed the rows
-        rows = rows.select(*contract.column_names).hint("rebalance", *contract.partitioned_by)
-        place = f"`{contract.day_column}` >= '{partitions[0]}' and `{contract.day_column}` <= '{partitions[-1]}'"
-        writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", place)
+        rows = rows.select(*contract.column_names)
+        if staying:
+            rows = rows.union(staying.frame.select(*contract.column_names))
+        rows = rows.hint("rebalance", *contract.partitioned_by)
+        writer = rows.write.format("delta").mode("overwrite")
+        if ANY_DAY not in partitions:
+            column, keys = contract.place_column, [Period.parse(contract.grain, text).text for text in partitions]
+            # No partition is '': a build that replaces none needs a commit all the same, for its record.
+            writer = writer.option("replaceWhere", f"`{column}` in ({', '.join(map(repr, keys or ['']))})")
         writer.option("userMetadata", json.dumps(record, separators=(",", ":"))).save(target.address)
 
 

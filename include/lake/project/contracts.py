@@ -102,6 +102,17 @@ class Check(_Strict):
     severity: Literal["fail", "warn"] = "fail"
 
 
+class Touch(_Strict):
+    """How the rows of an input reach the keys of a table kept by key.
+
+    keys: a SELECT of the keys that are touched, from `changed`: the rows of the input that came or went.
+    rows: a SELECT of the rows of the input that the keys in `touched` need; all of them without it.
+    """
+
+    keys: _Text = Field(description="a SELECT of the keys that the rows in `changed` touch")
+    rows: _Text | None = Field(default=None, description="a SELECT of the rows that the keys in `touched` need")
+
+
 class Contract(_Strict):
     """What a table promises. `table` and `path` come from where the file is, the rest are the fields of the file.
 
@@ -109,6 +120,10 @@ class Contract(_Strict):
     key: columns that together occur once a day (a null counts as a value); empty where rows may repeat.
     partitioned_by: the partition column is the last one; empty for a source that has no days. The column part_week has
         the Monday of a week, part_month has yyyy-MM, any other name has days.
+    kept_by: of a table of the whole history: a build replaces all rows of the keys (values of these columns) that its
+        days touch. Then `key` is unique in the whole table, and `partitioned_by` only says where a key's rows lie:
+        at best the newest day of the key, so that a build rewrites few files.
+    touched_by: input -> which keys its rows touch; not needed for an input that has the columns of `kept_by` itself.
     columns: name, type, comment, nullable, in order.
     checks: SQL that must hold before anything is published: an expression that is true of every row, or with aggregates
         (`count(*) > 0`) of every day, or a SELECT that gives the rows that break it: from `this` (what would be
@@ -135,6 +150,12 @@ class Contract(_Strict):
     partitioned_by: Annotated[tuple[_Name, ...], _List] = Field(
         default=(), description="a list of columns of which the last one is the day"
     )
+    kept_by: Annotated[tuple[_Name, ...], _List] = Field(
+        default=(), description="a list of columns: a build replaces all rows of the keys that its days touch"
+    )
+    touched_by: Annotated[tuple[tuple[_TableName, Touch], ...], BeforeValidator(_as_pairs)] = Field(
+        default=(), description="a mapping of inputs to {keys: SELECT from changed, rows: SELECT with touched}"
+    )
     checks: Annotated[tuple[Annotated[Check, BeforeValidator(_as_check)], ...], _List] = Field(
         default=(), description="a list of checks, each of them SQL or {warn: SQL}"
     )
@@ -156,8 +177,19 @@ class Contract(_Strict):
         return not self.select_path.exists()
 
     @property
-    def day_column(self) -> str | None:
+    def place_column(self) -> str | None:
+        """The column whose values are the partitions of the Delta table."""
         return self.partitioned_by[-1] if self.partitioned_by else None
+
+    @property
+    def day_column(self) -> str | None:
+        """The column of the period that a row is of; None for a table kept by key."""
+        return None if self.kept_by else self.place_column
+
+    @property
+    def has_days(self) -> bool:
+        """Is the table built or loaded by days (weeks, months), which the ledger knows?"""
+        return bool(self.partitioned_by or self.kept_by)
 
     @cached_property
     def grain(self) -> Grain:
@@ -196,7 +228,7 @@ def parse(text: str, path: Path) -> Contract:
     except ValidationError as error:
         problems = [_problem(item, values) for item in error.errors(include_url=False, include_context=False)]
     else:
-        filled = {RUN_TIMESTAMP, *contract.key, *contract.partitioned_by}
+        filled = {RUN_TIMESTAMP, *contract.key, *contract.partitioned_by, *contract.kept_by}
         columns = tuple(
             column.model_copy(update={"nullable": False})
             if column.name in filled and "nullable" not in column.model_fields_set
@@ -227,6 +259,8 @@ def restored(values: dict[str, Any], path: Path, is_source: bool) -> Contract:
             "columns": tuple(Column.model_construct(**column) for column in values["columns"]),
             "checks": tuple(Check.model_construct(**check) for check in values["checks"]),
             "reads": tuple((name, earlier) for name, earlier in values["reads"]),
+            "kept_by": tuple(values["kept_by"]),
+            "touched_by": tuple((name, Touch.model_construct(**touch)) for name, touch in values["touched_by"]),
         }
     )
     # What the cached property would find on disk, but of the time when the files were looked at.
@@ -236,7 +270,7 @@ def restored(values: dict[str, Any], path: Path, is_source: bool) -> Contract:
 
 def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
     """What is wrong in a contract whose fields are right one by one: place and cure."""
-    names, day = contract.column_names, contract.day_column
+    names, day = contract.column_names, contract.place_column
     for position, column in enumerate(contract.columns):
         place = ("columns", position, "name")
         if column.name in names[:position]:
@@ -253,7 +287,9 @@ def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
             yield place, f"the day column {day} must be a string yyyy-MM-dd"
         if column.name == day and column.nullable:
             yield place, f"the day column {day} cannot be null: remove `nullable: true`"
-    for field, listed in (("key", contract.key), ("partitioned_by", contract.partitioned_by)):
+    for field, listed in (
+        ("key", contract.key), ("partitioned_by", contract.partitioned_by), ("kept_by", contract.kept_by),
+    ):  # fmt: skip
         for position, name in enumerate(listed):
             if name not in names:
                 yield (field, position), f"`{field}` names {name}, which is not a column"
@@ -273,7 +309,7 @@ def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
 
 
 def _contradictions_of_a_source(contract: Contract) -> Iterator[tuple[_Place, str]]:
-    for field in ("checks", "reads"):
+    for field in ("checks", "reads", "kept_by", "touched_by"):
         if getattr(contract, field):
             cure = f"remove it, or write {contract.select_path.name}"
             yield (field,), f"`{field}` is for what we build, and this is a source: {cure}"
@@ -288,8 +324,30 @@ def _contradictions_of_a_build(contract: Contract) -> Iterator[tuple[_Place, str
             yield (field,), f"`{field}` is for sources: a day that we build is there once it is built; remove it"
     if "key" not in contract.model_fields_set:
         yield (), f"`key` is missing: write {Contract.model_fields['key'].description}"
+    if contract.kept_by:
+        yield from _contradictions_of_a_table_kept_by_key(contract)
+        return
+    if contract.touched_by:
+        yield ("touched_by",), "`touched_by` is for tables kept by key: write `kept_by` or remove it"
     if not contract.partitioned_by:
         yield (), f"`partitioned_by` is missing: write {Contract.model_fields['partitioned_by'].description}"
+
+
+def _contradictions_of_a_table_kept_by_key(contract: Contract) -> Iterator[tuple[_Place, str]]:
+    types = {column.name: column.type for column in contract.columns}
+    nullable = {column.name for column in contract.columns if column.nullable}
+    for position, name in enumerate(contract.kept_by):
+        kind = types.get(name, "string")
+        if kind.startswith("array") or kind == "double":
+            yield ("kept_by", position), f"`kept_by` names {name}, and {kind} is no type of a key"
+        if name in nullable:
+            yield ("kept_by", position), f"`kept_by` names {name}, which cannot be null: remove `nullable: true`"
+    if len(contract.partitioned_by) > 1:
+        yield ("partitioned_by",), "`partitioned_by` of a table kept by key names one column, where its rows lie"
+    if contract.reads:
+        yield ("reads",), "`reads` is for tables of days: a table kept by key reads all days; remove it"
+    if RUN_TIMESTAMP in contract.kept_by:
+        yield ("kept_by",), f"`kept_by` names {RUN_TIMESTAMP}, which differs in every build; remove it"
 
 
 def _problem(error: Any, values: dict[Any, Any]) -> tuple[_Place, str]:
@@ -302,6 +360,9 @@ def _problem(error: Any, values: dict[Any, Any]) -> tuple[_Place, str]:
         prefix = f"column {column.get('name', int(place[1]) + 1)}: "
     if error["type"] == "extra_forbidden":  # of a column, whose fields alone are not looked at before
         return place, prefix + _unknown(field, fields)
+    if field == "touched_by" and len(place) > 1:  # its pairs are a mapping in the file
+        (name, _), *_ = [list(values["touched_by"].items())[int(place[1])]]
+        return (field, name), f"`touched_by` of {name} is wrong; write {fields[str(field)].description}"
     description = fields[str(field)].description
     if error["type"] == "missing":
         return place, f"{prefix}`{field}` is missing: write {description}"

@@ -27,7 +27,7 @@ from include.lake.project.kept import Kept, Stamp, digest
 
 if TYPE_CHECKING:
     from include.lake.project.contracts import Contract
-    from include.lake.project.lineage import ParsedCheck, Select
+    from include.lake.project.lineage import ParsedCheck, Select, TouchedBy
     from include.lake.project.task_lists import TaskList
 
 # Path -> stamp of contracts, SELECTs and what may be meant as one; the same of the task lists; both sorted.
@@ -188,6 +188,26 @@ class Project:
 
         return self._once("checks", table, make)
 
+    def touches(self, table: str) -> "dict[str, TouchedBy]":
+        """Input with days -> how its rows reach the keys of a table kept by key; none for other tables."""
+
+        def make() -> "dict[str, TouchedBy]":
+            contract, inputs = self.contract(table), [self.contract(name) for name in self.inputs(table)]
+            if not contract.kept_by:
+                return {}
+            source = digest("touches", *map(self._source, [table, *self.inputs(table)]))
+
+            def parse() -> list[list[Any]]:
+                from include.lake.project import selects  # it imports sqlglot
+
+                return lineage.plain_touches(selects.parse_touches(contract, inputs))
+
+            return _kept.parsed(
+                "touches", table, source, lambda: lineage.restored_touches(_kept.on_disk.value(source, parse))
+            )
+
+        return self._once("touches", table, make)
+
     def code_id(self, table: str) -> str:
         """16 hex digits that change when the rows of the table change by its files: SELECT, columns and layout.
 
@@ -201,7 +221,9 @@ class Project:
                 sorted((column.name, column.type) for column in contract.columns),
                 contract.partitioned_by,
                 contract.reads,
-            )
+                *([contract.kept_by, [(name, touch.keys, touch.rows) for name, touch in contract.touched_by]]
+                  if contract.kept_by else []),
+            )  # fmt: skip
 
         return self._once("code_id", table, make)
 
@@ -266,6 +288,7 @@ class Project:
                 reads[name] = self.inputs(name)
                 todo += reads[name]
                 self.checks(name)
+                self.touches(name)
                 if self.contract(name).ready_when is not None:
                     from include.lake.project import readiness  # it imports sqlglot
 

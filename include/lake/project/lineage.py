@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PARAMETERS = {"start_date", "end_date"}
 # In a check: the rows that would be published.
 THIS = "this"
+# In `touched_by` of a contract: the rows of an input that came or went, and the keys that a build computes.
+CHANGED, TOUCHED = "changed", "touched"
 # What we add to a query begins so: no contract can have such a name, and no query may.
 OURS = "__lake_"
 
@@ -44,8 +46,8 @@ class Template:
         days = {"start_date": f"'{parse_day(start)}'", "end_date": f"'{parse_day(end)}'"}
         text = self.text
         for begins, ends, name in sorted(self.spans, reverse=True):
-            # A table has an alias of its own, and `this` is known by that name.
-            view = f"{view_name(name)} as {name}" if name == THIS else view_name(name)
+            # A table has an alias of its own; `this`, `changed` and `touched` are known by these names.
+            view = view_name(name) if "." in name else f"{view_name(name)} as {name}"
             text = text[:begins] + days.get(name, view) + text[ends:]
         return text
 
@@ -74,6 +76,14 @@ class ParsedCheck(Template):
     @property
     def name(self) -> str:
         return " ".join(self.text.split())
+
+
+@dataclass(frozen=True)
+class TouchedBy:
+    """How the rows of an input reach the keys of a table; see `contracts.Touch`."""
+
+    keys: Template
+    rows: Template | None
 
 
 def view_name(table: str) -> str:
@@ -107,6 +117,21 @@ def restored_checks(plain: list[list[Any]]) -> tuple[ParsedCheck, ...]:
     )  # fmt: skip
 
 
+def plain_touches(touches: dict[str, TouchedBy]) -> list[list[Any]]:
+    """As JSON takes them."""
+    return [
+        [name, *([one.text, one.spans] if one else None for one in (touch.keys, touch.rows))]
+        for name, touch in touches.items()
+    ]
+
+
+def restored_touches(plain: list[list[Any]]) -> dict[str, TouchedBy]:
+    def template(parts: list[Any]) -> Template:
+        return Template(parts[0], tuple(map(tuple, parts[1])))
+
+    return {name: TouchedBy(template(keys), rows and template(rows)) for name, keys, rows in plain}
+
+
 # -- of the project as it is now
 
 
@@ -118,6 +143,11 @@ def select(table: str) -> Select:
 def parsed_checks(table: str) -> tuple[ParsedCheck, ...]:
     """The checks of a table that we build, in the order of its contract; ContractError names the one that is wrong."""
     return current.project().checks(table)
+
+
+def touches(table: str) -> dict[str, TouchedBy]:
+    """Input with days -> how its rows reach the keys of a table kept by key."""
+    return current.project().touches(table)
 
 
 def inputs(table: str) -> tuple[str, ...]:

@@ -11,7 +11,17 @@ from include.lake import settings
 from include.lake.errors import ContractError
 from include.lake.project import columns, repeatable
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.project.lineage import OURS, PARAMETERS, THIS, ParsedCheck, Select
+from include.lake.project.lineage import (
+    CHANGED,
+    OURS,
+    PARAMETERS,
+    THIS,
+    TOUCHED,
+    ParsedCheck,
+    Select,
+    Template,
+    TouchedBy,
+)
 
 
 def meaning(text: str) -> str:
@@ -38,7 +48,10 @@ def parse_select(text: str, contract: Contract) -> Select:
         raise wrong(f"{RUN_TIMESTAMP} differs in every build; take it out of `key` and `partitioned_by`")
     _require_repeatable(tree, tokens, text, wrong)
     parameters = _parameters(tree, tokens, wrong)
-    if parameters != PARAMETERS:
+    if contract.kept_by:
+        if parameters:
+            raise wrong(f"a table kept by key is one state of all days: remove :{sorted(parameters)[0]}")
+    elif parameters != PARAMETERS:
         raise wrong("must restrict the days with both :start_date and :end_date (a day is a range of one)")
 
     columns = tree.named_selects
@@ -100,13 +113,13 @@ def _spans(
     """Where tables and parameters are named in a text. `extra`: names without a schema that stand for tables."""
     ctes = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}  # Spark does not tell A from a
     for name in ctes & set(extra):
-        raise wrong(f"WITH {name}: {name} stands for the rows to be published; use another name")
+        raise wrong(f"WITH {name}: {name} has a meaning of its own here; use another name")
     spans = []
     for node in tree.find_all(exp.Table):
         line = node.this.meta.get("line")
         if not node.db and (node.name.lower() in ctes or not isinstance(node.this, exp.Identifier)):
             if node.alias.lower() in extra:
-                raise wrong(f"{node.alias} stands for the rows to be published; use another alias", line)
+                raise wrong(f"{node.alias} has a meaning of its own here; use another alias", line)
             continue
         if not node.db and node.name not in extra:
             raise wrong(f"{node.name} is neither a table (write schema.table) nor defined in WITH", line)
@@ -115,7 +128,7 @@ def _spans(
         if bool(node.alias) != bool(node.db):
             raise wrong(f"give {node.sql()} an alias" if node.db else f"{node.name} has no other alias", line)
         if node.alias.lower() in extra:
-            raise wrong(f"{node.alias} stands for the rows to be published; use another alias", line)
+            raise wrong(f"{node.alias} has a meaning of its own here; use another alias", line)
         first = node.args["db"] if node.db else node.this
         name = f"{node.db}.{node.name}" if node.db else node.name
         spans.append((first.meta["start"], node.this.meta["end"] + 1, name))
@@ -157,6 +170,57 @@ def parse_checks(contract: Contract, inputs: list[Contract]) -> tuple[ParsedChec
             reader.check(tree, {"": relations[THIS]})
         found.append(ParsedCheck(check.sql, spans, kind, check.severity, gives, _doubles(tree, contract)))
     return tuple(found)
+
+
+def parse_touches(contract: Contract, inputs: list[Contract]) -> dict[str, TouchedBy]:
+    """How the rows of each input with days reach the keys; ContractError names what is wrong or missing."""
+    written = dict(contract.touched_by)
+    keys, names = ", ".join(contract.kept_by), {one.table for one in inputs}
+    found = {}
+    for one in inputs:
+        if not one.has_days:
+            continue
+        touch = written.pop(one.table, None)
+        if touch is None and not set(contract.kept_by) <= set(one.column_names):
+            raise ContractError(
+                f"{settings.shown(contract.path)}: {one.table} has no {keys}: write in `touched_by` which keys its "
+                f"rows touch, such as {{{one.table}: {{keys: select … as {contract.kept_by[0]} from changed}}}}"
+            )
+        same = " and ".join(f"needed.{name} = touched.{name}" for name in contract.kept_by)
+        texts = (
+            (touch.keys, touch.rows)
+            if touch
+            else (
+                f"select {keys} from changed",
+                f"select needed.* from {one.table} as needed left semi join touched on {same}",
+            )
+        )
+        found[one.table] = TouchedBy(
+            _touch(contract, names, one.table, "keys", texts[0], CHANGED),
+            _touch(contract, names, one.table, "rows", texts[1], TOUCHED) if texts[1] else None,
+        )
+    if written:
+        raise ContractError(
+            f"{settings.shown(contract.path)}: `touched_by` names {sorted(written)[0]}, which is no input with days"
+        )
+    return found
+
+
+def _touch(contract: Contract, inputs: set[str], name: str, part: str, text: str, extra: str) -> Template:
+    def wrong(what: str, line: int | None = None) -> ContractError:
+        return ContractError(f"{settings.shown(contract.path)}: `touched_by` of {name}, `{part}`: {what}")
+
+    tree, tokens = _parse(text, wrong)
+    if not isinstance(tree, exp.Query):
+        raise wrong("must be exactly one SELECT")
+    _require_repeatable(tree, tokens, text, wrong)
+    _parameters(tree, tokens, wrong)
+    spans = _spans(tree, tokens, wrong, (extra,))
+    if unread := sorted({name for _, _, name in spans} - PARAMETERS - {extra} - inputs):
+        raise wrong(f"reads {', '.join(unread)}; there are {', '.join(sorted(inputs | {extra}))}")
+    if part == "keys" and set(tree.named_selects) != set(contract.kept_by):
+        raise wrong(f"must give exactly the columns {', '.join(contract.kept_by)}")
+    return Template(text, spans)
 
 
 def _is_aggregate(node: exp.Expr) -> bool:

@@ -1,0 +1,6 @@
+select
+    track.dbt_visitor_id,
+    track.session_id,
+    timestampdiff(minute, min(track.timestamp), max(track.timestamp)) as session_duration
+from rudder.dbt_track_facts as track
+group by track.dbt_visitor_id, track.session_id

@@ -1,0 +1,27 @@
+-- The setting of all sessions: after more idle minutes than these a new one starts. It is written here and nowhere else.
+with settings as (
+    select 30 as longest_idle_minutes
+),
+starts as (
+    select
+        track.dbt_visitor_id,
+        track.timestamp as session_start_at,
+        track.event_id
+    from rudder.dbt_mapped_tracks as track
+    cross join settings
+    where track.idle_time_minutes is null or track.idle_time_minutes > settings.longest_idle_minutes
+),
+numbered as (
+    select
+        starts.*,
+        row_number() over (partition by dbt_visitor_id order by session_start_at, event_id) as number,
+        lead(session_start_at) over (partition by dbt_visitor_id order by session_start_at, event_id) as next_session_start_at
+    from starts
+)
+select
+    concat(number, ' - ', dbt_visitor_id) as session_id,
+    dbt_visitor_id,
+    session_start_at,
+    cast(number as bigint) as session_sequence_number,
+    next_session_start_at
+from numbered

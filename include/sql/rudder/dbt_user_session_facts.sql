@@ -1,0 +1,7 @@
+select
+    session.dbt_visitor_id,
+    min(session.session_start_at) as first_date,
+    max(session.session_start_at) as last_date,
+    count(*) as number_of_sessions
+from rudder.dbt_session_tracks as session
+group by session.dbt_visitor_id

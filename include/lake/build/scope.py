@@ -11,7 +11,7 @@ writes the rows of other keys that lie there again as they are.
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from pyspark.errors import PySparkException
@@ -110,7 +110,11 @@ class _Views:
 
 def _taken(name: str) -> str:
     """The view of the rows of an input that are taken in. Its view for the SELECT may have fewer."""
-    return f"{OURS}taken_{lineage.view_name(name)}"
+    return f"{OURS}taken_{lineage.view_name(name)}" if "." in name else lineage.view_name(name)
+
+
+def _view_of(of_changed: str, name: str) -> str:
+    return of_changed if name == CHANGED else _taken(name)
 
 
 @contextmanager
@@ -137,8 +141,11 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str]) -> Iterat
     touches = lineage.touches(table)
     keys = []
     for name, changed in changes.items():
-        views.rows(lineage.view_name(CHANGED), changed)
-        keys.append(spark.sql(touches[name].keys.over_views(days[0], days[-1], _taken)).select(*contract.kept_by))
+        # The engine looks names up when it computes: each input has a view of its own of what has changed.
+        of_changed = f"{OURS}{CHANGED}_{lineage.view_name(name)}"
+        views.rows(of_changed, changed)
+        view_of = partial(_view_of, of_changed)
+        keys.append(spark.sql(touches[name].keys.over_views(days[0], days[-1], view_of)).select(*contract.kept_by))
     every = reduce(DataFrame.union, keys).where(" and ".join(f"`{name}` is not null" for name in contract.kept_by))
     with engine().materialise(every.distinct()) as touched:
         views.rows(lineage.view_name(TOUCHED), touched.frame)

@@ -48,7 +48,8 @@ class Template:
         text = self.text
         for begins, ends, name in sorted(self.spans, reverse=True):
             # A table has an alias of its own; `this`, `changed` and `touched` are known by these names.
-            view = (view_of or view_name)(name) if "." in name else f"{view_name(name)} as {name}"
+            view = (view_of or view_name)(name)
+            view = view if "." in name else f"{view} as {name}"
             text = text[:begins] + days.get(name, view) + text[ends:]
         return text
 

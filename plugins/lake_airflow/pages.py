@@ -77,7 +77,7 @@ def _state(lake: Look, rights: Rights, table: str, day: str) -> PartitionState:
     """The state of the partition with a day; a mistake in a table's files is shown in its row and hides no other."""
     try:
         day = Period.of(contracts.get(table).grain, day).text
-        if not contracts.get(table).day_column:
+        if not contracts.get(table).has_days:
             absent = lake.absent(table, [""])
             return PartitionState(
                 table, "", "missing" if absent else "fresh", "not loaded" if absent else "loaded, has no days"
@@ -122,7 +122,7 @@ def _grid(lake: Look, rights: Rights, tables: list[str], days: list[str] | None 
     rows = [
         (table, contracts.get(table), [_state(lake, rights, table, day) for day in shown])
         for table in sorted(tables, key=lambda table: contracts.get(table).is_source)
-        if contracts.get(table).day_column
+        if contracts.get(table).has_days
     ]
     return {"days": [date.fromisoformat(day) for day in shown], "rows": rows}
 

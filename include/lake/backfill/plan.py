@@ -226,7 +226,7 @@ class Costs:
 
 
 def _inputs_with_days(table: str) -> list[str]:
-    return [name for name in lineage.inputs(table) if contracts.get(name).day_column]
+    return [name for name in lineage.inputs(table) if contracts.get(name).has_days]
 
 
 # -- in words

@@ -68,6 +68,8 @@ def build(
 ) -> Outcome:
     """Build those partitions of start..end that are not fresh (all of them with `force`); `run` names who asks.
 
+    Of a table kept by key, `force` computes all keys again, over all days taken in.
+
     start, end: partition keys of the table: days, Mondays of weeks, or months yyyy-MM.
 
     Days whose inputs are not there are left out; InputsMissing names them after the others are built.
@@ -140,7 +142,7 @@ def _build_days(
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
             with engine().opened(spark) as own:
-                _publish(own, contract, lake, days, build_id, started_at, run, log)
+                _publish(own, contract, lake, days, build_id, started_at, run, log, force)
         except Exception as error:
             if failures.kind(error) == CONFLICT:
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
@@ -226,7 +228,7 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
 
 def _publish(
     spark: SparkSession, contract: Contract, lake: Look, days: list[str],
-    build_id: str, started_at: datetime, run: str, log: Log,
+    build_id: str, started_at: datetime, run: str, log: Log, force: bool,
 ) -> None:  # fmt: skip
     """Compute once, audit, and replace `days` in one commit that carries the build record."""
     table, clock = contract.table, time.monotonic()
@@ -235,7 +237,7 @@ def _publish(
         log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
 
     target = store().ensure(contract)
-    with scopes.scope(spark, contract, lake, target, days) as scope:
+    with scopes.scope(spark, contract, lake, target, days, whole=force) as scope:
         frame = scope.of(compute(spark, table, days[0], days[-1]))
         with engine().materialise(frame) as computed:
             progress("computing and checking")

@@ -43,6 +43,14 @@ class Scope:
         kept = frame.where(F.col(DROP_REASON).isNull())
         return kept.join(self.keys, list(self.contract.kept_by), "left_semi").select(*frame.columns).union(reasons)
 
+    def published(self, frame: DataFrame) -> DataFrame:
+        """The rows of the published table that a commit of the scope replaces."""
+        if self.keys is not None:
+            return frame.join(self.keys, list(self.contract.kept_by), "left_semi").select(*frame.columns)
+        if self.contract.kept_by:
+            return frame
+        return frame.where(F.col(str(self.contract.day_column)).isin(self.days))
+
     @contextmanager
     def places(self, computed: DataFrame, published: DataFrame) -> Iterator[tuple[list[str], Any]]:
         """The partitions that the commit replaces, and the rows of other keys in them (materialised), which stay."""
@@ -55,7 +63,7 @@ class Scope:
             places, key = [ANY_DAY], list(self.contract.kept_by)
             staying = published.join(self.keys, key, "left_anti").select(*published.columns)
             if column:
-                before = published.join(self.keys, key, "left_semi").select(column)
+                before = self.published(published).select(column)
                 now = computed.where(F.col(DROP_REASON).isNull()).select(column)
                 places = sorted(str(row[0]) for row in engine().collect(before.union(now).distinct()))
                 staying = staying.where(F.col(column).isin(places or [""]))
@@ -64,13 +72,18 @@ class Scope:
 
 
 @contextmanager
-def scope(spark: SparkSession, contract: Contract, look: Look, target: Snapshot, days: list[str]) -> Iterator[Scope]:
-    """The scope of a build of `days`. Within the block the session has the views that its SELECT and checks read."""
+def scope(
+    spark: SparkSession, contract: Contract, look: Look, target: Snapshot | None, days: list[str], whole: bool = False
+) -> Iterator[Scope]:
+    """The scope of a build of `days`. Within the block the session has the views that its SELECT and checks read.
+
+    whole: compute all keys of a table kept by key, whatever the days touch.
+    """
     views = _Views(spark, look)
     try:
         views.table(lineage.view_name(contract.table), target)
         if contract.kept_by:
-            with _scope_of_keys(views, contract, days) as of_keys:
+            with _scope_of_keys(views, contract, days, whole) as of_keys:
                 yield of_keys
         else:
             for name in lineage.inputs(contract.table):
@@ -118,7 +131,7 @@ def _view_of(of_changed: str, name: str) -> str:
 
 
 @contextmanager
-def _scope_of_keys(views: _Views, contract: Contract, days: list[str]) -> Iterator[Scope]:
+def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bool) -> Iterator[Scope]:
     table, look, spark = contract.table, views.look, views.spark
     taken = sorted({*look.built(table), *days})
     for name in lineage.inputs(table):
@@ -132,7 +145,8 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str]) -> Iterat
                 )
             rows = rows.where(F.col(one.day_column).isin(taken))
         views.rows(_taken(name), rows)
-    changes = None if look.reason_to_compute_all_keys(table) else _changes(views, contract, days)
+    whole = whole or bool(look.reason_to_compute_all_keys(table))
+    changes = None if whole else _changes(views, contract, days)
     if changes is None:
         for name in lineage.inputs(table):
             views.rows(lineage.view_name(name), spark.table(_taken(name)))

@@ -312,7 +312,7 @@ def _why(table: str, day: str) -> None:
         why = own.why if own.state != FRESH or state.state == FRESH else "an input is not fresh"
         print(f"{'  ' * depth}{name} {of} is {state.state}: {why.splitlines()[0]}")
         for above, days in lake.input_days(name, of, of).items():
-            for needed in days if contracts.get(above).day_column else []:
+            for needed in days if contracts.get(above).has_days else []:
                 if depth == 0 or lake.state(above, needed).state != FRESH:
                     tell(above, needed, depth + 1)
 
@@ -336,7 +336,7 @@ def _status(options: Any) -> None:
     from include.lake.state.look import Look
 
     lake = Look()
-    with_days = [name for name in tables if contracts.get(name).day_column]
+    with_days = [name for name in tables if contracts.get(name).has_days]
     end = parse_day(options.end) if options.end else max((lake.newest_day(name) for name in with_days), default="")
     if not end and not options.start:
         raise LakeError("the lake is empty: ./lake sample --from D --to D makes sample data, ./lake load takes yours")

@@ -2,18 +2,23 @@
 
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+from pyarrow import dataset
+from pyarrow.fs import FileSystem
+
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.project.periods import Period
-from include.lake.storage import ANY_DAY, Snapshot
+from include.lake.storage import Snapshot, store
+from include.lake.storage.arrow import arrow_schema
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -27,6 +32,8 @@ SESSION_CONF = {
     # A build that replaces no rows by no rows also needs a commit, because the commit carries the build record.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
+
+_BATCH_ROWS = 8192
 
 # Of the port `Engine`, with the functions below.
 start, stop, address = partial(server.start, settings.SPARK), server.stop, partial(server.address, settings.SPARK)
@@ -96,12 +103,35 @@ class _Cached:
         if staying:
             rows = rows.union(staying.frame.select(*contract.column_names))
         rows = rows.hint("rebalance", *contract.partitioned_by)
-        writer = rows.write.format("delta").mode("overwrite")
-        if ANY_DAY not in partitions:
-            column, keys = contract.place_column, [Period.parse(contract.grain, text).text for text in partitions]
-            # No partition is '': a build that replaces none needs a commit all the same, for its record.
-            writer = writer.option("replaceWhere", f"`{column}` in ({', '.join(map(repr, keys or ['']))})")
+        if contract.kept_by:
+            _publish_from_stage(rows, contract, target, partitions, record)
+            return
+        place = f"`{contract.day_column}` >= '{partitions[0]}' and `{contract.day_column}` <= '{partitions[-1]}'"
+        writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", place)
         writer.option("userMetadata", json.dumps(record, separators=(",", ":"))).save(target.address)
+
+
+def _publish_from_stage(
+    rows: "DataFrame", contract: Contract, target: Snapshot, partitions: list[str], record: Mapping[str, Any]
+) -> None:
+    """Let delta-rs commit the rows, exactly on top of the target's version.
+
+    Rows of a table kept by key stand on all earlier ones. Spark would also commit on top of a version that it was not
+    told of, and then a key of another build might be lost or there twice.
+    """
+    stage = f"{target.address}/_stage/{uuid.uuid4().hex}"
+    files, folder = FileSystem.from_uri(stage)
+    try:
+        rows.write.parquet(stage)
+        schema = arrow_schema(contract)
+        staged = dataset.dataset(folder, schema, format="parquet", filesystem=files)
+        store().replace(
+            contract, lambda: pa.RecordBatchReader.from_batches(schema, staged.to_batches(batch_size=_BATCH_ROWS)),
+            partitions=partitions, record=record, since=target,
+        )  # fmt: skip
+    finally:
+        with suppress(FileNotFoundError):
+            files.delete_dir(folder)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from include.lake import settings
 from include.lake.build import runner
-from include.lake.errors import InputsMissing
+from include.lake.errors import InputsMissing, WriteConflict
 from include.lake.project import contracts
 from include.lake.project.days import day_range
 from include.lake.state import ledger

@@ -110,7 +110,7 @@ def _newest(lake: Look, tables: list[str]) -> list[str]:
     """The newest days, newest first: from yesterday, or from today where it is over and built."""
     yesterday = last_finished_day("UTC")
     today = days_before(yesterday, -1)
-    daily = [name for name in tables if contracts.get(name).grain == "day" and not contracts.get(name).is_source]
+    daily = [name for name in tables if contracts.get(name).grain == "day" and contracts.get(name).is_built]
     built = {day for name in daily for day in lake.built(name)}
     last = today if today in built else yesterday
     return day_range(days_before(last, DAYS - 1), last)[::-1]
@@ -164,7 +164,7 @@ def table(rights: RightsDep, name: str) -> HTMLResponse:
     if name not in rights.shown:
         raise HTTPException(403, f"no DAG that you may read builds {name} or waits for it")
     lake = Look()
-    shows_builds = name in rights.explained and not contract.is_source
+    shows_builds = name in rights.explained and contract.is_built
     builds = [row for rows in lake.builds(name).values() for row in rows] if shows_builds else []
     builds.sort(key=lambda row: row["built_at"], reverse=True)
     inputs = [other for other in lineage.inputs(name) if other in rights.shown]

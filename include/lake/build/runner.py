@@ -77,8 +77,9 @@ def build(
     consecutive days before it stay built) or WriteConflict.
     """
     contract = contracts.get(table)
-    if contract.is_source:
-        raise UsageError(f"{table} is a source, nothing builds it: ./lake load {table} FILE")
+    if not contract.is_built:
+        kind, cure = ("view", "show {}") if contract.view else ("source", "load {} FILE")
+        raise UsageError(f"{table} is a {kind}, nothing builds it: ./lake {cure.format(table)}")
     days = keys(contract.grain, start, end)
     started = time.monotonic()
     outcome = Outcome(table, start, end)

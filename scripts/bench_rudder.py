@@ -103,7 +103,7 @@ def report(found: dict[int, dict[str, Any]]) -> None:
     print("\n".join(columns(rows)))
     first, last = min(found), max(found)
     growth, gain = days[last] / days[first], whole[last] / days[last]
-    print(f"engine {settings.engine()}: with {last} days of history a day costs {growth:.2f} times as much as with {first} "
+    print(f"engine {settings.engine()}: with {last} days a day costs {growth:.2f} times as much as with {first} "
           f"(wanted: at most 1.3), and all keys cost {gain:.1f} times a day (wanted: at least 5)")  # fmt: skip
 
 

@@ -105,7 +105,8 @@ def load(
 
     days: replace these days instead. The ledger records the days without rows in the files as empty.
     drop_bad: leave out rows that do not fit the contract. Without it they stop the load.
-    ignore_columns: leave out columns that the contract does not know. Without it they stop the load.
+    ignore_columns: leave out columns that the contract does not know. Without it, and without the word
+        `ignore_other_columns` in the contract, they stop the load.
     allow_empty: the user means to load files without a good row.
     replace_smaller: the user means to load days that lose more than half of their rows.
 
@@ -119,7 +120,7 @@ def load(
         raise UsageError(f"{table} has no days: load it without --from and --to")
     if days:
         days = keys_of_days(contract.grain, days[0], days[-1])
-    names, result = files.Names(contract, ignore_columns), Loaded()
+    names, result = files.Names(contract, ignore_columns or contract.ignore_other_columns), Loaded()
     dropped_of: Counter[str] = Counter()  # day -> dropped rows, as far as their day could be read
     now: Counter[str] = Counter()
     with _Spool(arrow_schema(contract)) as spool:
@@ -207,10 +208,13 @@ def _checked(
     """The good rows of a batch in the contract's order and types, and the bad ones: line and reason."""
     schema, size = arrow_schema(contract), len(batch.lines)
     wrong: dict[int, str] = {}  # row -> its first reason
-    arrays = []
-    for column, wanted in zip(contract.columns, schema.types, strict=True):
+    arrays: dict[str, pa.Array] = {}
+    # The day comes last, because it may follow from another column.
+    for column in sorted(contract.columns, key=lambda column: column.name == contract.day_column):
         is_day = column.name == contract.day_column
-        array, problems = _array(column, wanted, batch, is_day)
+        array, problems = _array(column, schema.field(column.name).type, batch, is_day)
+        if is_day and contract.day_of:
+            array = _day_of(column, array, contract.day_of, arrays[contract.day_of], problems)
         if not column.nullable or is_day:
             for row in _where(pc.is_null(array)):
                 problems.setdefault(row, f"{column.name} is missing")
@@ -222,8 +226,8 @@ def _checked(
                 if day and (problem := _day_problem(column, contract.grain, day, days)):
                     problems.update(dict.fromkeys(_where(pc.equal(array, day)), problem))
         wrong = problems | wrong
-        arrays.append(array)
-    rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        arrays[column.name] = array
+    rows = pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
     if wrong:
         if contract.day_column:
             dropped_of.update(rows.column(contract.day_column).take(pa.array(list(wrong), pa.int64())).to_pylist())
@@ -251,6 +255,14 @@ def _array(
                 problems.setdefault(row, values.reason(column, array[row].as_py(), "is not what its folder says"))
         array = folder
     return pa.nulls(size, wanted) if array is None else array, problems
+
+
+def _day_of(column: contracts.Column, days: pa.Array, name: str, moments: pa.Array, problems: dict[int, str]) -> pa.Array:
+    """The UTC days of the moments in the column `name`. A day that the file says must be the same."""
+    derived = moments.cast(pa.date32()).cast(days.type)
+    for row in _where(pc.not_equal(days, derived)):
+        problems.setdefault(row, values.reason(column, days[row].as_py(), f"is not the UTC day of {name}"))
+    return derived
 
 
 def _where(mask: Any) -> list[int]:

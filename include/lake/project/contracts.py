@@ -136,6 +136,8 @@ class Contract(_Strict):
     ready_when: of a source: SQL with aggregates over the rows of a day (`max(hour) = '23'`) that is true once the day
         is complete; without it a day is there with its first row.
     empty_after: of a source: hours after the end of a day from which on the day counts as empty if it has no rows.
+    day_of: of a source: a timestamp column. A row belongs to its UTC day, and a load fills the day column in.
+    ignore_other_columns: of a source: its files have more columns than the contract, and a load leaves these out.
     """
 
     table: str
@@ -167,6 +169,8 @@ class Contract(_Strict):
         default=None, description="SQL with aggregates over a day, such as max(hour) = '23'"
     )
     empty_after: _Hours | None = Field(default=None, description=_IN_HOURS)
+    day_of: _Name | None = Field(default=None, description="the timestamp column of whose UTC day a row is")
+    ignore_other_columns: bool = Field(default=False, description="true or false (without quotes)")
 
     @property
     def select_path(self) -> Path:
@@ -316,12 +320,21 @@ def _contradictions_of_a_source(contract: Contract) -> Iterator[tuple[_Place, st
     for field in ("ready_when", "empty_after"):
         if getattr(contract, field) is not None and not contract.day_column:
             yield (field,), f"`{field}` is for days, and this source has none: add `partitioned_by` or remove it"
+    if contract.day_of is not None:
+        types = {column.name: column.type for column in contract.columns}
+        if types.get(contract.day_of) != "timestamp":
+            yield ("day_of",), f"`day_of` names {contract.day_of}, which is no timestamp column"
+        if not contract.day_column or contract.grain != "day":
+            yield ("day_of",), "`day_of` is for sources of days: name the day column in `partitioned_by`, or remove it"
 
 
 def _contradictions_of_a_build(contract: Contract) -> Iterator[tuple[_Place, str]]:
     for field in ("ready_when", "empty_after"):
         if getattr(contract, field) is not None:
             yield (field,), f"`{field}` is for sources: a day that we build is there once it is built; remove it"
+    for field in ("day_of", "ignore_other_columns"):
+        if getattr(contract, field):
+            yield (field,), f"`{field}` is for files of a source, and this table has a SELECT: remove it"
     if "key" not in contract.model_fields_set:
         yield (), f"`key` is missing: write {Contract.model_fields['key'].description}"
     if contract.kept_by:

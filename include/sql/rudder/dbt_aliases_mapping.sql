@@ -1,22 +1,27 @@
 with sightings as (
-    select
-        track.anonymous_id as alias,
-        track.user_id,
-        -- The latest event that has a user comes first, and of one instant the smaller user.
-        row_number() over (
-            partition by track.anonymous_id
-            order by case when track.user_id is null then 1 else 0 end, track.timestamp desc, track.user_id, track.event_id
-        ) as place
+    select track.anonymous_id as alias, track.user_id, track.timestamp
     from rudder.dbt_unique_tracks as track
     where track.anonymous_id is not null
-),
-users as (
-    select distinct track.user_id as alias
+    union all
+    select track.user_id as alias, cast(null as string) as user_id, track.timestamp
     from rudder.dbt_unique_tracks as track
     where track.user_id is not null
+),
+numbered as (
+    select
+        alias,
+        user_id,
+        max(timestamp) over (partition by alias) as newest,
+        -- The latest sighting with a user comes first, and of one instant the smaller user.
+        row_number() over (
+            partition by alias
+            order by case when user_id is null then 1 else 0 end, timestamp desc, user_id
+        ) as place
+    from sightings
 )
 select
-    coalesce(devices.alias, users.alias) as alias,
-    coalesce(devices.user_id, devices.alias, users.alias) as dbt_visitor_id
-from (select alias, user_id from sightings where place = 1) as devices
-full outer join users on users.alias = devices.alias
+    alias,
+    coalesce(user_id, alias) as dbt_visitor_id,
+    date_format(newest, 'yyyy-MM-dd') as part_date
+from numbered
+where place = 1

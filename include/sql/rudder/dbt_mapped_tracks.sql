@@ -16,5 +16,6 @@ select
     event,
     timestampdiff(
         minute, lag(timestamp) over (partition by dbt_visitor_id order by timestamp, event_id), timestamp
-    ) as idle_time_minutes
+    ) as idle_time_minutes,
+    date_format(max(timestamp) over (partition by dbt_visitor_id), 'yyyy-MM-dd') as part_date
 from mapped

@@ -6,7 +6,8 @@ starts as (
     select
         track.dbt_visitor_id,
         track.timestamp as session_start_at,
-        track.event_id
+        track.event_id,
+        track.part_date
     from rudder.dbt_mapped_tracks as track
     cross join settings
     where track.idle_time_minutes is null or track.idle_time_minutes > settings.longest_idle_minutes
@@ -23,5 +24,6 @@ select
     dbt_visitor_id,
     session_start_at,
     cast(number as bigint) as session_sequence_number,
-    next_session_start_at
+    next_session_start_at,
+    part_date
 from numbered

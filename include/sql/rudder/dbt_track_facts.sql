@@ -5,6 +5,7 @@ with started as (
         track.event_id,
         track.event,
         track.dbt_visitor_id,
+        track.part_date,
         -- Two sessions of a visitor never start at one instant, so this gives no event twice.
         max(session.session_sequence_number) over (
             partition by track.dbt_visitor_id order by track.timestamp
@@ -22,5 +23,6 @@ select
     dbt_visitor_id,
     cast(row_number() over (
         partition by dbt_visitor_id, session_sequence_number order by timestamp, event_id
-    ) as bigint) as track_sequence_number
+    ) as bigint) as track_sequence_number,
+    part_date
 from started

@@ -16,5 +16,6 @@ select
     ) as event_4,
     lead(track.event, 4) over (
         partition by track.dbt_visitor_id, track.session_id order by track.track_sequence_number
-    ) as event_5
+    ) as event_5,
+    track.part_date
 from rudder.dbt_track_facts as track

@@ -20,6 +20,7 @@ select
     user_id,
     event,
     timestamp,
+    date_format(timestamp, 'yyyy-MM-dd') as part_date,
     case when user_id is null and anonymous_id is null then 'nobody' end as drop_reason
 from numbered
 where delivery = 1

@@ -42,7 +42,7 @@ with (
     tasks = {
         name: BackfillTable(task_id=name, table=name, trigger_rule=TRIGGER_RULE, doc_md=table_docs(contracts.get(name)))
         for name in lineage.in_order()
-        if not contracts.get(name).is_source
+        if contracts.get(name).is_built
     }
     for name, task in tasks.items():
         planned >> task >> summary

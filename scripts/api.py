@@ -1,12 +1,16 @@
 """Airflow's REST API."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from typing import Any
 
-from include.lake.errors import LakeError
+from include.lake.errors import LakeError, UsageError
 from include.lake.project import task_lists
+
+# The main job. The other families are there, paused.
+_FAMILIES = "wev"
 
 
 class Api:
@@ -44,9 +48,18 @@ class Api:
             return json.loads(answer.read() or "null")
 
 
+def families() -> list[str]:
+    """The families of DAGs that a script starts and follows: FAMILIES=wev,rudder, by default wev."""
+    there = sorted({path.parent.parent.name for path in task_lists.paths()})
+    named = [name.strip() for name in (os.environ.get("FAMILIES") or _FAMILIES).split(",") if name.strip()]
+    if wrong := [name for name in named if name not in there]:
+        raise UsageError(f"FAMILIES={','.join(named)}: there is no family {wrong[0]}; there are {', '.join(there)}")
+    return named
+
+
 def dag_ids() -> list[str]:
-    """The ids of the DAGs of task lists: the file name of a list is the id of its DAG."""
-    return sorted(path.stem for path in task_lists.paths())
+    """The ids of the DAGs of these families: the file name of a task list is the id of its DAG."""
+    return sorted(path.stem for family in families() for path in task_lists.paths(family))
 
 
 def is_parsed(api: Api, dag_id: str) -> bool:

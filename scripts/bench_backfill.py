@@ -130,7 +130,7 @@ def sql_alone(days: list[str]) -> float:
 
 
 def _built() -> list[str]:
-    return [name for name in lineage.in_order() if not contracts.get(name).is_source]
+    return [name for name in lineage.in_order() if contracts.get(name).is_built]
 
 
 def report(days: list[str], per_day: float, ranged: float, sql: float) -> int:

@@ -376,7 +376,7 @@ def serve_jars() -> str:
 
 
 def built() -> list[str]:
-    return [name for name in lineage.in_order() if not contracts.get(name).is_source]
+    return [name for name in lineage.in_order() if contracts.get(name).is_built]
 
 
 def lake(home: Path, *arguments: str) -> None:

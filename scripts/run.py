@@ -1,6 +1,7 @@
 """`make run`: runs the whole lake on this machine until Ctrl-C, from sample data to green runs in the Airflow UI.
 
-Settings: DAYS and SCALE of the sample data, ONCE=1 to end after the runs, LAKE_HOME, LAKE_UI_PORT.
+Settings: DAYS and SCALE of the sample data, FAMILIES of DAGs (wev,rudder), ONCE=1 to end after the runs, LAKE_HOME,
+LAKE_UI_PORT.
 """
 
 import json
@@ -16,9 +17,9 @@ from typing import Any
 from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 from include.lake.local import wait
-from include.lake.project import contracts, lineage
+from include.lake.project import lineage, task_lists
 from scripts import airflow_env, seed, stack
-from scripts.api import Api, dag_ids, is_parsed
+from scripts.api import Api, dag_ids, families, is_parsed
 from scripts.options import read_number
 from scripts.stack import Clock, Stack
 
@@ -44,6 +45,7 @@ def main() -> int:
     once = os.environ.get("ONCE", "") not in ("", "0")
     running = None
     try:
+        families()  # a wrong name is said before anything starts
         days, scale = read_number("DAYS", seed.DEFAULT_DAYS, int), read_number("SCALE", 0.0, float)
         running = Stack(read_number("LAKE_UI_PORT", 8080, int), say)
         running.acquire()
@@ -204,7 +206,10 @@ def _why_again(run: dict[str, Any], day: str) -> str | None:
 
 
 def _built_tables() -> list[str]:
-    return [name for name in lineage.in_order() if not contracts.get(name).is_source]
+    """The tables of the families that this run follows."""
+    paths = (path for family in families() for path in task_lists.paths(family))
+    listed = {name for path in paths for name in task_lists.read(path).tables}
+    return [name for name in lineage.in_order() if name in listed]
 
 
 def _run_of(api: Api, dag_id: str, day: str) -> dict[str, Any] | None:

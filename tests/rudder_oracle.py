@@ -1,6 +1,6 @@
 """The tables of schema rudder in plain Python, from a list of tracks: the obvious way, and no word of the SQL.
 
-`oracle` gives the rows of every table after all tracks are taken in, so it is also what any history of builds must give.
+`oracle` gives the rows of every table after all tracks are taken in, so any history of builds must give them, too.
 """
 
 from collections import defaultdict
@@ -124,12 +124,16 @@ def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
                 "part_date": _day(last),
             }
         )
-        durations.append({"session_id": name, "session_duration": (last["timestamp"] - session[0]["timestamp"]) // MINUTE})
+        durations.append(
+            {"session_id": name, "session_duration": (last["timestamp"] - session[0]["timestamp"]) // MINUTE}
+        )
         for place, event in enumerate(session):
             fact = {key: event[key] for key in ("timestamp", "event_id", "event")}
             fact |= {"session_id": name, "track_sequence_number": place + 1}
             facts.append({**fact, "anonymous_id": event["anonymous_id"]})
-            following = dict(zip(("event_2", "event_3", "event_4", "event_5"), kinds[place + 1 :] + [None] * 4, strict=False))
+            following = dict(
+                zip(("event_2", "event_3", "event_4", "event_5"), kinds[place + 1 :] + [None] * 4, strict=False)
+            )
             flow.append(fact | following)
     by_visitor = {
         "dbt_mapped_tracks": [
@@ -142,9 +146,7 @@ def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
                 "session_sequence_number": number,
                 "next_session_start_at": following,
             }
-            for number, (name, start, following) in enumerate(
-                zip(names, starts, [*starts[1:], None], strict=False), 1
-            )
+            for number, (name, start, following) in enumerate(zip(names, starts, [*starts[1:], None], strict=False), 1)
         ],
         "dbt_track_facts": facts,
         "dbt_user_session_facts": [

@@ -83,8 +83,8 @@ def test_columns_of_the_runner_are_refused(project, contract: str, message: str)
         ("with t as (select name as title from this) select t.name from t", "t has no column name; there are title"),
         ("select name from this where exists (select 1 from shop.event as e where e.nam = name)", "did you mean name?"),
         ("select o.run_timestam from shop.total as o", "did you mean run_timestamp?"),
-        ("with this as (select 1 as name) select name from this", "stands for the rows to be published"),
-        ("select name from shop.event as This", "stands for the rows to be published"),
+        ("with this as (select 1 as name) select name from this", "has a meaning of its own"),
+        ("select name from shop.event as This", "has a meaning of its own"),
         ("select name from this limit 3", "LIMIT without ORDER BY"),
     ],
 )

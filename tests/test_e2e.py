@@ -129,7 +129,7 @@ def test_from_nothing_to_green_runs_and_on_after_a_crash(lake: Lake, monkeypatch
     monkeypatch.setenv("LAKE_HOME", str(lake.home))
     day = first_run(lake)
     status = lake.status(day)
-    built = [name for name in lineage.in_order() if not contracts.get(name).is_source]
+    built = [name for name in lineage.in_order() if contracts.get(name).is_built]
     assert {name: status[name]["state"] for name in built} == dict.fromkeys(built, "fresh")
     assert all(status[name]["rows"] for name in built)
     assert len(lake.started) > 5

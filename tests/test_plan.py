@@ -144,7 +144,7 @@ def test_tables_are_named_by_table_step_or_dag() -> None:
     )
     every = set(task_lists.names())
     assert {"members", "logs", "sessions", "analytics_we_mart_wv1_daily", "we_mart.wv_comm_user"} <= every
-    assert set(tables(*every)) == {name for name in contracts.load_all() if not contracts.get(name).is_source}
+    assert set(tables(*every)) == {name for name in contracts.load_all() if contracts.get(name).is_built}
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,33 @@
 
 import random
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from include.lake.build import cases, runner
+from include.lake.errors import InputsMissing
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON
+from include.lake.project.days import day_range
+from include.lake.state.look import FRESH, Look
+from include.lake.storage import delta_files as storage
 from tests import rudder_oracle
-from tests.builders import how_many, sample
+from tests.builders import Progress, how_many, sample
+from tests.conftest import ENGINES
 
 pytestmark = pytest.mark.spark
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 3, 2, tzinfo=UTC)
 # Around the limit of a session, and nothing at all: many events of one instant.
-STEPS = [timedelta(minutes=m, seconds=s) for m, s in ((0, 0), (0, 0), (0, 59), (5, 0), (29, 59), (30, 0), (30, 59), (31, 0))]
+STEPS = [
+    timedelta(minutes=m, seconds=s) for m, s in ((0, 0), (0, 0), (0, 59), (5, 0), (29, 59), (30, 0), (30, 59), (31, 0))
+]
 STEPS += [timedelta(hours=7), timedelta(minutes=30, seconds=59, microseconds=999_999), timedelta(days=2)]
 # x and y are devices and users, too. '' and None are no ids.
 DEVICES = ["a", "b", "c", "x", "y", "", None]
@@ -83,3 +93,58 @@ def test_the_selects_give_what_plain_python_gives(spark: Any, bundle: int) -> No
         assert wanted and cases.differences(wanted, rows, names, dict.fromkeys(names, "")) == [], table
         assert drops == (rudder_oracle.dropped(tracks) if table == "rudder.dbt_unique_tracks" else {})
         cases.register(spark, table, expected[table])
+
+
+DAYS = day_range("2026-03-01", "2026-03-05")
+HISTORIES = how_many(100)
+OF_A_LAKE = 50  # histories that share the builds of a lake: one has no id of another
+
+
+@ENGINES
+def test_whatever_the_history_of_builds(lake_home: Path, monkeypatch: pytest.MonkeyPatch, spark: Any) -> None:
+    """Days come late, in any order, again with other events, and are built in ranges: the tables equal plain Python."""
+    progress = Progress(HISTORIES, "histories")
+    for lake in range(sample(-(-HISTORIES // OF_A_LAKE))):
+        monkeypatch.setenv("LAKE_HOME", str(lake_home / str(lake)))
+        chance = random.Random(lake)
+        world = {day: events_of(chance, day) for day in DAYS}
+        for day in [*chance.sample(DAYS, len(DAYS)), *chance.sample(DAYS, 2)]:
+            load(day, world[day])
+            build_some(chance, spark)
+            if chance.random() < 0.5:  # a correction
+                world[day] = events_of(chance, day)
+                load(day, world[day])
+        for table in TABLES:
+            runner.build(table, DAYS[0], DAYS[-1], spark=spark, log=lambda line: None)
+        look = Look()
+        assert {look.state(table, day).state for table in TABLES for day in DAYS} == {FRESH}
+        expected = rudder_oracle.oracle([track for day in DAYS for track in world[day]])
+        for table in TABLES:
+            names = contracts.get(table).column_names
+            wanted = Counter(tuple(row[name] for name in names) for row in expected[table])
+            delta = storage.open_table(table)
+            assert delta is not None and wanted
+            rows = Counter(tuple(row.values()) for row in delta.to_pyarrow_table(columns=names).to_pylist())
+            assert rows == wanted, f"lake {lake}, {table}: {list((rows - wanted).items())[:3]}"
+        progress.add(OF_A_LAKE)
+
+
+def events_of(chance: random.Random, day: str) -> list[dict[str, Any]]:
+    """The events of a day, of all histories."""
+    histories = (of_history(random_tracks(chance), number) for number in range(OF_A_LAKE))
+    return [track for tracks in histories for track in tracks if track["part_date"] == day]
+
+
+def load(day: str, tracks: list[dict[str, Any]]) -> None:
+    contract = contracts.get("rudder.tracks")
+    rows = pa.Table.from_pylist(tracks, schema=storage.arrow_schema(contract))
+    record = {"load_id": "test", "table": contract.table, "empty_days": [] if tracks else [day]}
+    storage.replace(contract, rows, partitions=[day], record=record)
+
+
+def build_some(chance: random.Random, spark: Any) -> None:
+    first, last = sorted(chance.choices(DAYS, k=2))
+    for table in TABLES[: chance.randint(1, 2 * len(TABLES))]:
+        with suppress(InputsMissing):
+            force = chance.random() < 0.2
+            runner.build(table, first, last, force=force, spark=spark, log=lambda line: None)

@@ -15,10 +15,12 @@ from include.lake.storage.arrow import arrow_schema
 from include.sample import current as undated
 from include.sample import logs, snapshots
 from include.sample.clock import DAY, KST, NEVER, day_number
+from include.sample.tracks import tracks
 from include.sample.universe import FIRST_DAY, LAST_DAY, Universe, universe
 
 # A source with a day column: function of the universe and the day.
 DAILY = {
+    "rudder.tracks": tracks,
     "service_log.weverse_server_log": logs.server_log,
     "we_mart.ods_wv_member_profile": snapshots.member_profile,
     "we_mart.we_user": snapshots.we_user,

@@ -77,7 +77,7 @@ def _state(lake: Look, rights: Rights, table: str, day: str) -> PartitionState:
     """The state of the partition with a day; a mistake in a table's files is shown in its row and hides no other."""
     try:
         day = Period.of(contracts.get(table).grain, day).text
-        if not contracts.get(table).day_column:
+        if not contracts.get(table).has_days:
             absent = lake.absent(table, [""])
             return PartitionState(
                 table, "", "missing" if absent else "fresh", "not loaded" if absent else "loaded, has no days"
@@ -110,7 +110,7 @@ def _newest(lake: Look, tables: list[str]) -> list[str]:
     """The newest days, newest first: from yesterday, or from today where it is over and built."""
     yesterday = last_finished_day("UTC")
     today = days_before(yesterday, -1)
-    daily = [name for name in tables if contracts.get(name).grain == "day" and not contracts.get(name).is_source]
+    daily = [name for name in tables if contracts.get(name).grain == "day" and contracts.get(name).is_built]
     built = {day for name in daily for day in lake.built(name)}
     last = today if today in built else yesterday
     return day_range(days_before(last, DAYS - 1), last)[::-1]
@@ -122,7 +122,7 @@ def _grid(lake: Look, rights: Rights, tables: list[str], days: list[str] | None 
     rows = [
         (table, contracts.get(table), [_state(lake, rights, table, day) for day in shown])
         for table in sorted(tables, key=lambda table: contracts.get(table).is_source)
-        if contracts.get(table).day_column
+        if contracts.get(table).has_days
     ]
     return {"days": [date.fromisoformat(day) for day in shown], "rows": rows}
 
@@ -164,7 +164,7 @@ def table(rights: RightsDep, name: str) -> HTMLResponse:
     if name not in rights.shown:
         raise HTTPException(403, f"no DAG that you may read builds {name} or waits for it")
     lake = Look()
-    shows_builds = name in rights.explained and not contract.is_source
+    shows_builds = name in rights.explained and contract.is_built
     builds = [row for rows in lake.builds(name).values() for row in rows] if shows_builds else []
     builds.sort(key=lambda row: row["built_at"], reverse=True)
     inputs = [other for other in lineage.inputs(name) if other in rights.shown]

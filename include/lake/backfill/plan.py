@@ -210,7 +210,7 @@ class Costs:
         """How long a build of so many days takes; None while nothing was built that it could be judged by."""
         rate = self._rate(table)
         if rate is None:  # as long as the tables that were built
-            others = [self._rate(name) for name in lineage.in_order() if not contracts.get(name).is_source]
+            others = [self._rate(name) for name in lineage.in_order() if contracts.get(name).is_built]
             known = [other for other in others if other is not None]
             rate = statistics.median(known) if known else None
         return None if rate is None else _SECONDS_PER_JOB + rate * days
@@ -226,7 +226,7 @@ class Costs:
 
 
 def _inputs_with_days(table: str) -> list[str]:
-    return [name for name in lineage.inputs(table) if contracts.get(name).day_column]
+    return [name for name in lineage.inputs(table) if contracts.get(name).has_days]
 
 
 # -- in words

@@ -107,6 +107,8 @@ def tables_of(named: list[str], downstream: bool = False) -> list[str]:
             # A step of a list that cannot be read is not known.
             unread = "".join(f"\n{message}" for message in broken.values())
             raise UsageError(f"there is no table, step or DAG {name!r}: {cure}{unread}")
+        elif contracts.get(name).view:
+            raise UsageError(f"{name} is a view, nothing builds it: ./lake show {name}")
         elif contracts.get(name).is_source and not downstream:
             raise UsageError(f"{name} is a source, nothing builds it; what reads it is built with downstream")
         else:
@@ -117,4 +119,4 @@ def tables_of(named: list[str], downstream: bool = False) -> list[str]:
         for name in order:
             if found.intersection(lineage.inputs(name)):
                 found.add(name)
-    return [name for name in order if name in found and not contracts.get(name).is_source]
+    return [name for name in order if name in found and contracts.get(name).is_built]

@@ -4,6 +4,7 @@ It reads the newest versions of the inputs and writes nothing: no commit, no row
 """
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from include.lake.build import cases, checks, runner
+from include.lake.build import scope as scopes
+from include.lake.build.scope import Scope
 from include.lake.engine import engine
 from include.lake.errors import CheckFailed, UsageError
 from include.lake.project import contracts, lineage
@@ -61,23 +64,41 @@ def attempt(
     lake = Look()
     notes = _register_inputs(spark, lake, table, start, end, case)
     published = _register(spark, lake, table)
-    with engine().materialise(runner.compute(spark, table, start, end)) as computed:
+    with ExitStack() as stack:
+        scope = Scope(contract, partitions)
+        if contract.kept_by and published and not notes and case is None:
+            notes.append("note: all keys are computed, over all days that the table has taken in")
+            scope = stack.enter_context(
+                scopes.scope(spark, contract, lake, lake.snapshot(table), partitions, whole=True)
+            )
+        frame = scope.of(runner.compute(spark, table, start, end))
+        computed = stack.enter_context(engine().materialise(frame))
         names = [name for name in contract.column_names if name != RUN_TIMESTAMP]
         kept = computed.frame.where(F.col(DROP_REASON).isNull()).select(*names)
         counts: dict[Any, int] = dict(engine().collect(computed.frame.groupBy(DROP_REASON).agg(F.count(F.lit(1)))))
         tried = Attempt(kept.limit(shown).toArrow(), counts.pop(None, 0), counts, notes)
         try:
-            audit = checks.audit(spark, contract, computed.frame, partitions)
+            audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys)
             notes += [f"warning: check `{name}` fails {count:,} times" for name, count in audit.warnings.items()]
         except CheckFailed as error:
             tried.failure = str(error)
         if compare:
-            before = spark.table(lineage.view_name(table)).where(F.col(str(contract.day_column)).isin(partitions))
+            before = scope.published(spark.table(lineage.view_name(table)))
             if published:
                 tried.difference = _difference(contract, before.select(*names), kept)
             else:
                 notes.append(f"{table} does not exist yet: there is nothing to compare with")
     return tried
+
+
+def view(table: str) -> tuple[pa.Table, list[str]]:
+    """The rows of a view, computed now, and what is missing of its inputs."""
+    look = Look()
+    with engine().opened() as spark:
+        missing = [name for name in lineage.inputs(table) if not _register(spark, look, name)]
+        frame = spark.sql(lineage.select(table).over_views("1970-01-01", "1970-01-01"))
+        checks.require_types(contracts.get(table), frame)
+        return frame.toArrow(), [f"note: {name} does not exist: it counts as empty" for name in missing]
 
 
 def _register_inputs(spark: SparkSession, lake: Look, table: str, start: str, end: str, case: str | None) -> list[str]:
@@ -110,7 +131,8 @@ def _difference(contract: Contract, before: DataFrame, now: DataFrame) -> Differ
     """Only rows that differ leave the engine: mostly few."""
     found = Difference(int(engine().collect(before.agg(F.count(F.lit(1))))[0][0]))
     gone, added = before.exceptAll(now).toArrow().to_pylist(), now.exceptAll(before).toArrow().to_pylist()
-    key = [*dict.fromkeys((str(contract.day_column), *contract.key))] if contract.key else []
+    day = [contract.day_column] if contract.day_column else []
+    key = [*dict.fromkeys((*day, *contract.key))] if contract.key else []
     old, new = _by_key(gone, key), _by_key(added, key)
     both = old.keys() & new.keys()
     found.changed, found.gone, found.added = len(both), len(gone) - len(both), len(added) - len(both)

@@ -83,15 +83,18 @@ def require_types(contract: Contract, frame: DataFrame) -> None:
         raise ContractError(f"{contract.table}: {DROP_REASON} is {types[DROP_REASON]} and not a string; {cure}")
 
 
-def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: list[str]) -> Audit:
+def audit(
+    spark: SparkSession, contract: Contract, computed: DataFrame, days: list[str], touched: DataFrame | None = None
+) -> Audit:
     """Count what `computed` would publish for `days`, and check it.
 
-    `computed` has the contract's columns and DROP_REASON. The caller should persist it, because the audit reads it
+    `computed` has the contract's columns and DROP_REASON. `touched`: the keys of which it has the rows, if not all of
+    the table; then the session has a view of them, too. The caller should persist it, because the audit reads it
     several times. A check's SELECT reads its inputs and the published table as views, see `lineage.view_name`. Raises
     CheckFailed, or ContractError for a check that Spark does not understand.
     """
     kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
-    checks = _checks(contract, days)
+    checks = _checks(contract, days, touched is not None)
     by_row = [check for check in checks if check.kind == "row"]
     by_day = [check for check in checks if check.kind == "day"]
     try:
@@ -102,13 +105,16 @@ def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: li
         # One pass over all rows computes, persists and counts them. All rows outside the range form one group, so that
         # a wrong day column cannot make many groups.
         day = F.when(F.expr(_inside(contract, days)), F.col(str(contract.day_column)))
+        if contract.kept_by:  # its rows are of no day: they count for the last one
+            day = F.lit(days[-1])
         groups = engine().collect(
             computed.groupBy(day.alias(f"{lineage.OURS}day"), F.col(DROP_REASON).alias(f"{lineage.OURS}reason")).agg(
                 F.count(F.lit(1)).alias(f"{lineage.OURS}rows"), *results
             )
         )
         empty = []
-        if by_day and {group[0] for group in groups if group[1] is None and group[0]} != set(days):
+        judged = days[-1:] if contract.kept_by else days
+        if by_day and {group[0] for group in groups if group[1] is None and group[0]} != set(judged):
             empty = list(engine().collect(kept.where(F.lit(False)).agg(*results[len(by_row) :]))[0])
     except PySparkException as error:
         _blame(contract, [*by_row, *by_day], computed, kept, error)
@@ -116,7 +122,7 @@ def audit(spark: SparkSession, contract: Contract, computed: DataFrame, days: li
 
     audited = {name: DayAudit() for name in days}
     broken = dict.fromkeys((check.name for check in checks), 0)
-    by_days = {name: empty for name in days}
+    by_days = {name: empty for name in judged}
     for name, reason, rows, *held in groups:
         if reason is None:
             for check, count in zip(by_row, held, strict=False):
@@ -171,11 +177,15 @@ def _has_sensitive(table: str) -> bool:
     return any(column.sensitive for column in contracts.get(table).columns)
 
 
-def _checks(contract: Contract, days: list[str]) -> list[_Check]:
+def _checks(contract: Contract, days: list[str], some_keys: bool) -> list[_Check]:
     """The checks of every table, then those of its contract. A check that explains others comes first."""
-    day = contract.day_column
+    day = contract.place_column
     hidden = frozenset(column.name for column in contract.columns if column.sensitive)
-    found = [_Check(f"{day} is in the range", _inside(contract, days), "row", hidden)]
+    found = []
+    if contract.day_column:
+        found.append(_Check(f"{day} is in the range", _inside(contract, days), "row", hidden))
+    elif day:
+        found.append(_Check(f"{day} is a day", f"`{day}` rlike '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}$'", "row", hidden))
     for column in contract.columns:
         if not column.nullable and column.name not in (day, RUN_TIMESTAMP):
             found.append(_Check(f"{column.name} is not null", f"`{column.name}` is not null", "row", hidden))
@@ -186,14 +196,25 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
             )
     if contract.key:
         # The day is always part of the key: a range of days must promise the same as its single days.
-        columns = ", ".join(f"`{name}`" for name in dict.fromkeys((str(day), *contract.key)))
+        key = contract.key if contract.kept_by else dict.fromkeys((str(day), *contract.key))
+        columns = ", ".join(f"`{name}`" for name in key)
         repeated = (
             f"select {columns}, count(*) as {lineage.OURS}times from {lineage.view_name(lineage.THIS)} "
             f"group by {columns} having count(*) > 1"
         )
-        found.append(
-            _Check(f"key ({', '.join(contract.key)}) occurs once a {contract.grain}", repeated, "select", hidden)
-        )
+        once = "in the table" if contract.kept_by else f"a {contract.grain}"
+        if some_keys and not set(contract.kept_by) <= set(contract.key):
+            # The rows of the keys that the build does not touch stay: none of them may have a key of the new rows.
+            same, mine = (
+                " and ".join(f"{left}.`{name}` <=> {right}.`{name}`" for name in names)
+                for left, right, names in (("stays", "new", contract.key), ("stays", "own", contract.kept_by))
+            )
+            repeated += (
+                f" union all select {', '.join(f'new.`{name}`' for name in contract.key)}, 2 "
+                f"from {lineage.view_name(lineage.THIS)} as new join {lineage.view_name(contract.table)} as stays "
+                f"on {same} left anti join {lineage.view_name(lineage.TOUCHED)} as own on {mine}"
+            )
+        found.append(_Check(f"key ({', '.join(contract.key)}) occurs once {once}", repeated, "select", hidden))
     first_day, last_day = Period(contract.grain, days[0]).first_day, Period(contract.grain, days[-1]).last_day
     parsed = lineage.parsed_checks(contract.table)
     types = {column.name: column.type for column in contract.columns}
@@ -210,8 +231,8 @@ def _checks(contract: Contract, days: list[str]) -> list[_Check]:
             names = None if readable and (check.gives is None or "" in secret) else frozenset(secret)
         found.append(_Check(check.name, check.over_views(first_day, last_day), check.kind, names, check.severity))
     # A promise that is made twice counts once, and as the stricter of the two.
-    once = {check.name: check for check in sorted(found, key=lambda check: check.severity == "fail")}
-    return [once.pop(check.name) for check in found if check.name in once]
+    by_name = {check.name: check for check in sorted(found, key=lambda check: check.severity == "fail")}
+    return [by_name.pop(check.name) for check in found if check.name in by_name]
 
 
 def _inside(contract: Contract, days: list[str]) -> str:
@@ -232,7 +253,7 @@ def _breaking(spark: SparkSession, contract: Contract, kept: DataFrame, check: _
     if check.kind == "row":
         return kept.where(~_holds(check))
     holds = f"{lineage.OURS}holds"
-    groups = kept.groupBy(F.col(str(contract.day_column)))
+    groups = kept.groupBy(F.lit("").alias("all") if contract.kept_by else F.col(str(contract.day_column)))
     return (
         groups.agg(_holds(check).alias(holds), F.count(F.lit(1)).alias(f"{lineage.OURS}rows"))
         .where(f"not {holds}")

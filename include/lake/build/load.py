@@ -257,7 +257,9 @@ def _array(
     return pa.nulls(size, wanted) if array is None else array, problems
 
 
-def _day_of(column: contracts.Column, days: pa.Array, name: str, moments: pa.Array, problems: dict[int, str]) -> pa.Array:
+def _day_of(
+    column: contracts.Column, days: pa.Array, name: str, moments: pa.Array, problems: dict[int, str]
+) -> pa.Array:
     """The UTC days of the moments in the column `name`. A day that the file says must be the same."""
     derived = moments.cast(pa.date32()).cast(days.type)
     for row in _where(pc.not_equal(days, derived)):

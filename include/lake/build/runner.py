@@ -8,18 +8,18 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.compute as pc
-from pyspark.errors import AnalysisException, PySparkException
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from include.lake import settings
 from include.lake.build import checks, failures
+from include.lake.build import scope as scopes
 from include.lake.engine import engine
 from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
 from include.lake.project import contracts, lineage
@@ -68,6 +68,8 @@ def build(
 ) -> Outcome:
     """Build those partitions of start..end that are not fresh (all of them with `force`); `run` names who asks.
 
+    Of a table kept by key, `force` computes all keys again, over all days taken in.
+
     start, end: partition keys of the table: days, Mondays of weeks, or months yyyy-MM.
 
     Days whose inputs are not there are left out; InputsMissing names them after the others are built.
@@ -75,8 +77,9 @@ def build(
     consecutive days before it stay built) or WriteConflict.
     """
     contract = contracts.get(table)
-    if contract.is_source:
-        raise UsageError(f"{table} is a source, nothing builds it: ./lake load {table} FILE")
+    if not contract.is_built:
+        kind, cure = ("view", "show {}") if contract.view else ("source", "load {} FILE")
+        raise UsageError(f"{table} is a {kind}, nothing builds it: ./lake {cure.format(table)}")
     days = keys(contract.grain, start, end)
     started = time.monotonic()
     outcome = Outcome(table, start, end)
@@ -86,8 +89,9 @@ def build(
     ledger.append(lake.unrecorded([table, *sources]))
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
     absent = {day: missing for day in due if (missing := lake.absent_inputs(table, day, day))}
-    for first, last in key_ranges(contract.grain, [day for day in due if day not in absent]):
-        _build_range(spark, contract, first, last, run, force, log, outcome)
+    there = [day for day in due if day not in absent]
+    for some in [there] if contract.kept_by and there else _consecutive(contract, there):
+        _build_days(spark, contract, some, run, force, log, outcome)
     outcome.seconds = round(time.monotonic() - started, 2)
     span = start if start == end else f"{start}..{end}"
     if outcome.days:
@@ -115,12 +119,16 @@ def _inputs_missing(contract: Contract, absent: dict[str, Absent], outcome: Outc
     return InputsMissing(f"{contract.table} {spans} has to wait{built}: {describe_absent(together)}; {_cure(together)}")
 
 
-def _build_range(
-    spark: SparkSession | None, contract: Contract, first: str, last: str, run: str, force: bool, log: Log,
-    outcome: Outcome,
-) -> None:  # fmt: skip
-    """Build first..last in one commit; ends well, too, when another builder has done it meanwhile."""
-    table, days = contract.table, keys(contract.grain, first, last)
+def _consecutive(contract: Contract, days: list[str]) -> list[list[str]]:
+    """Sorted partitions as lists without gaps."""
+    return [keys(contract.grain, first, last) for first, last in key_ranges(contract.grain, days)]
+
+
+def _build_days(
+    spark: SparkSession | None, contract: Contract, days: list[str], run: str, force: bool, log: Log, outcome: Outcome
+) -> None:
+    """Build some days in one commit; ends well, too, when another builder has done it meanwhile."""
+    table, first, last = contract.table, days[0], days[-1]
     for attempt in range(_ATTEMPTS):
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
         lake = Look()
@@ -130,12 +138,12 @@ def _build_range(
             ledger.append(lake.unrecorded([table]))  # the other may have been killed after its commit
             outcome.note = f"{table} {first}..{last} is fresh: {lake.own_state(table, last).why}"
             return
-        if absent := lake.absent_inputs(table, first, last):
-            raise _inputs_missing(contract, dict.fromkeys(days, absent), outcome)
+        if absent := {day: missing for day in days if (missing := lake.absent_inputs(table, day, day))}:
+            raise _inputs_missing(contract, absent, outcome)
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
             with engine().opened(spark) as own:
-                _publish(own, contract, lake, days, build_id, started_at, run, log)
+                _publish(own, contract, lake, days, build_id, started_at, run, log, force)
         except Exception as error:
             if failures.kind(error) == CONFLICT:
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
@@ -184,6 +192,8 @@ def _overtaken(lake: Look, table: str, days: list[str]) -> bool:
     if newest is None or newest.version == (seen := lake.version(table)):
         return False  # as nearly always, and without reading the log
     commits = store().commits(newest, contracts.get(table), -1 if seen is None else seen)
+    if contracts.get(table).kept_by:  # the keys of other days may be the same ones
+        return any(commit.day_bytes or "build_id" in commit.metadata for commit in commits)
     return any({*days, ANY_DAY} & commit.day_bytes.keys() | commit.metadata.get("days", {}).keys() & set(days)
                for commit in commits)  # fmt: skip
 
@@ -219,7 +229,7 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
 
 def _publish(
     spark: SparkSession, contract: Contract, lake: Look, days: list[str],
-    build_id: str, started_at: datetime, run: str, log: Log,
+    build_id: str, started_at: datetime, run: str, log: Log, force: bool,
 ) -> None:  # fmt: skip
     """Compute once, audit, and replace `days` in one commit that carries the build record."""
     table, clock = contract.table, time.monotonic()
@@ -228,15 +238,11 @@ def _publish(
         log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
 
     target = store().ensure(contract)
-    snapshots = {table: target, **{name: lake.snapshot(name) for name in lineage.inputs(table)}}
-    try:
-        for name, snapshot in snapshots.items():
-            assert snapshot is not None, f"{name} is there: absent_inputs was empty"
-            engine().view(spark, lineage.view_name(name), snapshot.address, snapshot.version)
-        frame = compute(spark, table, days[0], days[-1])
+    with scopes.scope(spark, contract, lake, target, days, whole=force) as scope:
+        frame = scope.of(compute(spark, table, days[0], days[-1]))
         with engine().materialise(frame) as computed:
             progress("computing and checking")
-            audit = checks.audit(spark, contract, computed.frame, days)
+            audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys)
             if _overtaken(lake, table, days):
                 raise WriteConflict(f"{table} {days[0]}..{days[-1]} was built by another meanwhile")
             progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
@@ -253,9 +259,5 @@ def _publish(
                 "checks": audit.broken,
                 "days": {day: {"rows": rows.rows, "dropped": rows.dropped} for day, rows in audit.days.items()},
             }
-            computed.publish(contract, target, days, started_at, record)
-    finally:
-        # A session that goes on (one inside a process) would hold the versions that they read, and those their session.
-        for name in (*snapshots, lineage.THIS):
-            with suppress(PySparkException):  # of Sail, if the view is not there; of both, if the server is dead
-                spark.catalog.dropTempView(lineage.view_name(name))
+            with scope.places(computed.frame, spark.table(lineage.view_name(table))) as (places, staying):
+                computed.publish(contract, target, places, started_at, record, staying)

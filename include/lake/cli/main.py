@@ -257,8 +257,10 @@ def _load(options: Any) -> None:
 def _build(options: Any) -> None:
     days = _days(options)
     for name in options.tables:
-        if contracts.get(name).is_source:
-            raise UsageError(f"{name} is a source, nothing builds it: ./lake load {name} FILE")
+        contract = contracts.get(name)
+        if not contract.is_built:
+            kind = "view" if contract.view else "source"
+            raise UsageError(f"{name} is a {kind}, nothing builds it: {_maker(contract)}")
     from include.lake.build import failures, runner
 
     tables = lineage.upstream(options.tables) if options.upstream else lineage.in_order(options.tables)
@@ -312,13 +314,13 @@ def _why(table: str, day: str) -> None:
         why = own.why if own.state != FRESH or state.state == FRESH else "an input is not fresh"
         print(f"{'  ' * depth}{name} {of} is {state.state}: {why.splitlines()[0]}")
         for above, days in lake.input_days(name, of, of).items():
-            for needed in days if contracts.get(above).day_column else []:
+            for needed in days if contracts.get(above).has_days else []:
                 if depth == 0 or lake.state(above, needed).state != FRESH:
                     tell(above, needed, depth + 1)
 
     day = _partition(contracts.get(table), day)
     tell(table, day, 0)
-    if build := None if contracts.get(table).is_source else lake.built(table).get(day):
+    if build := None if not contracts.get(table).is_built else lake.built(table).get(day):
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(build["dropped"].items()))
         warned = "".join(f", `{name}` warns {count:,} times" for name, count in build["checks"].items() if count)
         print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {build['rows']:,} rows{lost}{warned}")
@@ -336,7 +338,7 @@ def _status(options: Any) -> None:
     from include.lake.state.look import Look
 
     lake = Look()
-    with_days = [name for name in tables if contracts.get(name).day_column]
+    with_days = [name for name in tables if contracts.get(name).has_days]
     end = parse_day(options.end) if options.end else max((lake.newest_day(name) for name in with_days), default="")
     if not end and not options.start:
         raise LakeError("the lake is empty: ./lake sample --from D --to D makes sample data, ./lake load takes yours")
@@ -373,6 +375,14 @@ def _show(options: Any) -> None:
     from include.lake.cli import text
     from include.lake.storage import store
 
+    if contract.view:
+        from include.lake.build import attempt
+
+        rows, notes = attempt.view(contract.table)
+        shown = rows.slice(0, max(0, options.rows))
+        print("\n".join([*notes, *text.table(shown)]))
+        print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
+        return
     snapshot = store().open(contract.table)
     if snapshot is None:
         raise LakeError(f"{contract.table} does not exist yet: {_maker(contract)}")
@@ -402,7 +412,7 @@ def _name_broken() -> None:
 
 
 def _maker(contract: contracts.Contract) -> str:
-    verb = "load {} FILE" if contract.is_source else "build {} --from D --to D"
+    verb = "load {} FILE" if contract.is_source else "show {}" if contract.view else "build {} --from D --to D"
     return "./lake " + verb.format(contract.table)
 
 
@@ -461,8 +471,9 @@ def _try(options: Any) -> int:
     from include.lake.cli import attempt
 
     contract = contracts.get(options.table)
-    if contract.is_source:
-        raise UsageError(f"{contract.table} is a source, nothing computes it")
+    if not contract.is_built:
+        cure = f": ./lake show {contract.table}" if contract.view else ""
+        raise UsageError(f"{contract.table} is a {'view' if contract.view else 'source'}, nothing is to try{cure}")
     if options.day and not (options.start or options.end):
         options.start = options.end = options.day
     if not (options.start and options.end):

@@ -29,9 +29,13 @@ class Computed(Protocol):
 
     def publish(
         self, contract: "Contract", target: "Snapshot", partitions: list[str], run_timestamp: datetime,
-        record: Mapping[str, Any],
+        record: Mapping[str, Any], staying: Any = None,
     ) -> None:  # fmt: skip
-        """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""
+        """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`.
+
+        staying: what `materialise` gave of rows of these partitions, with all columns of the contract. They are written
+        again as they are.
+        """
 
 
 class Engine(Protocol):

@@ -135,7 +135,7 @@ class _Staged:
 
     def publish(
         self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
-        record: Mapping[str, Any],
+        record: Mapping[str, Any], staying: Any = None,
     ) -> None:  # fmt: skip
         """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""
         schema = arrow_schema(contract)
@@ -144,21 +144,24 @@ class _Staged:
         files = dataset.dataset(self.folder, pa.schema(fields), format="parquet")
 
         def batches() -> Iterator[pa.RecordBatch]:
-            # One batch after the other: delta-rs keeps rows in memory already.
-            for batch in files.to_batches(
-                columns=stored, filter=compute.field(DROP_REASON).is_null(), batch_size=_BATCH_ROWS,
-                batch_readahead=1, fragment_readahead=1,
-            ):  # fmt: skip
+            for batch in _batches(files, columns=stored, filter=compute.field(DROP_REASON).is_null()):
                 columns = dict(zip(stored, batch.columns, strict=True))
                 if RUN_TIMESTAMP in schema.names:
                     moment = pa.scalar(run_timestamp, schema.field(RUN_TIMESTAMP).type)
                     columns[RUN_TIMESTAMP] = pa.repeat(moment, batch.num_rows)
                 yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+            if staying:
+                yield from _batches(dataset.dataset(staying.folder, schema, format="parquet"))
 
         store().replace(
             contract, lambda: pa.RecordBatchReader.from_batches(schema, batches()),
             partitions=partitions, record=record, since=target,
         )  # fmt: skip
+
+
+def _batches(files: dataset.Dataset, **options: Any) -> Iterator[pa.RecordBatch]:
+    """One batch after the other: delta-rs keeps rows in memory already."""
+    yield from files.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, **options)
 
 
 @contextmanager

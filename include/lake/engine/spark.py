@@ -2,17 +2,23 @@
 
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+from pyarrow import dataset
+from pyarrow.fs import FileSystem
+
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import Snapshot
+from include.lake.storage import Snapshot, store
+from include.lake.storage.arrow import arrow_schema
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -26,6 +32,8 @@ SESSION_CONF = {
     # A build that replaces no rows by no rows also needs a commit, because the commit carries the build record.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
+
+_BATCH_ROWS = 8192
 
 # Of the port `Engine`, with the functions below.
 start, stop, address = partial(server.start, settings.SPARK), server.stop, partial(server.address, settings.SPARK)
@@ -82,7 +90,7 @@ class _Cached:
 
     def publish(
         self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
-        record: Mapping[str, Any],
+        record: Mapping[str, Any], staying: Any = None,
     ) -> None:  # fmt: skip
         """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""
         from pyspark.sql import functions as F
@@ -91,10 +99,39 @@ class _Cached:
         if RUN_TIMESTAMP in contract.column_names:
             rows = rows.withColumn(RUN_TIMESTAMP, F.lit(run_timestamp).cast("timestamp"))
         # rebalance: few files of a sensible size per partition, however many tasks computed the rows
-        rows = rows.select(*contract.column_names).hint("rebalance", *contract.partitioned_by)
+        rows = rows.select(*contract.column_names)
+        if staying:
+            rows = rows.union(staying.frame.select(*contract.column_names))
+        rows = rows.hint("rebalance", *contract.partitioned_by)
+        if contract.kept_by:
+            _publish_from_stage(rows, contract, target, partitions, record)
+            return
         place = f"`{contract.day_column}` >= '{partitions[0]}' and `{contract.day_column}` <= '{partitions[-1]}'"
         writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", place)
         writer.option("userMetadata", json.dumps(record, separators=(",", ":"))).save(target.address)
+
+
+def _publish_from_stage(
+    rows: "DataFrame", contract: Contract, target: Snapshot, partitions: list[str], record: Mapping[str, Any]
+) -> None:
+    """Let delta-rs commit the rows, exactly on top of the target's version.
+
+    Rows of a table kept by key stand on all earlier ones. Spark would also commit on top of a version that it was not
+    told of, and then a key of another build might be lost or there twice.
+    """
+    stage = f"{target.address}/_stage/{uuid.uuid4().hex}"
+    files, folder = FileSystem.from_uri(stage)
+    try:
+        rows.write.parquet(stage)
+        schema = arrow_schema(contract)
+        staged = dataset.dataset(folder, schema, format="parquet", filesystem=files)
+        store().replace(
+            contract, lambda: pa.RecordBatchReader.from_batches(schema, staged.to_batches(batch_size=_BATCH_ROWS)),
+            partitions=partitions, record=record, since=target,
+        )  # fmt: skip
+    finally:
+        with suppress(FileNotFoundError):
+            files.delete_dir(folder)
 
 
 @contextmanager

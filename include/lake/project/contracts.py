@@ -136,6 +136,7 @@ class Contract(_Strict):
     ready_when: of a source: SQL with aggregates over the rows of a day (`max(hour) = '23'`) that is true once the day
         is complete; without it a day is there with its first row.
     empty_after: of a source: hours after the end of a day from which on the day counts as empty if it has no rows.
+    view: nothing is kept of it: its SELECT, over all rows of its inputs, is computed when somebody reads it.
     day_of: of a source: a timestamp column. A row belongs to its UTC day, and a load fills the day column in.
     ignore_other_columns: of a source: its files have more columns than the contract, and a load leaves these out.
     """
@@ -169,6 +170,7 @@ class Contract(_Strict):
         default=None, description="SQL with aggregates over a day, such as max(hour) = '23'"
     )
     empty_after: _Hours | None = Field(default=None, description=_IN_HOURS)
+    view: bool = Field(default=False, description="true or false (without quotes)")
     day_of: _Name | None = Field(default=None, description="the timestamp column of whose UTC day a row is")
     ignore_other_columns: bool = Field(default=False, description="true or false (without quotes)")
 
@@ -179,6 +181,11 @@ class Contract(_Strict):
     @cached_property
     def is_source(self) -> bool:
         return not self.select_path.exists()
+
+    @property
+    def is_built(self) -> bool:
+        """Does the runner build it: has it a SELECT, and is it no view?"""
+        return not (self.is_source or self.view)
 
     @property
     def place_column(self) -> str | None:
@@ -313,7 +320,7 @@ def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
 
 
 def _contradictions_of_a_source(contract: Contract) -> Iterator[tuple[_Place, str]]:
-    for field in ("checks", "reads", "kept_by", "touched_by"):
+    for field in ("checks", "reads", "kept_by", "touched_by", "view"):
         if getattr(contract, field):
             cure = f"remove it, or write {contract.select_path.name}"
             yield (field,), f"`{field}` is for what we build, and this is a source: {cure}"
@@ -335,6 +342,11 @@ def _contradictions_of_a_build(contract: Contract) -> Iterator[tuple[_Place, str
     for field in ("day_of", "ignore_other_columns"):
         if getattr(contract, field):
             yield (field,), f"`{field}` is for files of a source, and this table has a SELECT: remove it"
+    if contract.view:
+        for field in ("key", "partitioned_by", "kept_by", "touched_by", "reads", "checks"):
+            if getattr(contract, field):
+                yield (field,), f"`{field}` is for what is kept, and a view is not: remove it"
+        return
     if "key" not in contract.model_fields_set:
         yield (), f"`key` is missing: write {Contract.model_fields['key'].description}"
     if contract.kept_by:

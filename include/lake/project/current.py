@@ -156,7 +156,10 @@ class Project:
                     f"{settings.shown(contract.select_path)}: reads {name}, which has no contract; "
                     f"write include/sql/{name.replace('.', '/')}.yaml"
                 )
-            self.contract(name)
+            if self.contract(name).view:
+                raise ContractError(
+                    f"{settings.shown(contract.select_path)}: reads {name}, which is a view: read its inputs instead"
+                )
         for name, _ in contract.reads:
             if name not in select.inputs or not self.contract(name).day_column:
                 raise ContractError(
@@ -271,7 +274,7 @@ class Project:
         todo = list(tables)
         while todo:
             name = todo.pop()
-            if name not in found and not self.contract(name).is_source:
+            if name not in found and self.contract(name).is_built:
                 found.add(name)
                 todo += self.inputs(name)
         return self.in_order(sorted(found))
@@ -348,10 +351,13 @@ class Project:
                 contract = self.contract(table)
             except UsageError as error:
                 raise ContractError(f"{shown}: {error}") from None
-            if contract.is_source:
-                raise ContractError(
-                    f"{shown}: {table} is a source: nothing builds it, what reads it waits for it; remove it"
+            if not contract.is_built:
+                kind = (
+                    "a view: nothing builds it"
+                    if contract.view
+                    else ("a source: nothing builds it, what reads it waits for it")
                 )
+                raise ContractError(f"{shown}: {table} is {kind}; remove it")
             if contract.grain != task_list.grain:
                 raise ContractError(
                     f"{shown}: a partition of {table} is a {contract.grain}, a run of this list is of a "

@@ -3,6 +3,7 @@
 It does not import sqlglot, which takes a tenth of a second: a parse of the DAGs finds the answers kept. See selects.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,8 @@ class Template:
 
         return selects.meaning(self.text)
 
-    def over_views(self, start: str, end: str) -> str:
-        """The text for start..end, with every table replaced by its `view_name`. Nothing else is touched.
+    def over_views(self, start: str, end: str, view_of: Callable[[str], str] | None = None) -> str:
+        """The text for start..end, with every table replaced by its view (its `view_name`). Nothing else is touched.
 
         The days are written into it and not bound: Delta's parser loses the `args` of spark.sql() on Spark 4.1 and
         later (delta-io/delta#7640). What `parse_day` lets through cannot be anything but a day.
@@ -47,7 +48,8 @@ class Template:
         text = self.text
         for begins, ends, name in sorted(self.spans, reverse=True):
             # A table has an alias of its own; `this`, `changed` and `touched` are known by these names.
-            view = view_name(name) if "." in name else f"{view_name(name)} as {name}"
+            view = (view_of or view_name)(name)
+            view = view if "." in name else f"{view} as {name}"
             text = text[:begins] + days.get(name, view) + text[ends:]
         return text
 

@@ -48,9 +48,10 @@ def parse_select(text: str, contract: Contract) -> Select:
         raise wrong(f"{RUN_TIMESTAMP} differs in every build; take it out of `key` and `partitioned_by`")
     _require_repeatable(tree, tokens, text, wrong)
     parameters = _parameters(tree, tokens, wrong)
-    if contract.kept_by:
+    if contract.kept_by or contract.view:
         if parameters:
-            raise wrong(f"a table kept by key is one state of all days: remove :{sorted(parameters)[0]}")
+            kind = "a view" if contract.view else "a table kept by key"
+            raise wrong(f"{kind} is of all days: remove :{sorted(parameters)[0]}")
     elif parameters != PARAMETERS:
         raise wrong("must restrict the days with both :start_date and :end_date (a day is a range of one)")
 

@@ -209,7 +209,7 @@ def names() -> list[str]:
     """
     with current.held() as project:
         lists = read_all()
-        built = [name for name in project.order if not project.contract(name).is_source]
+        built = [name for name in project.order if project.contract(name).is_built]
     return [
         *built,
         *sorted({listed.dag_id for listed in lists}),

@@ -6,6 +6,7 @@ build that was killed between its commit and its ledger row is entered later (`r
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -16,7 +17,7 @@ from include.lake import settings
 from include.lake.errors import LakeError
 from include.lake.project import contracts
 from include.lake.project.contracts import Contract
-from include.lake.storage import Commit, Snapshot, store
+from include.lake.storage import ANY_DAY, Commit, Snapshot, store
 
 TABLE = "ops.partition_build"
 # What a row tells of its day. `changed`: another writer than the runner changed rows of the day, or a source got rows.
@@ -151,7 +152,7 @@ def record(table: str) -> list[dict[str, Any]]:
     """
     contract = contracts.get(table)
     snapshot = store().open(table)
-    if snapshot is None or not contract.day_column:
+    if snapshot is None or not contract.has_days:
         return []
     known = known_version(Reader().history(table), snapshot.table_id)
     rows = rows_of_commits(contract, snapshot.table_id, store().commits(snapshot, contract, known))
@@ -185,9 +186,13 @@ def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[st
             "seconds": max(0.0, seconds),  # the clock of the committer may be behind
         }  # fmt: skip
         for day, facts in metadata["days"].items():
-            yield {**row, "partition": day, "rows": facts["rows"], "dropped": facts["dropped"],
-                   "bytes": commit.day_bytes.get(day, 0)}  # fmt: skip
+            size = commit.day_bytes.get(day, 0)
+            if contract.kept_by:  # its bytes are of places, and not of days
+                size = sum(commit.day_bytes.values()) // len(metadata["days"])
+            yield {**row, "partition": day, "rows": facts["rows"], "dropped": facts["dropped"], "bytes": size}
         return
+    if contract.kept_by:  # the keys that another writer changed may be of any day
+        commit = replace(commit, day_bytes=dict.fromkeys([ANY_DAY] if commit.day_bytes else [], 0))
     for day, size in commit.day_bytes.items():
         yield {**row, "status": CHANGED, "partition": day, "bytes": size, "build_id": metadata.get("load_id")}
     if metadata.get("table") == contract.table:
@@ -224,7 +229,7 @@ def rebuild() -> tuple[int, int]:
 def _rows_of_all_commits() -> Iterator[dict[str, Any]]:
     for contract in contracts.load_all().values():
         with suppress(LakeError):  # a table that cannot be opened says so wherever it is looked at
-            snapshot = store().open(contract.table) if contract.day_column else None
+            snapshot = store().open(contract.table) if contract.has_days else None
             if snapshot:
                 yield from rows_of_commits(contract, snapshot.table_id, store().commits(snapshot, contract))
 

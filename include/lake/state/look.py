@@ -22,6 +22,8 @@ from include.lake.state.ledger import BUILT, CHANGED, EMPTY
 from include.lake.storage import ANY_DAY, PartitionFiles, Snapshot, require_days, store
 
 MISSING, FRESH, STALE, FAILED = "missing", "fresh", "stale", "failed"
+_OTHER_CODE = "the SELECT or the contract has changed since the build"
+_OTHER_WRITER = "changed by another writer since the build"
 # The version of a day that a plan is going to build: newer than any that was read.
 _PLANNED = 1 << 62
 
@@ -133,6 +135,11 @@ class _History:
             self._newest = dict(zip(self.built, map(_Build._make, values), strict=True))
         return self._newest.get(day)
 
+    def newest_of_all(self) -> "_Build | None":
+        """The newest good build of the table, whatever its days."""
+        built = (self.newest_build(day) for day in self.built)
+        return max((build for build in built if build), key=lambda build: build.version, default=None)
+
     def changed_by_others(self, day: str, version: int) -> bool:
         """Has another writer changed rows of the day after a version?"""
         return max(self._foreign.get(day, -1), self._foreign.get(ANY_DAY, -1)) > version
@@ -180,14 +187,14 @@ class Look:
                     name, self.project.contract(name).grain, earlier.get(name, 0), self.project.contract(name).is_source
                 )
                 for name in self.project.inputs(table)
-                if self.project.contract(name).day_column
+                if self.project.contract(name).has_days
             ]
         return self._inputs[table]
 
     def unrecorded(self, tables: Iterable[str]) -> list[dict[str, Any]]:
         """The rows that are missing in the ledger, for those of `tables` that have days."""
         return [
-            row for name in tables if self.project.contract(name).day_column for row in self._history(name).unrecorded
+            row for name in tables if self.project.contract(name).has_days for row in self._history(name).unrecorded
         ]
 
     def builds(self, table: str) -> dict[str, list[dict[str, Any]]]:
@@ -258,7 +265,7 @@ class Look:
     def absent_reasons(self, table: str, days: list[str]) -> dict[str, str]:
         """Those of `days` that the table does not have, each with the reason; '' for a table without days."""
         contract = self.project.contract(table)
-        if not contract.day_column:
+        if not contract.has_days:
             return {"": "is not loaded"} if self.version(table) is None else {}
         if not contract.is_source:
             there = self._history(table).built.keys() | self._planned.get(table, set())
@@ -409,13 +416,52 @@ class Look:
             return PartitionState(
                 table, day, MISSING, f"never built; {describe_absent(absent) or 'its inputs are there'}"
             )
+        inputs = build.inputs
+        if self.project.contract(table).kept_by:
+            if reason := self.reason_to_compute_all_keys(table):
+                return PartitionState(table, day, STALE, reason, *facts)
+            newest = history.newest_of_all()
+            assert newest, "there is a build of this day"
+            inputs = inputs | {name: newest.inputs.get(name, "@-1") for name in self._kept_inputs(table)}
         if build.code_id != self.project.code_id(table):
-            return PartitionState(table, day, STALE, "the SELECT or the contract has changed since the build", *facts)
+            return PartitionState(table, day, STALE, _OTHER_CODE, *facts)
         if history.changed_by_others(day, build.version):
-            return PartitionState(table, day, STALE, "changed by another writer since the build", *facts)
-        if changed := self.changed_inputs(table, day, build.inputs):
+            return PartitionState(table, day, STALE, _OTHER_WRITER, *facts)
+        if changed := self.changed_inputs(table, day, inputs):
             return PartitionState(table, day, STALE, f"{', '.join(changed)} changed since the build", *facts)
         return PartitionState(table, day, FRESH, f"built {build.built_at:%F %T} by {build.run}", *facts)
+
+    # -- tables kept by key
+
+    def _kept_inputs(self, table: str) -> list[str]:
+        return [name for name in self.project.inputs(table) if self.project.contract(name).kept_by]
+
+    def newest_inputs(self, table: str) -> dict[str, str]:
+        """Input -> the version that the newest build of the table read, whatever its days; none if it has no build."""
+        newest = self._history(table).newest_of_all()
+        return newest.inputs if newest else {}
+
+    def inputs_of(self, table: str, day: str) -> dict[str, str]:
+        """Input -> the version that the newest build of a day read; none if it has no build."""
+        build = self._history(table).newest_build(day)
+        return build.inputs if build else {}
+
+    def reason_to_compute_all_keys(self, table: str) -> str:
+        """Why a build of a table kept by key has to compute all its keys, and not only those that its days touch."""
+        history = self._history(table)
+        newest = history.newest_of_all()
+        if newest is None:
+            return "never built"
+        if newest.code_id != self.project.code_id(table):
+            return _OTHER_CODE
+        if history.changed_by_others(ANY_DAY, newest.version):
+            return _OTHER_WRITER
+        for name in self.project.inputs(table):
+            contract = self.project.contract(name)
+            recorded = newest.inputs.get(name, "@-1")
+            if (contract.kept_by or not contract.has_days) and recorded.partition("@")[0] != self.table_id(name):
+                return f"{name} was made again since the build"
+        return ""
 
     def _still_fails(self, table: str, day: str, failed: dict[str, Any], build: _Build | None) -> bool:
         """Would the build that failed fail again: has nothing changed since, and has no later build been good?
@@ -425,7 +471,7 @@ class Look:
         if build and build.version > failed["version"]:
             return False
         now = self.input_versions(table)
-        without_days = [name for name in self.project.inputs(table) if not self.project.contract(name).day_column]
+        without_days = [name for name in self.project.inputs(table) if not self.project.contract(name).has_days]
         return (
             failed["code_id"] == self.project.checks_id(table)
             and all(failed["inputs"].get(name) == now.get(name) for name in without_days)

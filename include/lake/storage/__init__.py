@@ -49,6 +49,8 @@ class PartitionFiles:
 class Commit:
     """One commit of a table. `day_bytes`: the days whose rows it changed, with the bytes that it added to each.
 
+    Of a table kept by key they are the places (values of its partition column) whose rows it changed.
+
     Compaction, comments and the like change no rows: they have no days. ANY_DAY stands for days that the log does not
     name. `metadata`: the JSON object of its userMetadata, empty where it has none.
     """
@@ -79,6 +81,9 @@ class Store(Protocol):
 
         Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
         """
+
+    def is_readable(self, snapshot: Snapshot, column: str | None, values: Collection[str]) -> bool:
+        """Are the files of an older version still there, of the partitions with these values of a column?"""
 
     def rows(self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> "pa.Table":
         """The rows; of those columns that `where` names, only the rows with one of its values."""
@@ -113,6 +118,7 @@ class Store(Protocol):
     ) -> int:
         """Replace partitions (all of a source without days) in one commit that carries `record`; gives its version.
 
+        partitions: days, or the places of a table kept by key; ANY_DAY stands for the whole table.
         rows: a function gives them anew for every try. A table without `record` is a load of what it holds.
         since: WriteConflict if another commit has changed one of the partitions since then. Without it the newest
         version is replaced, whatever it is. guard: sees the rows of each day as they are, and may raise.

@@ -18,7 +18,7 @@ from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema,
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from pyarrow import dataset
-from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem, SubTreeFileSystem
+from pyarrow.fs import FileSystem, FileType, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
 from include.lake import settings
 from include.lake.errors import ContractError, LakeError, WriteConflict
@@ -193,25 +193,25 @@ def commits(snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Com
             gap = {ANY_DAY: 0, **dict.fromkeys(days(snapshot, contract), 0)}
             found = [Commit(version, datetime.fromtimestamp(0, UTC), {}, gap)]
             continue
-        found.append(_commit(version, lines, contract.day_column))
+        found.append(_commit(version, lines, contract))
     return found
 
 
-def _commit(version: int, lines: list[bytes], day_column: str | None) -> Commit:
-    at, metadata, day_bytes = 0, {}, dict[str, int]()
+def _commit(version: int, lines: list[bytes], contract: Contract) -> Commit:
+    at, metadata, day_bytes, column = 0, {}, dict[str, int](), contract.place_column
     for line in lines:
         if line.startswith(b'{"commitInfo"'):
             info = json.loads(line)["commitInfo"]
             at = info.get("timestamp", 0)
             with suppress(ValueError, TypeError):
                 metadata = json.loads(info.get("userMetadata") or "{}")
-        elif line.startswith((b'{"add"', b'{"remove"')) and day_column:
+        elif line.startswith((b'{"add"', b'{"remove"')) and contract.has_days:
             ((kind, action),) = json.loads(line).items()
             if not action.get("dataChange", True):
                 continue
             values = action.get("partitionValues")
             # Writers may leave the values out of a removal; then it may be of any day.
-            day = ANY_DAY if values is None or day_column not in values else values[day_column]
+            day = ANY_DAY if values is None or column not in values else values[column]
             if day is not None:
                 size = action.get("size") or 0 if kind == "add" else 0
                 day_bytes[day] = day_bytes.get(day, 0) + size
@@ -242,6 +242,19 @@ def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
             before = found.get(day, PartitionFiles(0, 0))
             found[day] = PartitionFiles(before.rows + kept, before.bytes + size)
     return dict(sorted(found.items()))
+
+
+def is_readable(snapshot: Snapshot, column: str | None, values: Collection[str]) -> bool:
+    """Are the files of an older version still there, of the partitions with these values of a column?"""
+    delta: DeltaTable = snapshot.handle.delta
+    by = snapshot.handle.by(column) if column else {"": _paths(delta)}
+    paths = [path for value, files in by.items() if value in values or ANY_DAY in values for path in files]
+    return all(info.type == FileType.File for info in _file_system(delta).get_file_info(paths))
+
+
+def _paths(delta: DeltaTable) -> list[str]:
+    paths: list[str] = pa.table(delta.get_add_actions(flatten=True))["path"].to_pylist()
+    return paths
 
 
 def _field(column: Column) -> Field:
@@ -385,11 +398,12 @@ def replace(
 ) -> int:
     """Replace partitions (all of a source without days) in one commit that carries `record`; gives its version.
 
+    partitions: days, or the places of a table kept by key; ANY_DAY stands for the whole table.
     rows: a function gives them anew for every try. A table without `record` is a load of the partitions that it holds.
     since: WriteConflict if another commit has changed one of the partitions since then. Without it the newest version
     is replaced, whatever it is. guard: sees the rows of each day as they are, and may raise.
     """
-    day = contract.day_column
+    day = contract.place_column
     if isinstance(rows, pa.Table):
         table = rows.cast(arrow_schema(contract))
         counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
@@ -400,13 +414,18 @@ def replace(
     where, read = address(contract.table), rows
     if since is None:
         ensure(contract)
-    if day and not partitions:
+    if day and not partitions and since is None:
         return DeltaTable(where).version()
-    keys = ", ".join(repr(Period.parse(contract.grain, text).text) for text in sorted(partitions)) if day else ""
+    predicate = None
+    if day and ANY_DAY not in partitions:
+        keys = [Period.parse(contract.grain, text).text for text in sorted(partitions)]
+        # No partition is '': a build that replaces none needs a commit all the same, for its record.
+        predicate = f"{day} in ({', '.join(map(repr, keys or ['']))})"
     properties = CommitProperties(
-        # Without a retry of delta-rs a load commits only on top of the version that the guard has seen. A build leaves
-        # it to delta-rs to look whether the commits since then changed the same partitions.
-        max_commit_retries=_RETRIES if since else 0,
+        # Without a retry of delta-rs a load commits only on top of the version that the guard has seen, and a build of
+        # keys on top of the version that it computed from. A build of days leaves it to delta-rs to look whether the
+        # commits since then changed the same partitions.
+        max_commit_retries=_RETRIES if since and not contract.kept_by else 0,
         custom_metadata={"userMetadata": json.dumps(record, separators=(",", ":"))},
     )
     version = -1
@@ -418,7 +437,7 @@ def replace(
             guard(_row_counts(newest, contract))
         try:
             write_deltalake(
-                newest, read(), mode="overwrite", predicate=f"{day} in ({keys})" if day else None,
+                newest, read(), mode="overwrite", predicate=predicate,
                 commit_properties=properties, writer_properties=_WRITER,
             )  # fmt: skip
         except CommitFailedError:

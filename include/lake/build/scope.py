@@ -1,0 +1,229 @@
+"""What a build replaces, its scope: the partitions of its days, or the keys that its days touch.
+
+Of a table kept by key, a key is touched by rows of an input that came or went since the table last took them in: those
+of the build's days in an input of days, and all of an input that is kept by key itself. The SELECT is computed for the
+touched keys alone, over all days taken in, and one commit replaces all their rows.
+
+The rows of a key lie in one partition of the table, its place. A build replaces the places of the touched keys, and
+writes the rows of other keys that lie there again as they are.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from include.lake.engine import engine
+from include.lake.errors import InputsMissing, LakeError
+from include.lake.project import contracts, lineage
+from include.lake.project.contracts import DROP_REASON, Contract
+from include.lake.project.lineage import CHANGED, OURS, TOUCHED
+from include.lake.state.look import Look, describe_absent
+from include.lake.storage import ANY_DAY, Snapshot, store
+
+
+@dataclass(frozen=True)
+class Scope:
+    """`days`: the partitions that the build takes in. `keys`: the touched keys; None if all rows are computed."""
+
+    contract: Contract
+    days: list[str]
+    keys: DataFrame | None = None
+
+    def of(self, frame: DataFrame) -> DataFrame:
+        """The rows of a frame that are of the scope."""
+        if self.keys is None:
+            return frame
+        reasons = frame.where(F.col(DROP_REASON).isNotNull())
+        kept = frame.where(F.col(DROP_REASON).isNull())
+        return kept.join(self.keys, list(self.contract.kept_by), "left_semi").select(*frame.columns).union(reasons)
+
+    def published(self, frame: DataFrame) -> DataFrame:
+        """The rows of the published table that a commit of the scope replaces."""
+        if self.keys is not None:
+            return frame.join(self.keys, list(self.contract.kept_by), "left_semi").select(*frame.columns)
+        if self.contract.kept_by:
+            return frame
+        return frame.where(F.col(str(self.contract.day_column)).isin(self.days))
+
+    @contextmanager
+    def places(self, computed: DataFrame, published: DataFrame) -> Iterator[tuple[list[str], Any]]:
+        """The partitions that the commit replaces, and the rows of other keys in them (materialised), which stay."""
+        column = self.contract.place_column
+        if not self.contract.kept_by:
+            yield self.days, None
+        elif self.keys is None:
+            yield [ANY_DAY], None
+        else:
+            places, key = [ANY_DAY], list(self.contract.kept_by)
+            staying = published.join(self.keys, key, "left_anti").select(*published.columns)
+            if column:
+                before = self.published(published).select(column)
+                now = computed.where(F.col(DROP_REASON).isNull()).select(column)
+                places = sorted(str(row[0]) for row in engine().collect(before.union(now).distinct()))
+                staying = staying.where(F.col(column).isin(places or [""]))
+            with engine().materialise(staying) as rows:
+                yield places, rows
+
+
+@contextmanager
+def scope(
+    spark: SparkSession, contract: Contract, look: Look, target: Snapshot | None, days: list[str], whole: bool = False
+) -> Iterator[Scope]:
+    """The scope of a build of `days`. Within the block the session has the views that its SELECT and checks read.
+
+    whole: compute all keys of a table kept by key, whatever the days touch.
+    """
+    views = _Views(spark, look)
+    try:
+        views.table(lineage.view_name(contract.table), target)
+        if contract.kept_by:
+            with _scope_of_keys(views, contract, days, whole) as of_keys:
+                yield of_keys
+        else:
+            for name in lineage.inputs(contract.table):
+                views.table(lineage.view_name(name), look.snapshot(name))
+            yield Scope(contract, days)
+    finally:
+        views.drop()
+
+
+class _Views:
+    """Views of a session, which go with the build.
+
+    A session that goes on (one inside a process) would hold the versions that they read, and those their session.
+    """
+
+    def __init__(self, spark: SparkSession, look: Look) -> None:
+        self.spark, self.look = spark, look
+        self._names = [lineage.view_name(lineage.THIS)]  # of the audit
+
+    def table(self, name: str, snapshot: Snapshot | None) -> DataFrame:
+        """Make a view of a table at one version."""
+        assert snapshot is not None, f"what {name} reads is there: absent_inputs was empty"
+        self._names.append(name)
+        engine().view(self.spark, name, snapshot.address, snapshot.version)
+        return self.spark.table(name)
+
+    def rows(self, name: str, rows: DataFrame) -> None:
+        """Make a view of the rows of a frame."""
+        self._names.append(name)
+        rows.createOrReplaceTempView(name)
+
+    def drop(self) -> None:
+        for name in self._names:
+            with suppress(PySparkException):  # of Sail, if the view is not there; of both, if the server is dead
+                self.spark.catalog.dropTempView(name)
+
+
+def _taken(name: str) -> str:
+    """The view of the rows of an input that are taken in. Its view for the SELECT may have fewer."""
+    return f"{OURS}taken_{lineage.view_name(name)}" if "." in name else lineage.view_name(name)
+
+
+def _view_of(of_changed: str, name: str) -> str:
+    return of_changed if name == CHANGED else _taken(name)
+
+
+@contextmanager
+def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bool) -> Iterator[Scope]:
+    table, look, spark = contract.table, views.look, views.spark
+    taken = sorted({*look.built(table), *days})
+    for name in lineage.inputs(table):
+        one = contracts.get(name)
+        rows = views.table(f"{OURS}all_{lineage.view_name(name)}", look.snapshot(name))
+        if one.day_column:
+            if absent := look.absent_reasons(name, [day for day in taken if day not in days]):
+                raise InputsMissing(
+                    f"{table} has taken in {describe_absent({name: absent})}: load these days again, "
+                    f"or move {table} away and build it from the days that are there"
+                )
+            rows = rows.where(F.col(one.day_column).isin(taken))
+        views.rows(_taken(name), rows)
+    whole = whole or bool(look.reason_to_compute_all_keys(table))
+    changes = None if whole else _changes(views, contract, days)
+    if changes is None:
+        for name in lineage.inputs(table):
+            views.rows(lineage.view_name(name), spark.table(_taken(name)))
+        yield Scope(contract, taken)
+        return
+    touches = lineage.touches(table)
+    keys = []
+    for name, changed in changes.items():
+        # The engine looks names up when it computes: each input has a view of its own of what has changed.
+        of_changed = f"{OURS}{CHANGED}_{lineage.view_name(name)}"
+        views.rows(of_changed, changed)
+        view_of = partial(_view_of, of_changed)
+        keys.append(spark.sql(touches[name].keys.over_views(days[0], days[-1], view_of)).select(*contract.kept_by))
+    every = reduce(DataFrame.union, keys).where(" and ".join(f"`{name}` is not null" for name in contract.kept_by))
+    with engine().materialise(every.distinct()) as touched:
+        views.rows(lineage.view_name(TOUCHED), touched.frame)
+        for name in lineage.inputs(table):
+            needed = touches[name].rows if name in touches else None
+            rows = spark.sql(needed.over_views(days[0], days[-1], _taken)) if needed else spark.table(_taken(name))
+            views.rows(lineage.view_name(name), rows)
+        yield Scope(contract, days, touched.frame)
+
+
+def _changes(views: _Views, contract: Contract, days: list[str]) -> dict[str, DataFrame] | None:
+    """Input -> its rows that came or went; None if older rows cannot be read any more."""
+    found = {}
+    for name in lineage.touches(contract.table):
+        find = _changes_of_keys if contracts.get(name).kept_by else _changes_of_days
+        changed = find(views, contract, name, days)
+        if changed is None:
+            return None
+        found[name] = changed
+    return found
+
+
+def _changes_of_days(views: _Views, contract: Contract, name: str, days: list[str]) -> DataFrame | None:
+    """The rows of some days as they are, and as they were when the table took them in."""
+    look, column = views.look, str(contracts.get(name).day_column)
+    changed = views.spark.table(_taken(name)).where(F.col(column).isin(days))
+    days_by_version: dict[str, list[str]] = {}
+    for day in days:
+        if version := look.inputs_of(contract.table, day).get(name):
+            days_by_version.setdefault(version, []).append(day)
+    for version, before in days_by_version.items():
+        rows = _older(views, name, version, before)
+        if rows is None:
+            return None
+        changed = changed.unionByName(rows.where(F.col(column).isin(before)).select(*changed.columns))
+    return changed
+
+
+def _changes_of_keys(views: _Views, contract: Contract, name: str, days: list[str]) -> DataFrame | None:
+    """The rows of an input kept by key that differ from those of the newest build of the table."""
+    now, snapshot = views.spark.table(_taken(name)), views.look.snapshot(name)
+    recorded = views.look.newest_inputs(contract.table).get(name)
+    if snapshot is None or recorded is None:
+        return None
+    since = int(recorded.partition("@")[2])
+    places = {place for commit in store().commits(snapshot, contracts.get(name), since) for place in commit.day_bytes}
+    if not places:
+        return now.limit(0)
+    before = _older(views, name, recorded, sorted(places))
+    if before is None or before.columns != now.columns:
+        return None
+    if ANY_DAY not in places and (column := contracts.get(name).place_column):
+        before, now = (frame.where(F.col(column).isin(sorted(places))) for frame in (before, now))
+    return before.exceptAll(now).union(now.exceptAll(before))
+
+
+def _older(views: _Views, name: str, recorded: str, places: list[str]) -> DataFrame | None:
+    """An input at the version that a build recorded; None if these partitions of it cannot be read any more."""
+    table_id, _, version = recorded.partition("@")
+    try:
+        snapshot = store().open(name, int(version))
+    except LakeError:  # its log was cleaned
+        return None
+    column = contracts.get(name).place_column
+    if snapshot is None or snapshot.table_id != table_id or not store().is_readable(snapshot, column, places):
+        return None
+    return views.table(f"{OURS}old{version}_{lineage.view_name(name)}", snapshot)

@@ -18,7 +18,7 @@ from include.lake.project import contracts
 from include.lake.project.contracts import Contract
 from include.lake.storage import Commit, Snapshot, store
 
-TABLE = "ops.partition_build"
+TABLE = contracts.LEDGER
 # What a row tells of its day. `changed`: another writer than the runner changed rows of the day, or a source got rows.
 # `empty`: a load said that the source has no rows of this day.
 BUILT, FAILED, CHANGED, EMPTY = "built", "failed", "changed", "empty"

@@ -1,0 +1,102 @@
+"""Databricks, from inside a run of it: the session that the run has. Everybody else submits a run, see the plugins."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pyarrow as pa
+
+from include.lake.engine import kinds, spark
+from include.lake.errors import CODE, CONFLICT, UsageError
+from include.lake.storage import unity_catalog
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+# Serverless refuses every other setting of ours: it allows six.
+SESSION_CONF = {"spark.sql.session.timeZone": "UTC"}
+_ELSEWHERE = "LAKE_ENGINE=databricks: only a run of Databricks computes: trigger the DAG, or its task, in Airflow"
+
+# Of the port `Engine`, with the functions below.
+types, collect = spark.types, spark.collect
+_entered: "SparkSession | None" = None
+
+
+class _Session:
+    """The session of the run, as the store wants it."""
+
+    def __init__(self, session: "SparkSession") -> None:
+        self._session = session
+
+    def sql(self, text: str) -> pa.Table:
+        return self._session.sql(text).toArrow()
+
+    def write(self, table: str, rows: pa.Table, mode: str, options: Mapping[str, str]) -> None:
+        self._session.createDataFrame(rows).write.format("delta").mode(mode).options(**options).saveAsTable(table)
+
+
+def enter(session: "SparkSession | None" = None) -> "SparkSession":
+    """Say that this process is a run: the store and the builds use its session. The entry point calls it first."""
+    global _entered
+    if session is None:
+        from pyspark.sql import SparkSession
+
+        session = SparkSession.builder.getOrCreate()
+    for name, value in SESSION_CONF.items():
+        session.conf.set(name, value)
+    unity_catalog.use(_Session(session))
+    _entered = session
+    return session
+
+
+@contextmanager
+def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
+    """`given`, or the session of the run."""
+    session = given or _entered
+    if session is None:
+        raise UsageError(_ELSEWHERE)
+    yield session
+
+
+def view(session: "SparkSession", name: str, address: str, version: int) -> None:
+    """Let the session's SELECTs read a table, as it is at one version, under a name."""
+    session.read.option("versionAsOf", version).table(address).createOrReplaceTempView(name)
+
+
+class _Cached(spark.Cached):
+    """Rows in the cache of the session, published by name."""
+
+    def _save(self, writer: Any, address: str) -> None:
+        writer.saveAsTable(address)
+
+
+@contextmanager
+def materialise(frame: "DataFrame") -> Iterator[_Cached]:
+    """The rows, computed once whatever reads them in the block."""
+    kept = frame.persist()
+    try:
+        yield _Cached(kept)
+    finally:
+        kept.unpersist()
+
+
+def kind(error: BaseException) -> str | None:
+    """The class of an error of Databricks; None for other errors."""
+    text = str(error)
+    if "DELTA_PROTOCOL_CHANGED" in text or "TABLE_OR_VIEW_ALREADY_EXISTS" in text:
+        return CONFLICT
+    if "NOT_SUPPORTED_WITH_SERVERLESS" in text:
+        return CODE
+    return kinds.of(error)
+
+
+def start() -> NoReturn:
+    raise UsageError("LAKE_ENGINE=databricks: Databricks starts what it needs, there is no server of ours")
+
+
+def stop() -> bool:
+    return False
+
+
+def address() -> None:
+    return None

@@ -70,10 +70,11 @@ class Reader:
         self._snapshot = open_ledger()
 
     def history(self, table: str) -> pa.Table:
-        """The rows of one table with the columns of SCHEMA, in any order, some perhaps twice; see `decoded`."""
+        """The rows of one table with the columns of SCHEMA, oldest first, some perhaps twice; see `decoded`."""
         if self._snapshot is None:
             return SCHEMA.empty_table()
-        return store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
+        rows = store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
+        return rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
 
 
 def decoded(data: pa.Table) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -75,7 +76,9 @@ def _read(text: str, values: Values | None = None) -> pa.Table:
         from include.lake.storage import warehouse
 
         return warehouse.sql(text, values or {})
-    return _session.sql(re.sub(r"(?<!:):(\w+)", lambda name: literal((values or {})[name[1]]), text) if values else text)
+    return _session.sql(
+        re.sub(r"(?<!:):(\w+)", lambda name: literal((values or {})[name[1]]), text) if values else text
+    )
 
 
 def _run() -> Session:
@@ -87,3 +90,371 @@ def _run() -> Session:
 def address(table: str) -> str:
     """The name of a table in the catalog."""
     return f"`{settings.catalog()}`.{table}"
+
+
+def _read_only(table: str) -> bool:
+    """Is it a table of ours that we look at from outside of a run?"""
+    return _session is None and table != contracts.LEDGER and not contracts.get(table).is_source
+
+
+def open(table: str, version: int | None = None) -> Snapshot | None:
+    """The table at a version (the newest by default); None if it does not exist.
+
+    Outside of a run the ledger says how a table of ours is: one statement for all of them. A commit of a killed build
+    is seen when the next run of the table has entered it.
+    """
+    if _read_only(table):
+        return _as_recorded(table)
+    name = address(table)
+    try:
+        (detail,) = _sql(f"describe detail {name}")
+        newest = _sql(f"describe history {name} limit 1")[0]["version"] if version is None else version
+        described = _columns(name)
+    except Exception as error:
+        if _ABSENT.search(str(error)):
+            return None
+        raise
+    partitioned_by = tuple(detail["partitionColumns"])
+    # A source of others may be clustered instead. To read it by its days costs more then, and is as right.
+    if table != contracts.LEDGER and (contract := contracts.get(table)).is_source and not partitioned_by:
+        partitioned_by = tuple(column for column in contract.partitioned_by if column in described)
+    return Snapshot(
+        table, detail["id"], newest, name, tuple(described), partitioned_by,
+        {**detail, "columns": described, "properties": detail.get("properties") or {}},
+    )  # fmt: skip
+
+
+def _columns(name: str) -> dict[str, tuple[str, str]]:
+    """Column -> its type and comment."""
+    columns: dict[str, tuple[str, str]] = {}
+    for row in _sql(f"describe table {name}"):
+        if not row["col_name"] or row["col_name"].startswith("#"):  # here begins what it says of the partitions
+            break
+        columns[row["col_name"]] = row["data_type"], row["comment"] or ""
+    return columns
+
+
+def _as_recorded(table: str) -> Snapshot | None:
+    """A table of ours as the ledger knows it."""
+    ledger = address(contracts.LEDGER)
+    try:
+        rows = _sql(
+            f"select `table`, table_id, max(version) as version, max(built_at) as built_at from {ledger} "
+            "where status <> 'failed' group by `table`, table_id"
+        )
+    except LakeError as error:
+        if _ABSENT.search(str(error)):
+            return None
+        raise
+    newest = max((row for row in rows if row["table"] == table), key=lambda row: row["built_at"], default=None)
+    if newest is None:
+        return None
+    contract = contracts.get(table)
+    return Snapshot(
+        table, newest["table_id"], newest["version"], address(table), tuple(contract.column_names),
+        contract.partitioned_by, {},
+    )  # fmt: skip
+
+
+def _at(snapshot: Snapshot, version: int | None = None) -> str:
+    return f"{snapshot.address} version as of {snapshot.version if version is None else version}"
+
+
+def _condition(column: str, days: Iterable[str] | None) -> tuple[str, dict[str, str]]:
+    """A condition for some values of a column, and the values that it binds. None: no condition."""
+    if days is None:
+        return "", {}
+    values = {f"value_{number}": day for number, day in enumerate(sorted(days))}
+    return f" where `{column}` in ({', '.join(f':{name}' for name in values) or 'null'})", values
+
+
+# -- which days have changed
+
+
+def _files(snapshot: Snapshot, contract: Contract, version: int | None = None) -> dict[str, tuple[PartitionFiles, int]]:
+    """Day -> what its files hold, and a number that is another one with other files. It reads no column but the day."""
+    day = contract.day_column
+    rows = _sql(
+        f"select cast(`{day}` as string) as day, sum(number) as number, sum(size) as size, "
+        f"bit_xor(xxhash64(path, number)) as files from (select `{day}`, _metadata.file_path as path, "
+        f"_metadata.file_size as size, count(*) as number from {_at(snapshot, version)} group by all) group by `{day}`"
+    )
+    # Others may have rows of what is no day (null, 9999-12-32): no build reads them.
+    return {
+        row["day"]: (PartitionFiles(row["number"], row["size"]), row["files"])
+        for row in sorted(rows, key=lambda row: str(row["day"]))
+        if row["day"] is not None and is_key(contract.grain, row["day"])
+    }
+
+
+def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
+    """The days that have rows, with what their files hold; empty for a table without days."""
+    if not contract.day_column:
+        return {}
+    require_days(snapshot, contract)
+    return {day: held for day, (held, _) in _files(snapshot, contract).items()}
+
+
+# Row tracking: Delta gives each row an id for life, and the version that has inserted or updated it last.
+_TRACKED = "bit_xor(xxhash64(_metadata.row_id, _metadata.row_commit_version))"
+# Else what the rows say. As JSON: it names the columns, so that no value can stand for that of another column.
+_CONTENT = (
+    "sum(cast(xxhash64(to_json(struct(*), map('timestampFormat', 'yyyy-MM-dd HH:mm:ss.SSSSSS', "
+    "'timestampNTZFormat', 'yyyy-MM-dd HH:mm:ss.SSSSSS'))) as decimal(38, 0)))"
+)
+
+
+def _ids(snapshot: Snapshot, contract: Contract, version: int, days: Collection[str], way: str) -> dict[str, str]:
+    """Day -> an id of its rows: equal ids are equal rows, however they lie in files."""
+    day = contract.day_column
+    where, values = _condition(str(day), days)
+    rows = _sql(
+        f"select cast(`{day}` as string) as day, concat_ws('-', count(*), {way}) as id "
+        f"from {_at(snapshot, version)}{where} group by `{day}`",
+        values,
+    )
+    return {row["day"]: row["id"] for row in rows}
+
+
+def _changed(snapshot: Snapshot, contract: Contract, old: int, new: int, restored: bool) -> dict[str, int]:
+    """The days whose rows differ between two versions, with their bytes in the new one. old: -1 stands for no rows.
+
+    Rows can change only where files do, or their number of rows: a deletion vector takes rows out of a file that stays.
+    Only a RESTORE brings another vector of as many rows back. The ids tell compaction from a change.
+    """
+    sizes: dict[str, int] = {}
+    try:
+        now = _files(snapshot, contract, new)
+        sizes = {day: held.bytes for day, (held, _) in now.items()}
+        before = _files(snapshot, contract, old) if old >= 0 else {}
+        changed = before.keys() ^ now.keys()
+        if both := {day for day in before.keys() & now.keys() if restored or before[day] != now[day]}:
+            ids = _pair(snapshot, contract, old, new, both)
+            changed |= {day for day in both if ids[0].get(day) != ids[1].get(day)}
+    except Exception as error:
+        if not _GONE.search(str(error)):
+            raise
+        return {ANY_DAY: 0, **sizes}  # what nobody can compare any more counts as changed
+    return {day: sizes.get(day, 0) for day in sorted(changed)}
+
+
+def _pair(snapshot: Snapshot, contract: Contract, old: int, new: int, days: Collection[str]) -> list[dict[str, str]]:
+    if snapshot.handle["properties"].get("delta.enableRowTracking") == "true":
+        # An older version may be of the time before row tracking.
+        with suppress(Exception):
+            return [_ids(snapshot, contract, version, days, _TRACKED) for version in (old, new)]
+    return [_ids(snapshot, contract, version, days, _CONTENT) for version in (old, new)]
+
+
+def commits(snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Commit]:
+    """Every commit after version `after`, up to that of the snapshot; oldest first.
+
+    A commit of ours says which days it has changed. Those of others that follow one another are compared in one go:
+    the days in which the rows differ before and after them have changed with the last of them.
+    """
+    if after >= snapshot.version:
+        return []
+    # Commits that came after the snapshot are listed first.
+    history = _sql(f"describe history {snapshot.address} limit {min(snapshot.version - after, _COMMITS) + 100}")
+    listed = sorted(
+        (row for row in history if after < row["version"] <= snapshot.version), key=lambda row: row["version"]
+    )
+    first = listed[0]["version"] if listed else snapshot.version + 1
+    if first > after + 1:  # older commits were cleaned away, and one stands for them all
+        gap = {"version": first - 1, "operation": "RESTORE", "userMetadata": None}
+        listed.insert(0, {**gap, "timestamp": datetime.fromtimestamp(0, UTC)})
+    commits: list[Commit] = []
+    for ours, group in groupby(listed, key=lambda row: _of_ours(row, contract) is not None):
+        *others, last = group
+        changes: dict[str, int] = {}
+        operations = {row["operation"] for row in (*others, last)} - _STILL
+        if not ours and operations and contract.day_column:
+            changes = _changed(snapshot, contract, after, last["version"], "RESTORE" in operations)
+        for row in (*others, last):
+            day_bytes = _of_ours(row, contract) or (changes if row is last else {})
+            commits.append(Commit(row["version"], row["timestamp"], _metadata(row["userMetadata"]), day_bytes))
+        after = last["version"]
+    return commits
+
+
+def _metadata(text: str | None) -> dict[str, Any]:
+    with suppress(ValueError, TypeError):
+        if isinstance(metadata := json.loads(text or "{}"), dict):
+            return metadata
+    return {}
+
+
+def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
+    """The days of a commit of ours, with their bytes; None if it is of somebody else."""
+    metadata = _metadata(row["userMetadata"])
+    if metadata.get("table") != contract.table:
+        return None
+    if "build_id" in metadata:
+        rows = {day: facts["rows"] for day, facts in metadata["days"].items()}
+    elif "load_id" in metadata:
+        rows = {**dict.fromkeys(metadata["empty_days"], 0), **metadata["loaded"]}
+    else:
+        return None
+    written = int((row["operationMetrics"] or {}).get("numOutputBytes") or 0)
+    total = sum(rows.values()) or 1
+    return {day: written * count // total for day, count in rows.items()}
+
+
+# -- rows
+
+
+def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
+    """The rows; of those columns that `where` names, only the rows with one of its values."""
+    conditions, values = [], dict[str, str]()
+    for name, wanted in (where or {}).items():
+        names = [f"{name}_{number}" for number in range(len(wanted))]
+        conditions.append(f"`{name}` in ({', '.join(f':{one}' for one in names) or 'null'})")
+        values |= dict(zip(names, sorted(wanted), strict=True))
+    place = _at(snapshot) if snapshot.handle else snapshot.address
+    return _read(f"select * from {place}{' where ' + ' and '.join(conditions) if conditions else ''}", values)
+
+
+def query(snapshot: Snapshot, sql: str) -> pa.Table:
+    """The result of a query over the table `source_rows`; in the SQL of DataFusion, as the other store takes it."""
+    import sqlglot
+
+    text = sqlglot.transpile(sql, read="postgres", write="databricks")[0]
+    return _read(f"with source_rows as (select * from {_at(snapshot)}) {text}")
+
+
+# -- what a run writes
+
+
+def _column(column: Column) -> str:
+    return f"`{column.name}` {column.type}" + (f" comment {literal(column.comment)}" if column.comment else "")
+
+
+def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str) -> None:
+    layout = f" partitioned by ({', '.join(f'`{name}`' for name in partitioned_by)})" if partitioned_by else ""
+    properties = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in _PROPERTIES.items())
+    text = (
+        f"create table if not exists {address(table)} ({columns}) using delta{layout} comment {literal(about)} "
+        f"tblproperties ({properties})"
+    )
+    try:
+        _run().sql(text)
+    except Exception as error:
+        # Only now: whoever may make tables in a schema may not make schemas.
+        if "SCHEMA_NOT_FOUND" not in str(error):
+            raise
+        _run().sql(f"create schema if not exists {address(table).rpartition('.')[0]}")
+        _run().sql(text)
+
+
+def ensure(contract: Contract) -> Snapshot:
+    """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
+
+    New columns are added and comments follow the contract; another type or a column taken away is a ContractError.
+    """
+    table, name = contract.table, address(contract.table)
+    snapshot = open(table)
+    if snapshot is None:
+        _create(table, ", ".join(map(_column, contract.columns)), contract.partitioned_by, contract.about)
+        snapshot = open(table)
+        assert snapshot is not None, "it was made"
+        return snapshot
+    cure = f"drop {name}, which keeps its files for a week (undrop), and build its days again"
+    if tuple(snapshot.handle["partitionColumns"]) != contract.partitioned_by:
+        # By partitions alone Delta keeps two builds of one empty day apart.
+        layout = ", ".join(snapshot.handle["partitionColumns"]) or "nothing"
+        raise ContractError(
+            f"{table} is partitioned by {layout} in the table and by {', '.join(contract.partitioned_by)} in its "
+            f"contract: correct the contract, or {cure}"
+        )
+    there = snapshot.handle["columns"]
+    for column in contract.columns:
+        if column.name in there and there[column.name][0] != column.type:
+            raise ContractError(f"{table}.{column.name} is {there[column.name][0]} in the table: {cure}")
+    if gone := sorted(there.keys() - set(contract.column_names)):
+        raise ContractError(f"{table} has {', '.join(gone)}, which its contract has not: {cure}")
+    # Each of these makes a build of other days that is about to commit begin again. So only where something differs.
+    changes = [
+        f"alter table {name} alter column `{column.name}` comment {literal(column.comment)}"
+        for column in contract.columns
+        if column.name in there and there[column.name][1] != column.comment
+    ]
+    if new := [_column(column) for column in contract.columns if column.name not in there]:
+        changes.append(f"alter table {name} add columns ({', '.join(new)})")
+    if (snapshot.handle.get("description") or "") != contract.about:
+        changes.append(f"comment on table {name} is {literal(contract.about)}")
+    for change in changes:
+        _run().sql(change)
+    newest = open(table) if changes else snapshot
+    assert newest is not None, "it was there"
+    return newest
+
+
+def write(
+    table: str,
+    rows: pa.Table | Callable[[Snapshot], pa.Table],
+    *,
+    about: str,
+    partitioned_by: Sequence[str],
+    anew: bool = False,
+) -> None:
+    """Append rows to a table without a contract. Appends never conflict."""
+    if not isinstance(rows, pa.Table) or anew:
+        raise LakeError(
+            f"{table} in {settings.catalog()} is the record itself, and is not made again: bring an older version back "
+            f"with RESTORE TABLE {address(table)} TO VERSION AS OF n"
+        )
+    session = _run()
+    if open(table) is None:
+        _create(table, ", ".join(f"`{field.name}` {_type(field.type)}" for field in rows.schema), partitioned_by, about)
+    if rows.num_rows:
+        session.write(address(table), rows, "append", {})
+
+
+def _type(kind: pa.DataType) -> str:
+    """The SQL type of a column of the ledger."""
+    if pa.types.is_map(kind):
+        return f"map<{_type(kind.key_type)}, {_type(kind.item_type)}>"
+    return "timestamp" if pa.types.is_timestamp(kind) else {"int64": "bigint"}.get(str(kind), str(kind))
+
+
+def replace(
+    contract: Contract,
+    rows: pa.Table | Callable[[], pa.RecordBatchReader],
+    *,
+    partitions: Collection[str] = (),
+    record: Mapping[str, Any] | None = None,
+    since: Snapshot | None = None,
+    guard: Callable[[dict[str, int]], None] | None = None,
+) -> int:
+    """Replace partitions (all of a source without days) in one commit that carries `record`; gives its version.
+
+    It is for sources of our own, such as the sample: the builds of a run write with Spark.
+    """
+    if since is not None:
+        raise LakeError(f"{contract.table}: a build of Databricks writes with Spark")
+    day, session = contract.day_column, _run()
+    table = rows if isinstance(rows, pa.Table) else rows().read_all()
+    table = table.cast(arrow_schema(contract))
+    if record is None:
+        counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
+        loaded = {count["values"]: count["counts"] for count in counts}
+        partitions, record = partitions or sorted(loaded), load_record(contract, uuid.uuid4().hex, loaded)
+    snapshot = ensure(contract)
+    if guard:
+        column = f"cast(`{day}` as string)" if day else "''"
+        guard({row["day"]: row["number"] for row in _sql(
+            f"select {column} as day, count(*) as number from {snapshot.address} group by 1")})  # fmt: skip
+    if day and not partitions:
+        return snapshot.version
+    options = {"userMetadata": json.dumps(record, separators=(",", ":"))}
+    if day:
+        keys = ", ".join(literal(Period.parse(contract.grain, text).text) for text in sorted(partitions))
+        options["replaceWhere"] = f"`{day}` in ({keys})"
+    session.write(snapshot.address, table, "overwrite", options)
+    newest = open(contract.table)
+    assert newest is not None, "it was written"
+    return newest.version
+
+
+def tidy(table: str, older_than: timedelta = KEPT) -> None:
+    """Nothing: Databricks tidies its tables up by itself (predictive optimisation)."""

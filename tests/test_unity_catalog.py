@@ -72,3 +72,53 @@ def test_a_build_gives_a_table_as_its_contract_says(run: Any) -> None:
     (detail,) = run.sql(f"describe detail {TOTAL}").collect()
     assert (detail["partitionColumns"], detail["description"]) == (["day"], "하루의 합계.")
     assert [row["status"] for row in ledger.read([TABLE])] == [ledger.BUILT] * 2
+
+
+def test_the_laws(run: Any) -> None:
+    """Again, any order, one or many: days built one by one, backwards and twice, are days built in one go."""
+    days = [DAY, NEXT, LAST]
+    load(*((name, number, day) for number, day in enumerate(days) for name in "ab"))
+    build(None, DAY, LAST)
+    expected = totals(run)
+    assert len(expected) == 6
+    run.sql(f"delete from {TOTAL}")
+    assert states() == ["stale"] * 2, "another writer has taken the rows of both"
+    for day in [*reversed(days), DAY]:
+        build(None, day, force=day == DAY)
+    assert totals(run) == expected
+    builds = [row for row in ledger.read([TABLE]) if row["status"] == ledger.BUILT]
+    assert len({row["version"] for row in builds}) == 5, "one commit a build"
+
+
+@pytest.mark.parametrize("tracked", [True, False], ids=["row tracking", "by content"])
+def test_a_day_is_another_one_when_its_rows_are(run: Any, tracked: bool) -> None:
+    """OPTIMIZE changes no day. A delete with deletion vectors, which changes no file name, always changes its day."""
+    load(("a", 1, DAY), ("b", 1, DAY), ("a", 5, NEXT))
+    properties = f"'delta.enableDeletionVectors' = 'true', 'delta.enableRowTracking' = '{str(tracked).lower()}'"
+    run.sql(f"alter table {EVENT} set tblproperties ({properties})")
+    run.sql(f"insert into {EVENT} values ('c', 1, '{DAY}')")  # a second file, so that OPTIMIZE has work
+    build(None, DAY, NEXT)
+    # What comes goes again, and files become other ones.
+    run.sql(f"insert into {EVENT} values ('a', 6, '{NEXT}')")
+    run.sql(f"delete from {EVENT} where day = '{NEXT}' and amount = 6")
+    run.sql(f"optimize {EVENT}").collect()
+    assert build(None, DAY, NEXT).days == []
+    run.sql(f"delete from {EVENT} where name = 'a' and amount = 1")
+    assert states() == ["stale", FRESH]
+    assert build(None, DAY, NEXT).days == [DAY]
+    run.sql(f"update {EVENT} set amount = 7 where day = '{NEXT}'")
+    assert states() == [FRESH, "stale"]
+
+
+def test_an_empty_day_over_an_empty_day(run: Any) -> None:
+    """Delta makes no commit for it, and the ledger knows it all the same."""
+    load(("a", 1, DAY), ("a", 1, NEXT))
+    run.sql(f"update {EVENT} set name = 'nobody' where day = '{NEXT}'")  # counted and not published
+    build(None)
+    version = run.sql(f"describe history {TOTAL} limit 1").collect()[0]["version"]
+    assert build(None, NEXT).dropped == {"nameless": 1}
+    assert run.sql(f"describe history {TOTAL} limit 1").collect()[0]["version"] == version
+    assert states() == [FRESH, FRESH] and build(None, DAY, NEXT).days == []
+    (row,) = (row for row in ledger.read([TABLE]) if row["partition"] == NEXT)
+    assert (row["status"], row["version"], row["rows"]) == (ledger.BUILT, version, 0)
+    assert [row["version"] for row in ledger.record(TABLE)] == []

@@ -33,7 +33,10 @@ def spark_server(folder: Path) -> Iterator[tuple[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAKE_HOME", str(folder))
         patch.setenv("LAKE_ENGINE", settings.SPARK)
-        patch.setenv("LAKE_ENGINE_MEMORY", "1g")
+        patch.setenv("LAKE_ENGINE_MEMORY", "1500m")
+        patch.setenv(
+            "JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=4"
+        )  # it lives for minutes, so Java's second compiler pays
         address = server.start(settings.SPARK, lambda line: None)
         token = str(settings.engine_token())
     try:

@@ -21,13 +21,13 @@ from pyspark.sql import functions as F
 from include.lake import settings
 from include.lake.build import checks, failures
 from include.lake.engine import engine
-from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
+from include.lake.errors import CONFLICT, ContractError, InputsMissing, LakeError, UsageError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period, key_ranges, keys
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent
-from include.lake.storage import ANY_DAY, store
+from include.lake.storage import ANY_DAY, Commit, store
 
 Log = Callable[[str], None]
 # Input -> its days that are not there, each with the reason.
@@ -135,7 +135,7 @@ def _build_range(
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
             with engine().opened(spark) as own:
-                _publish(own, contract, lake, days, build_id, started_at, run, log)
+                record = _publish(own, contract, lake, days, build_id, started_at, run, log)
         except Exception as error:
             if failures.kind(error) == CONFLICT:
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
@@ -155,7 +155,7 @@ def _build_range(
                         f"{settings.shown(contract.select_path)}: {str(error).splitlines()[0]}"
                     ) from None
                 raise error from None
-        rows = _recorded(table, build_id)
+        rows = _recorded(table, build_id) or _recorded_without_commit(contract, record)
         outcome.days += days
         for row in rows:
             outcome.rows += row["rows"]
@@ -172,6 +172,20 @@ def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:
     ledger.record(table)
     rows = ledger.decoded(ledger.Reader().history(table).filter(pc.field("build_id") == build_id))
     return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["partition"])
+
+
+def _recorded_without_commit(contract: Contract, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Enter a build for which the engine made no commit, because it replaced no rows by none (Databricks does so).
+
+    Its version is the newest one: all commits up to that are in the ledger, see `_recorded`.
+    """
+    snapshot = store().open(contract.table)
+    if snapshot is None or any(facts["rows"] for facts in record["days"].values()):
+        raise LakeError(f"{contract.table}: the commit of build {record['build_id']} is lost: build its days again")
+    commit = Commit(snapshot.version, datetime.now(UTC), record, {})
+    rows = ledger.rows_of_commits(contract, snapshot.table_id, [commit])
+    ledger.append(rows)
+    return rows
 
 
 def _overtaken(lake: Look, table: str, days: list[str]) -> bool:
@@ -220,8 +234,8 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
 def _publish(
     spark: SparkSession, contract: Contract, lake: Look, days: list[str],
     build_id: str, started_at: datetime, run: str, log: Log,
-) -> None:  # fmt: skip
-    """Compute once, audit, and replace `days` in one commit that carries the build record."""
+) -> dict[str, Any]:  # fmt: skip
+    """Compute once, audit, and replace `days` in one commit that carries the build record, which it gives."""
     table, clock = contract.table, time.monotonic()
 
     def progress(what: str) -> None:
@@ -254,6 +268,7 @@ def _publish(
                 "days": {day: {"rows": rows.rows, "dropped": rows.dropped} for day, rows in audit.days.items()},
             }
             computed.publish(contract, target, days, started_at, record)
+            return record
     finally:
         # A session that goes on (one inside a process) would hold the versions that they read, and those their session.
         for name in (*snapshots, lineage.THIS):

@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, Protocol
@@ -38,6 +39,8 @@ _STILL = {
     "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL", "ROW TRACKING BACKFILL", "CLUSTER BY",
     "COMPUTE STATS", "ADD CONSTRAINT", "DROP CONSTRAINT", "ADD DELETION VECTORS TOMBSTONES",
 }  # fmt: skip
+# Commits that are read when a table is opened: mostly all that came since the last look.
+_GLANCE = 20
 # The history of a stream has tens of thousands of commits. What lies before these is compared in one go.
 _COMMITS = 500
 
@@ -70,15 +73,13 @@ def _sql(text: str, values: Values | None = None) -> list[dict[str, Any]]:
     return _read(text, values).to_pylist(maps_as_pydicts="strict")
 
 
-def _read(text: str, values: Values | None = None) -> pa.Table:
+def _read(text: str, values: Values | None = None, kept_seconds: float | None = None) -> pa.Table:
     """The result of a query. In a run the values are literals: Delta's parser loses bound ones (see lineage.py)."""
     if _session is None:
         from include.lake.storage import warehouse
 
-        return warehouse.sql(text, values or {})
-    return _session.sql(
-        re.sub(r"(?<!:):(\w+)", lambda name: literal((values or {})[name[1]]), text) if values else text
-    )
+        return warehouse.sql(text, values or {}, kept_seconds)
+    return _session.sql(re.sub(r":([a-z]\w*)", lambda name: literal((values or {})[name[1]]), text) if values else text)
 
 
 def _run() -> Session:
@@ -98,7 +99,7 @@ def _read_only(table: str) -> bool:
 
 
 def open(table: str, version: int | None = None) -> Snapshot | None:
-    """The table at a version (the newest by default); None if it does not exist.
+    """The table at a version (the newest by default); None if it does not exist. The ledger is always the newest.
 
     Outside of a run the ledger says how a table of ours is: one statement for all of them. A commit of a killed build
     is seen when the next run of the table has entered it.
@@ -107,20 +108,22 @@ def open(table: str, version: int | None = None) -> Snapshot | None:
         return _as_recorded(table)
     name = address(table)
     try:
+        if table == contracts.LEDGER:
+            return Snapshot(table, "", 0, name, tuple(_columns(name)), (), {})
         (detail,) = _sql(f"describe detail {name}")
-        newest = _sql(f"describe history {name} limit 1")[0]["version"] if version is None else version
-        described = _columns(name)
+        history = _sql(f"describe history {name} limit {_GLANCE}")
     except Exception as error:
         if _ABSENT.search(str(error)):
             return None
         raise
+    contract = contracts.get(table)
     partitioned_by = tuple(detail["partitionColumns"])
-    # A source of others may be clustered instead. To read it by its days costs more then, and is as right.
-    if table != contracts.LEDGER and (contract := contracts.get(table)).is_source and not partitioned_by:
-        partitioned_by = tuple(column for column in contract.partitioned_by if column in described)
+    if contract.is_source and not partitioned_by:
+        # Others may cluster their tables instead. To read them by their days costs more then, and is as right.
+        partitioned_by = contract.partitioned_by
     return Snapshot(
-        table, detail["id"], newest, name, tuple(described), partitioned_by,
-        {**detail, "columns": described, "properties": detail.get("properties") or {}},
+        table, detail["id"], history[0]["version"] if version is None else version, name, tuple(contract.column_names),
+        partitioned_by, {**detail, "properties": detail["properties"] or {}, "history": history},
     )  # fmt: skip
 
 
@@ -199,8 +202,8 @@ def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
 _TRACKED = "bit_xor(xxhash64(_metadata.row_id, _metadata.row_commit_version))"
 # Else what the rows say. As JSON: it names the columns, so that no value can stand for that of another column.
 _CONTENT = (
-    "sum(cast(xxhash64(to_json(struct(*), map('timestampFormat', 'yyyy-MM-dd HH:mm:ss.SSSSSS', "
-    "'timestampNTZFormat', 'yyyy-MM-dd HH:mm:ss.SSSSSS'))) as decimal(38, 0)))"
+    "sum(cast(xxhash64(to_json(struct(*), map('timestampFormat', 'yyyyMMddHHmmssSSSSSS', "
+    "'timestampNTZFormat', 'yyyyMMddHHmmssSSSSSS'))) as decimal(38, 0)))"
 )
 
 
@@ -254,8 +257,10 @@ def commits(snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Com
     """
     if after >= snapshot.version:
         return []
-    # Commits that came after the snapshot are listed first.
-    history = _sql(f"describe history {snapshot.address} limit {min(snapshot.version - after, _COMMITS) + 100}")
+    history = snapshot.handle["history"]
+    if history[-1]["version"] > after + 1:
+        # Commits that came after the snapshot are listed first.
+        history = _sql(f"describe history {snapshot.address} limit {min(snapshot.version - after, _COMMITS) + 100}")
     listed = sorted(
         (row for row in history if after < row["version"] <= snapshot.version), key=lambda row: row["version"]
     )
@@ -366,7 +371,7 @@ def ensure(contract: Contract) -> Snapshot:
             f"{table} is partitioned by {layout} in the table and by {', '.join(contract.partitioned_by)} in its "
             f"contract: correct the contract, or {cure}"
         )
-    there = snapshot.handle["columns"]
+    there = _columns(name)
     for column in contract.columns:
         if column.name in there and there[column.name][0] != column.type:
             raise ContractError(f"{table}.{column.name} is {there[column.name][0]} in the table: {cure}")
@@ -458,3 +463,97 @@ def replace(
 
 def tidy(table: str, older_than: timedelta = KEPT) -> None:
     """Nothing: Databricks tidies its tables up by itself (predictive optimisation)."""
+
+
+# -- what sensors wait for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a table: its days first..last, and of each day the values of some aggregates."""
+
+    first: str
+    last: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass
+class Presence:
+    """What is there of a table. `days`: a day with rows of a source, and its values as texts.
+
+    `first`: its first day of all. `built`, `empty`: days that the ledger knows so.
+    """
+
+    days: dict[str, list[str | None]] = field(default_factory=dict)
+    first: str | None = None
+    built: set[str] = field(default_factory=set)
+    empty: set[str] = field(default_factory=set)
+
+
+def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
+    """Table -> what is there of it, in one statement for all; a source that does not exist is left out."""
+    values: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    for number, (table, one) in enumerate(sorted(wanted.items())):
+        values |= {f"table_{number}": table, f"first_{number}": one.first, f"last_{number}": one.last}
+        if contracts.get(table).is_source:
+            parts[table] = _presence_of_source(table, number, one)
+    parts[contracts.LEDGER] = _presence_in_ledger(range(len(wanted)))
+    while True:
+        text = " union all ".join(parts.values())
+        bound = {name: values[name] for name in re.findall(r":([a-z]+_\d+)", text)}
+        try:
+            rows = _read(text, bound, kept_seconds=0).to_pylist() if parts else []
+            break
+        except Exception as error:
+            # The statement names one table that is not there; the others are asked for without it.
+            absent = [table for table in parts if _ABSENT.search(str(error)) and _quoted(table) in str(error)]
+            if not absent:
+                raise
+            for table in absent:
+                del parts[table]
+    found = {table: Presence() for table in wanted if table in parts or not contracts.get(table).is_source}
+    for row in rows:
+        if (there := found.get(row["name"])) is None or not row["day"]:
+            continue
+        if row["fact"] == "days":
+            there.days[row["day"]] = json.loads(row["shown"] or "[]")
+        elif row["fact"] == "first":
+            there.first = row["day"]
+        else:
+            {"built": there.built, "empty": there.empty}[row["fact"]].add(row["day"])
+    return found
+
+
+def _quoted(table: str) -> str:
+    return ".".join(f"`{part}`" for part in table.split("."))
+
+
+def _presence_of_source(table: str, number: int, wanted: Wanted) -> str:
+    name, day = address(table), contracts.get(table).day_column
+    start = f"select {literal(table)} as name, 'days' as fact, "
+    if not day:
+        return f"{start}'' as day, '' as shown from {name} where false"
+    texts = ", ".join(f"cast({value} as string)" for value in wanted.values)
+    return (
+        f"{start}cast(`{day}` as string) as day, to_json(array({texts})) as shown from {name} "
+        f"where `{day}` between :first_{number} and :last_{number} group by `{day}` union all "
+        f"select {literal(table)}, 'first', cast(min(`{day}`) as string), '' from {name} "
+        f"where `{day}` rlike '^[0-9]{{4}}-'"
+    )
+
+
+def _presence_in_ledger(numbers: Iterable[int]) -> str:
+    tables = ", ".join(f":table_{number}" for number in numbers)
+    ranges = " or ".join(
+        f"(`table` = :table_{number} and `partition` between :first_{number} and :last_{number})" for number in numbers
+    )
+    # Rows of a table that was dropped since, and made again, speak of another one.
+    newest = "max_by(table_id, case when status <> 'failed' then built_at end) over (partition by `table`)"
+    rows = f"(select *, {newest} as newest from {address(contracts.LEDGER)} where `table` in ({tables}))"
+    return (
+        f"select distinct `table` as name, status as fact, `partition` as day, '' as shown from {rows} "
+        f"where table_id = newest and status in ('built', 'empty') and ({ranges}) union all "
+        f"select `table`, 'first', min(`partition`), '' from {rows} where table_id = newest and status = 'built' "
+        "group by `table`"
+    )

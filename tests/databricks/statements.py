@@ -19,8 +19,8 @@ WAREHOUSE = "0123456789abcdef"
 CATALOG = "spark_catalog"
 _PLACE = "/api/2.0/sql/statements"
 _FIELDS = {
-    "byte_limit", "catalog", "disposition", "format", "on_wait_timeout", "parameters", "query_tags", "row_limit", "schema",
-    "statement", "wait_timeout", "warehouse_id",
+    "byte_limit", "catalog", "disposition", "format", "on_wait_timeout", "parameters", "query_tags", "row_limit",
+    "schema", "statement", "wait_timeout", "warehouse_id",
 }  # fmt: skip
 # What is between quotes, and after it the name of a parameter.
 _PARAMETER = re.compile(r"('(?:[^'\\]|\\.)*'|`[^`]*`)|(?<![:\w]):([a-z_]\w*)")
@@ -117,11 +117,7 @@ class Statements:
             )
         except Exception as error:
             return self._failed(number, str(error))
-        columns = [
-            {"name": field.name, "type_text": _sql_type(str(field.type)), "type_name": _sql_type(str(field.type)).split("<")[0],
-             "position": place}
-            for place, field in enumerate(table.schema)
-        ]  # fmt: skip
+        columns = [_column(place, field.name, str(field.type)) for place, field in enumerate(table.schema)]
         rows = [[_text(value) for value in row.values()] for row in table.to_pylist(maps_as_pydicts="strict")]
         size = self._chunk_rows
         self._chunks[number] = [rows[start : start + size] for start in range(0, len(rows), size)] or [[]]
@@ -164,6 +160,11 @@ _NAMES = {
     "string": "STRING", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INT", "int64": "BIGINT", "double": "DOUBLE",
     "float": "FLOAT", "bool": "BOOLEAN", "date32[day]": "DATE", "timestamp[us, tz=UTC]": "TIMESTAMP", "null": "VOID",
 }  # fmt: skip
+
+
+def _column(place: int, name: str, kind: str) -> dict[str, Any]:
+    text = _sql_type(kind)
+    return {"name": name, "type_text": text, "type_name": text.partition("<")[0], "position": place}
 
 
 def _sql_type(kind: str) -> str:

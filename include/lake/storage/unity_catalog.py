@@ -486,8 +486,8 @@ class Presence:
 
     days: dict[str, list[str | None]] = field(default_factory=dict)
     first: str | None = None
-    built: set[str] = field(default_factory=set)
-    empty: set[str] = field(default_factory=set)
+    built: dict[str, None] = field(default_factory=dict)
+    empty: dict[str, None] = field(default_factory=dict)
 
 
 def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
@@ -521,7 +521,7 @@ def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
         elif row["fact"] == "first":
             there.first = row["day"]
         else:
-            {"built": there.built, "empty": there.empty}[row["fact"]].add(row["day"])
+            {"built": there.built, "empty": there.empty}[row["fact"]][row["day"]] = None
     return found
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -246,8 +247,8 @@ def test_every_table_has_the_rows_of_the_local_target(
     results = []
     for engine in (settings.DATABRICKS, settings.SAIL):
         monkeypatch.setenv("LAKE_ENGINE", engine)
-        for contract, rows in sources:
-            store().replace(contract, rows)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda source: store().replace(*source), sources))
         ours = [name for name in tables if not contracts.get(name).is_source]
         for name in ours:
             runner.build(name, day, day, log=lambda line: None)

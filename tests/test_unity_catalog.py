@@ -14,7 +14,7 @@ from lake_airflow.tasks import PartitionTrigger
 from include.lake import settings
 from include.lake.build import runner
 from include.lake.engine import databricks
-from include.lake.errors import LakeError, UsageError
+from include.lake.errors import CheckFailed, LakeError, UsageError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import RUN_TIMESTAMP
 from include.lake.project.days import day_range
@@ -101,6 +101,25 @@ def test_the_laws(run: Any) -> None:
     assert len({row["version"] for row in builds}) == 5, "one commit a build"
 
 
+def test_a_build_that_is_killed_or_fails(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut between commit and ledger, the next run enters it. Rows that fail a check are never published."""
+    load(("a", 1, DAY))
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "record", lambda table: killed())
+        with pytest.raises(KeyboardInterrupt):
+            build(None)
+    assert ledger.read([TABLE]) == []
+    assert build(None).days == [] and [row["partition"] for row in ledger.read([TABLE])] == [DAY]
+    load(("a", -1, DAY))
+    with pytest.raises(CheckFailed, match="total >= 0"):
+        build(None)
+    assert totals(run) == [("a", 1, DAY)] and states()[0] == "failed"
+
+
+def killed() -> Any:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("tracked", [True, False], ids=["row tracking", "by content"])
 def test_a_day_is_another_one_when_its_rows_are(run: Any, tracked: bool) -> None:
     """OPTIMIZE changes no day. A delete with deletion vectors, which changes no file name, always changes its day."""
@@ -174,7 +193,9 @@ def test_airflow_sees_what_the_run_has_done(run: Any, airflow: Callable[[], Any]
     assert states() == [FRESH, FRESH] and len(api.asked) == asked, "within a minute nothing is asked again"
     run.sql(f"delete from {EVENT} where name = 'a' and amount = 1")
     warehouse.forget()
-    assert states() == ["stale", FRESH]
+    unity_catalog.prepare([TABLE, SOURCE])
+    asked = len(api.asked)
+    assert states() == ["stale", FRESH] and len(api.asked) == asked + 3, "one by one only what has changed"
     with pytest.raises(LakeError, match="only a run of Databricks writes"):
         ledger.append(seen[1])
     with pytest.raises(LakeError, match="only a run of Databricks writes"):

@@ -8,6 +8,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -37,8 +38,10 @@ _GONE = re.compile(
 _STILL = {
     "OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE", "ADD COLUMNS", "CHANGE COLUMN", "UPDATE COLUMN METADATA",
     "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL", "ROW TRACKING BACKFILL", "CLUSTER BY",
-    "COMPUTE STATS", "ADD CONSTRAINT", "DROP CONSTRAINT", "ADD DELETION VECTORS TOMBSTONES",
+    "COMPUTE STATS", "ADD CONSTRAINT", "DROP CONSTRAINT",
 }  # fmt: skip
+# Statements at a time of those who look from outside: about as many as the smallest warehouse runs at once.
+_AT_A_TIME = 10
 # Commits that are read when a table is opened: mostly all that came since the last look.
 _GLANCE = 20
 # The history of a stream has tens of thousands of commits. What lies before these is compared in one go.
@@ -137,19 +140,24 @@ def _columns(name: str) -> dict[str, tuple[str, str]]:
     return columns
 
 
-def _as_recorded(table: str) -> Snapshot | None:
-    """A table of ours as the ledger knows it."""
+def _recorded() -> list[dict[str, Any]]:
+    """The newest version of every table of ours that the ledger knows, and when it came."""
     ledger = address(contracts.LEDGER)
     try:
-        rows = _sql(
+        return _sql(
             f"select `table`, table_id, max(version) as version, max(built_at) as built_at from {ledger} "
             "where status <> 'failed' group by `table`, table_id"
         )
     except LakeError as error:
         if _ABSENT.search(str(error)):
-            return None
+            return []
         raise
-    newest = max((row for row in rows if row["table"] == table), key=lambda row: row["built_at"], default=None)
+
+
+def _as_recorded(table: str) -> Snapshot | None:
+    """A table of ours as the ledger knows it."""
+    rows = (row for row in _recorded() if row["table"] == table)
+    newest = max(rows, key=lambda row: row["built_at"], default=None)
     if newest is None:
         return None
     contract = contracts.get(table)
@@ -157,6 +165,28 @@ def _as_recorded(table: str) -> Snapshot | None:
         table, newest["table_id"], newest["version"], address(table), tuple(contract.column_names),
         contract.partitioned_by, {},
     )  # fmt: skip
+
+
+def prepare(tables: Iterable[str]) -> None:
+    """Ask for what a look at these tables reads, many statements at a time. The warehouse's client keeps the answers.
+
+    A look asks for one after the other: a page of fifty tables would take half a minute.
+    """
+    if _session is not None:
+        return
+
+    def ask(table: str) -> None:
+        with suppress(LakeError):  # whoever looks at the table meets its error
+            contract, snapshot = contracts.get(table), open(table)
+            if snapshot and ledger and contract.day_column:
+                rows(ledger, {"table": [table]})
+            if snapshot and contract.is_source:
+                days(snapshot, contract)
+
+    ledger = open(contracts.LEDGER)
+    _recorded()
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        list(pool.map(ask, tables))
 
 
 def _at(snapshot: Snapshot, version: int | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pyarrow as pa
 
 from include.lake.engine import kinds, spark
-from include.lake.errors import CODE, CONFLICT, UsageError
+from include.lake.errors import UsageError
 from include.lake.storage import unity_catalog
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ SESSION_CONF = {"spark.sql.session.timeZone": "UTC"}
 _ELSEWHERE = "LAKE_ENGINE=databricks: only a run of Databricks computes: trigger the DAG, or its task, in Airflow"
 
 # Of the port `Engine`, with the functions below.
-types, collect = spark.types, spark.collect
+types, collect, kind = spark.types, spark.collect, kinds.of
 _entered: "SparkSession | None" = None
 
 
@@ -73,21 +73,18 @@ class _Cached(spark.Cached):
 @contextmanager
 def materialise(frame: "DataFrame") -> Iterator[_Cached]:
     """The rows, computed once whatever reads them in the block."""
-    kept = frame.persist()
+    try:
+        kept = frame.persist()
+    except Exception as error:
+        if "PERSIST" not in str(error):
+            raise
+        raise UsageError(
+            f"serverless keeps computed rows from environment version 5 on, and here not: {error}"
+        ) from None
     try:
         yield _Cached(kept)
     finally:
         kept.unpersist()
-
-
-def kind(error: BaseException) -> str | None:
-    """The class of an error of Databricks; None for other errors."""
-    text = str(error)
-    if "DELTA_PROTOCOL_CHANGED" in text or "TABLE_OR_VIEW_ALREADY_EXISTS" in text:
-        return CONFLICT
-    if "NOT_SUPPORTED_WITH_SERVERLESS" in text:
-        return CODE
-    return kinds.of(error)
 
 
 def start() -> NoReturn:

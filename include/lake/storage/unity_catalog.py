@@ -193,12 +193,16 @@ def _at(snapshot: Snapshot, version: int | None = None) -> str:
     return f"{snapshot.address} version as of {snapshot.version if version is None else version}"
 
 
-def _condition(column: str, days: Iterable[str] | None) -> tuple[str, dict[str, str]]:
-    """A condition for some values of a column, and the values that it binds. None: no condition."""
-    if days is None:
-        return "", {}
-    values = {f"value_{number}": day for number, day in enumerate(sorted(days))}
-    return f" where `{column}` in ({', '.join(f':{name}' for name in values) or 'null'})", values
+def _condition(wanted: Mapping[str, Collection[str]]) -> tuple[str, dict[str, str]]:
+    """A condition for columns with one of some values, and the values that it binds."""
+    values = {
+        f"{column}_{number}": text for column, texts in wanted.items() for number, text in enumerate(sorted(texts))
+    }
+    parts = (
+        f"`{column}` in ({', '.join(f':{column}_{number}' for number in range(len(texts))) or 'null'})"
+        for column, texts in wanted.items()
+    )
+    return f" where {' and '.join(parts)}" if wanted else "", values
 
 
 # -- which days have changed
@@ -240,7 +244,7 @@ _CONTENT = (
 def _ids(snapshot: Snapshot, contract: Contract, version: int, days: Collection[str], way: str) -> dict[str, str]:
     """Day -> an id of its rows: equal ids are equal rows, however they lie in files."""
     day = contract.day_column
-    where, values = _condition(str(day), days)
+    where, values = _condition({str(day): days})
     rows = _sql(
         f"select cast(`{day}` as string) as day, concat_ws('-', count(*), {way}) as id "
         f"from {_at(snapshot, version)}{where} group by `{day}`",
@@ -340,13 +344,8 @@ def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
 
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
     """The rows; of those columns that `where` names, only the rows with one of its values."""
-    conditions, values = [], dict[str, str]()
-    for name, wanted in (where or {}).items():
-        names = [f"{name}_{number}" for number in range(len(wanted))]
-        conditions.append(f"`{name}` in ({', '.join(f':{one}' for one in names) or 'null'})")
-        values |= dict(zip(names, sorted(wanted), strict=True))
-    place = _at(snapshot) if snapshot.handle else snapshot.address
-    return _read(f"select * from {place}{' where ' + ' and '.join(conditions) if conditions else ''}", values)
+    condition, values = _condition(where or {})
+    return _read(f"select * from {_at(snapshot) if snapshot.handle else snapshot.address}{condition}", values)
 
 
 def query(snapshot: Snapshot, sql: str) -> pa.Table:
@@ -463,28 +462,20 @@ def replace(
 ) -> int:
     """Replace partitions (all of a source without days) in one commit that carries `record`; gives its version.
 
-    It is for sources of our own, such as the sample: the builds of a run write with Spark.
+    It is for sources that a run makes, such as the sample. A build writes with Spark, and all other sources are tables
+    of somebody else.
     """
-    if since is not None:
-        raise LakeError(f"{contract.table}: a build of Databricks writes with Spark")
-    day, session = contract.day_column, _run()
-    table = rows if isinstance(rows, pa.Table) else rows().read_all()
-    table = table.cast(arrow_schema(contract))
-    if record is None:
-        counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
-        loaded = {count["values"]: count["counts"] for count in counts}
-        partitions, record = partitions or sorted(loaded), load_record(contract, uuid.uuid4().hex, loaded)
-    snapshot = ensure(contract)
-    if guard:
-        column = f"cast(`{day}` as string)" if day else "''"
-        guard({row["day"]: row["number"] for row in _sql(
-            f"select {column} as day, count(*) as number from {snapshot.address} group by 1")})  # fmt: skip
-    if day and not partitions:
-        return snapshot.version
+    if not isinstance(rows, pa.Table) or since or guard:
+        raise LakeError(f"{contract.table}: files are not loaded into {settings.catalog()}: whoever owns it writes it")
+    day, session, table = contract.day_column, _run(), rows.cast(arrow_schema(contract))
+    counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
+    loaded = {count["values"]: count["counts"] for count in counts}
+    record = record or load_record(contract, uuid.uuid4().hex, loaded)
     options = {"userMetadata": json.dumps(record, separators=(",", ":"))}
+    snapshot = ensure(contract)
     if day:
-        keys = ", ".join(literal(Period.parse(contract.grain, text).text) for text in sorted(partitions))
-        options["replaceWhere"] = f"`{day}` in ({keys})"
+        keys = ", ".join(literal(Period.parse(contract.grain, text).text) for text in sorted(partitions or loaded))
+        options["replaceWhere"] = f"`{day}` in ({keys or 'null'})"
     session.write(snapshot.address, table, "overwrite", options)
     newest = open(contract.table)
     assert newest is not None, "it was written"

@@ -4,9 +4,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
-from datetime import date, datetime
-from decimal import Decimal
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -99,8 +98,7 @@ def _ask(text: str, values: Mapping[str, str | int]) -> pa.Table:
         time.sleep(POLL_SECONDS)
         answer = _request("GET", place)
     if state != "SUCCEEDED":
-        error = answer["status"].get("error") or {}
-        raise StatementFailed(f"the warehouse says {state}: {_line(error)}")
+        raise StatementFailed(f"the warehouse says {state}: {_line(answer['status'].get('error') or {})}")
     result = answer.get("result") or {}
     lists = list(result.get("data_array") or ())
     while following := result.get("next_chunk_internal_link"):
@@ -110,12 +108,8 @@ def _ask(text: str, values: Mapping[str, str | int]) -> pa.Table:
 
 
 def _line(error: Mapping[str, Any]) -> str:
-    text = next(iter(str(error.get("message") or "").splitlines()), "")
-    code = error.get("error_code") or "no reason given"
-    cure = ""
-    if "INSUFFICIENT_PERMISSIONS" in text or "PERMISSION_DENIED" in f"{code}{text}":
-        cure = f": {_CURES[403]}"
-    return f"{code}: {text}{cure}"
+    text = f"{error.get('error_code')}: {error.get('message')}".splitlines()[0]
+    return f"{text}: {_CURES[403]}" if "INSUFFICIENT_PERMISSIONS" in text or "PERMISSION_DENIED" in text else text
 
 
 def _request(method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -138,12 +132,11 @@ def _request(method: str, path: str, body: Mapping[str, Any] | None = None) -> d
         content: dict[str, Any] = answer.json()
         return content
     try:
-        says = answer.json().get("message") or ""
-    except ValueError:
-        says = ""
-    cure = _CURES.get(answer.status_code) or "try again, or look at the status page of Databricks"
-    reason = f" ({says.splitlines()[0][:200]})" if says.strip() else ""
-    raise LakeError(f"{host} says {answer.status_code}{reason}: {cure}")
+        reason = str(answer.json()["message"]).partition("\n")[0][:200]
+    except (ValueError, KeyError, TypeError):
+        reason = answer.reason
+    cure = _CURES.get(answer.status_code, "try again, or look at the status page of Databricks")
+    raise LakeError(f"{host} says {answer.status_code} ({reason}): {cure}")
 
 
 # -- values
@@ -152,12 +145,18 @@ def _request(method: str, path: str, body: Mapping[str, Any] | None = None) -> d
 def _table(columns: list[dict[str, Any]], lists: list[list[str | None]]) -> pa.Table:
     """The rows with their types: the API gives each value as a text."""
     fields = [(column["name"], _arrow_type(column.get("type_text") or column["type_name"])) for column in columns]
-    values = zip(*lists, strict=True) if lists else [()] * len(fields)
-    arrays = [
-        pa.array([None if text is None else _value(text, kind) for text in texts], kind)
-        for (_, kind), texts in zip(fields, values, strict=True)
-    ]
+    texts = list(zip(*lists, strict=True)) or [()] * len(fields)
+    arrays = [_array(column, kind) for column, (_, kind) in zip(texts, fields, strict=True)]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _array(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_nested(kind):
+        values = [None if text is None else json.loads(text) for text in texts]
+        return pa.array([list(value.items()) if isinstance(value, dict) else value for value in values], kind)
+    if pa.types.is_timestamp(kind):  # the cast of Arrow takes no offset such as +00:00 in some texts and Z in others
+        return pa.array([None if text is None else datetime.fromisoformat(text) for text in texts], kind)
+    return pa.array(texts, pa.string()).cast(kind)
 
 
 def _arrow_type(text: str) -> pa.DataType:
@@ -170,26 +169,3 @@ def _arrow_type(text: str) -> pa.DataType:
     if decimal := re.fullmatch(r"DECIMAL\((\d+), ?(\d+)\)", name):
         return pa.decimal128(int(decimal[1]), int(decimal[2]))
     return _ARROW.get(name, pa.string())  # such as a STRUCT: as it is written
-
-
-def _value(text: Any, kind: pa.DataType) -> Any:
-    if pa.types.is_list(kind):
-        return [_item(item, kind.value_type) for item in json.loads(text)]
-    if pa.types.is_map(kind):
-        return [(_item(key, kind.key_type), _item(item, kind.item_type)) for key, item in json.loads(text).items()]
-    if pa.types.is_integer(kind):
-        return int(text)
-    if pa.types.is_floating(kind):
-        return float(text)
-    if pa.types.is_boolean(kind):
-        return text == "true"
-    if pa.types.is_decimal(kind):
-        return Decimal(text)
-    if pa.types.is_date(kind):
-        return date.fromisoformat(text)
-    return datetime.fromisoformat(text) if pa.types.is_timestamp(kind) else text
-
-
-def _item(value: Any, kind: pa.DataType) -> Any:
-    """An item of a list or a map, which JSON may have given its type already."""
-    return _value(value, kind) if isinstance(value, str) else value

@@ -193,7 +193,7 @@ def test_airflow_sees_what_the_run_has_done(run: Any, airflow: Callable[[], Any]
     assert states() == [FRESH, FRESH] and len(api.asked) == asked, "within a minute nothing is asked again"
     run.sql(f"delete from {EVENT} where name = 'a' and amount = 1")
     warehouse.forget()
-    unity_catalog.prepare([TABLE, SOURCE])
+    presence.look_at([TABLE])
     asked = len(api.asked)
     assert states() == ["stale", FRESH] and len(api.asked) == asked + 3, "one by one only what has changed"
     with pytest.raises(LakeError, match="only a run of Databricks writes"):
@@ -234,8 +234,9 @@ def test_all_sensors_share_one_statement(run: Any, airflow: Callable[[], Any]) -
     hours = contracts.get("shop.hours")
     store().replace(hours, pa.table([["a", "b", "b"], [DAY, DAY, NEXT]], names=hours.column_names))
     build(None, NEXT, LAST)
-    workspace = airflow()
-    api = workspace.parts[0]
+    why = f"is not complete: COUNT(*) is 1, MAX(name) is b, and ready_when is {hours.ready_when}"
+    assert Look().absent_reasons("shop.hours", [DAY, NEXT]) == {NEXT: why}
+    api = airflow().parts[0]
 
     async def wait() -> list[Any]:
         triggers = [PartitionTrigger(SOURCE, [TABLE], day, "UTC", 1) for day in days] * 4
@@ -250,7 +251,6 @@ def test_all_sensors_share_one_statement(run: Any, airflow: Callable[[], Any]) -
     report = ("shop.report",)
     asks = [Ask(table, report, day) for day in (DAY, NEXT) for table in ("shop.total", "shop.hours", "shop.never")]
     answers = presence.missing(asks)
-    why = f"is not complete: COUNT(*) is 1, MAX(name) is b, and ready_when is {hours.ready_when}"
     of_day, of_next = [{DAY: "is missing"}, {}, {DAY: "is missing"}], [{}, {NEXT: why}, {NEXT: "is missing"}]
     assert [answers[ask] for ask in asks] == of_day + of_next
     assert len(api.asked) == 3, "one more for the table that is not there"

@@ -13,8 +13,8 @@ from include.lake.storage import unity_catalog
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-# Serverless refuses every other setting of ours: it allows six.
-SESSION_CONF = {"spark.sql.session.timeZone": "UTC"}
+# Serverless allows six settings, these two among them. An old cluster may have other ones.
+SESSION_CONF = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
 _ELSEWHERE = "LAKE_ENGINE=databricks: only a run of Databricks computes: trigger the DAG, or its task, in Airflow"
 
 # Of the port `Engine`, with the functions below.

@@ -1,16 +1,27 @@
-"""What many sensors wait for, seen in one statement of a SQL warehouse, where each look costs money.
+"""Looks at the lake where each statement takes its time and costs money: on Databricks, from outside of its runs.
 
-The rules are those of a look; only what they are asked about comes from elsewhere.
+What all sensors wait for is one statement. The rules are those of every look: only the answers come another way.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from include.lake import settings
 from include.lake.errors import LakeError
-from include.lake.project import contracts
+from include.lake.project import contracts, lineage
 from include.lake.state import completeness
 from include.lake.state.look import Look
 from include.lake.storage import PartitionFiles, Snapshot, unity_catalog
+
+
+def look_at(tables: Iterable[str]) -> Look:
+    """A look at these tables and what they stand on. On Databricks it asks for many of them at a time."""
+    if settings.on_databricks():
+        with suppress(LakeError):  # a broken table says so where it is looked at
+            built = lineage.upstream([name for name in tables if not contracts.get(name).is_source])
+            unity_catalog.prepare({*tables, *built, *(name for table in built for name in lineage.inputs(table))})
+    return Look()
 
 
 class Ask(NamedTuple):

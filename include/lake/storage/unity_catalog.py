@@ -528,7 +528,7 @@ def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
             break
         except Exception as error:
             # The statement names one table that is not there; the others are asked for without it.
-            absent = [table for table in parts if _ABSENT.search(str(error)) and _quoted(table) in str(error)]
+            absent = [table for table in parts if _says_absent(error, table)]
             if not absent:
                 raise
             for table in absent:
@@ -546,8 +546,11 @@ def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
     return found
 
 
-def _quoted(table: str) -> str:
-    return ".".join(f"`{part}`" for part in table.split("."))
+def _says_absent(error: Exception, table: str) -> bool:
+    """Is it this table that an error names, or its schema?"""
+    schema, _, name = table.partition(".")
+    quoted = f"`{schema}`" if "SCHEMA_NOT_FOUND" in str(error) else f"`{schema}`.`{name}`"
+    return bool(_ABSENT.search(str(error))) and quoted in str(error)
 
 
 def _presence_of_source(table: str, number: int, wanted: Wanted) -> str:

@@ -94,7 +94,7 @@ def test_a_real_log_becomes_the_sessions_that_plain_python_counts(lake_home: Pat
 
 
 def tracks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The log as RudderStack would have tracked it: the device is the anonymous id, and a call of a path is an event."""
+    """The log as RudderStack would have tracked it: the device is the anonymous id, and the path is the event."""
     moments = [datetime.fromtimestamp(row["unix_log_timestamp"] / 1000, UTC).isoformat() for row in rows]
     return [
         {
@@ -123,7 +123,7 @@ def sessions_by_visitor(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int,
 
 
 def test_a_real_log_becomes_the_sessions_of_its_visitors(lake_home: Path, tmp_path: Path, spark: Any) -> None:
-    """The days come and are taken in one by one, the last one first: yet sessions go over midnight, and are numbered."""
+    """Days come and are taken in one by one, the last one first: yet sessions go over midnight and are numbered."""
     rows = log_rows()
     expected = sessions_by_visitor(rows)
     by_day = defaultdict(list)

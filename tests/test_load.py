@@ -623,7 +623,7 @@ def test_a_day_that_a_folder_of_tracks_says_must_be_theirs(lake_home: Path, tmp_
         json_lines(tmp_path / "tracks" / f"part_date={day}" / "a.jsonl", track)
     assert load(TRACKS, [str(tmp_path / "tracks")]).days == ["2026-03-02", "2026-03-03"]
     json_lines(tmp_path / "tracks" / "part_date=2026-03-03" / "a.jsonl", NEXT, LATER)
-    with pytest.raises(LakeError, match="a.jsonl:2: part_date: '2026-03-03' is not the UTC day of timestamp"):
+    with pytest.raises(LakeError, match=r"a.jsonl:2: part_date: '2026-03-03' is not the UTC day of timestamp"):
         load(TRACKS, [str(tmp_path / "tracks")])
 
 

@@ -108,6 +108,8 @@ def built(tmp_path: Path) -> Path:
         # What is for sources alone.
         (MORE, f"{MORE}\nready_when: max(topic) = 'a'", 3, "`ready_when` is for sources"),
         (MORE, f"{MORE}\nempty_after: 1", 3, "`empty_after` is for sources"),
+        (MORE, f"{MORE}\nday_of: topic", 3, "`day_of` is for files of a source"),
+        (MORE, f"{MORE}\nignore_other_columns: true", 3, "`ignore_other_columns` is for files of a source"),
         # No YAML, or none of ours.
         ("Calls per", "Calls: per", 1, "is wrong YAML: "),
         ("Calls per day and topic.", "!!python/object:os.system x", 1, "is wrong YAML: could not determine"),
@@ -153,6 +155,9 @@ def test_what_a_contract_leaves_out_has_its_default(built: Path) -> None:
     [
         ("empty_after: 1.5", "empty_after: 0", 4, "`empty_after`: 0 is wrong"),
         ("empty_after: 1.5", "empty_after: true", 4, "`empty_after`: True is wrong"),
+        ("empty_after: 1.5", "day_of: hour", 4, "`day_of` names hour, which is no timestamp column"),
+        ("empty_after: 1.5", "day_of: moment", 4, "`day_of` names moment, which is no timestamp column"),
+        ("empty_after: 1.5", 'ignore_other_columns: "yes"', 4, "`ignore_other_columns`: 'yes' is wrong"),
         ("max(hour) = '23'", "5", 3, "`ready_when`: 5 is wrong"),
         ("max(hour) = '23'", "[max(hour) = '23']", 3, "`ready_when`: "),
         ("partitioned_by: [part_date]\n", "", 2, "`ready_when` is for days, and this source has none"),

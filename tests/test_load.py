@@ -557,3 +557,77 @@ def test_what_spark_writes_is_loaded(shop: None, tmp_path: Path, spark: Any) -> 
     frame.write.json(str(tmp_path / "lines"))
     load(THING, [str(tmp_path / "lines")])
     assert {row["text"] for row in rows(THING) if row["day"] == "2026-01-06"} == set(texts)
+
+
+TRACKS = "rudder.tracks"
+# As RudderStack has it in a warehouse: more columns than ours, no day, moments of any zone.
+TRACK = {
+    "id": "e1", "anonymous_id": "a", "user_id": "", "event": "page", "event_text": "Page", "context_ip": "10.0.0.1",
+    "sent_at": "2026-03-02T23:59:59.5Z", "timestamp": "2026-03-02T23:59:59.123456Z", "uuid_ts": "2026-03-03T00:05:00Z",
+}  # fmt: skip
+LATER = TRACK | {"id": "e2", "user_id": "u", "timestamp": "2026-03-03T08:59:59+09:00"}
+NEXT = TRACK | {"id": "e3", "user_id": None, "timestamp": "2026-03-03T00:00:00Z"}
+
+
+def parquet_of(path: Path, *objects: dict[str, Any]) -> str:
+    moments = [[datetime.fromisoformat(o["timestamp"]) for o in objects]]
+    table = pa.Table.from_pylist([*objects]).drop_columns("timestamp")
+    pq.write_table(table.append_column("timestamp", pa.array(moments[0], pa.timestamp("us", "UTC"))), path)
+    return str(path)
+
+
+def csv_of(path: Path, *objects: dict[str, Any]) -> str:
+    lines = [",".join(objects[0]), *(",".join(str(value or "") for value in o.values()) for o in objects)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("write_file", [json_lines, parquet_of, csv_of])
+def test_tracks_are_loaded_as_rudderstack_has_them(lake_home: Path, tmp_path: Path, write_file: Any) -> None:
+    """Other columns are left out without an option, and the day is the UTC day of the timestamp."""
+    kind = {json_lines: "jsonl", parquet_of: "parquet", csv_of: "csv"}[write_file]
+    loaded = load(TRACKS, [write_file(tmp_path / f"tracks.{kind}", TRACK, LATER, NEXT)])
+    assert loaded.now == {"2026-03-02": 2, "2026-03-03": 1}
+    by_id = {row["id"]: row for row in rows(TRACKS)}
+    assert [by_id[event]["part_date"] for event in ("e1", "e2", "e3")] == ["2026-03-02", "2026-03-02", "2026-03-03"]
+    assert by_id["e1"]["timestamp"] == datetime(2026, 3, 2, 23, 59, 59, 123456, UTC)
+    assert by_id["e2"]["user_id"] == "u" and not by_id["e1"]["user_id"] and not by_id["e3"]["user_id"]
+    assert by_id["e1"].keys() == set(contracts.get(TRACKS).column_names)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"part_date": "2026-03-03"}, "part_date: '2026-03-03' is not the UTC day of timestamp"),
+        ({"part_date": "someday"}, "part_date: 'someday' is not the UTC day of timestamp"),
+        ({"part_date": 5}, "part_date: '5' is not string"),
+        ({"timestamp": None}, "timestamp is missing"),
+        ({"timestamp": "yesterday"}, "timestamp: 'yesterday' is not timestamp"),
+        ({"id": None}, "id is missing"),
+    ],
+)
+def test_a_track_without_id_or_moment_or_of_another_day_is_refused(
+    lake_home: Path, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    path = json_lines(tmp_path / "tracks.jsonl", TRACK, LATER | change, NEXT)
+    with pytest.raises(LakeError, match="1 rows do not fit the contract") as error:
+        load(TRACKS, [path])
+    assert f"{path}:2: {reason}" in str(error.value)
+    assert storage.open_table(TRACKS) is None
+    assert load(TRACKS, [path], drop_bad=True).now == {"2026-03-02": 1, "2026-03-03": 1}
+
+
+def test_a_day_that_a_folder_of_tracks_says_must_be_theirs(lake_home: Path, tmp_path: Path) -> None:
+    for day, track in ("2026-03-02", TRACK), ("2026-03-03", NEXT):
+        (tmp_path / "tracks" / f"part_date={day}").mkdir(parents=True)
+        json_lines(tmp_path / "tracks" / f"part_date={day}" / "a.jsonl", track)
+    assert load(TRACKS, [str(tmp_path / "tracks")]).days == ["2026-03-02", "2026-03-03"]
+    json_lines(tmp_path / "tracks" / "part_date=2026-03-03" / "a.jsonl", NEXT, LATER)
+    with pytest.raises(LakeError, match=r"a.jsonl:2: part_date: '2026-03-03' is not the UTC day of timestamp"):
+        load(TRACKS, [str(tmp_path / "tracks")])
+
+
+def test_a_file_of_something_else_is_no_file_of_tracks(lake_home: Path, tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", {"anonymousId": "a", "messageId": "e1", "sentAt": "2026-03-02T10:00:00Z"})
+    with pytest.raises(UsageError, match=r"none of the columns of rudder.tracks"):
+        load(TRACKS, [path])

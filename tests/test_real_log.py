@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,72 @@ def test_a_real_log_becomes_the_sessions_that_plain_python_counts(lake_home: Pat
         found = delta.to_pyarrow_table(columns=[column, "sess_id"]).to_pylist()
         unique = {(row[column], row["sess_id"]) for row in found}
         assert Counter(day for day, _ in unique) == expected, table
+
+
+def tracks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The log as RudderStack would have tracked it: the device is the anonymous id, and the path is the event."""
+    moments = [datetime.fromtimestamp(row["unix_log_timestamp"] / 1000, UTC).isoformat() for row in rows]
+    return [
+        {
+            "id": f"call-{number}",
+            "anonymous_id": row["user_info_device_id"],
+            "event": row["url"].partition("?")[0],
+            "timestamp": moment,
+            "context_ip": row["user_info_ip_address"],
+        }
+        for number, (row, moment) in enumerate(zip(rows, moments, strict=True))
+    ]
+
+
+def sessions_by_visitor(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, int]]]:
+    """Device -> calls and whole minutes of its sessions; 30:59 does not end one, and midnight neither."""
+    times = defaultdict(list)
+    for row in rows:
+        times[row["user_info_device_id"]].append(row["unix_log_timestamp"] // 1000)
+    sessions = {}
+    for device, moments in times.items():
+        moments.sort()
+        ends = [n for n, (before, after) in enumerate(pairwise(moments), 1) if after - before >= 31 * 60]
+        cuts = pairwise([0, *ends, len(moments)])
+        sessions[device] = [(last - first, (moments[last - 1] - moments[first]) // 60) for first, last in cuts]
+    return sessions
+
+
+def test_a_real_log_becomes_the_sessions_of_its_visitors(lake_home: Path, tmp_path: Path, spark: Any) -> None:
+    """Days come and are taken in one by one, the last one first: yet sessions go over midnight and are numbered."""
+    rows = log_rows()
+    expected = sessions_by_visitor(rows)
+    by_day = defaultdict(list)
+    for track in tracks(rows):
+        by_day[track["timestamp"][:10]].append(track)
+    tables = lineage.upstream(["rudder.dbt_session_track_facts", "rudder.dbt_session_duration"])
+    first, *others = sorted(by_day)
+    for day in [*reversed(others), first]:
+        file = tmp_path / f"{day}.jsonl"
+        file.write_text("".join(json.dumps(track) + "\n" for track in by_day[day]))
+        assert cli.main(["load", "rudder.tracks", str(file)]) == 0
+        for table in tables:
+            runner.build(table, day, day, spark=spark)
+
+    def found(table: str, *columns: str) -> list[tuple[Any, ...]]:
+        delta = storage.open_table(table)
+        assert delta is not None
+        return [tuple(row.values()) for row in delta.to_pyarrow_table(columns=list(columns)).to_pylist()]
+
+    events = {
+        f"{number} - {visitor}": calls
+        for visitor, sessions in expected.items()
+        for number, (calls, _) in enumerate(sessions, 1)
+    }
+    minutes = {
+        (visitor, f"{number} - {visitor}"): duration
+        for visitor, sessions in expected.items()
+        for number, (_, duration) in enumerate(sessions, 1)
+    }
+    assert len(events) > 1_000 and sum(events.values()) == 10_000 and max(len(each) for each in expected.values()) > 9
+    assert sorted(found("rudder.dbt_session_track_facts", "session_id", "num_pvs")) == sorted(events.items())
+    durations = found("rudder.dbt_session_duration", "dbt_visitor_id", "session_id", "session_duration")
+    assert sorted(durations) == sorted((*key, duration) for key, duration in minutes.items())
 
 
 pytestmark = pytest.mark.spark

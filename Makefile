@@ -1,6 +1,6 @@
 # Each target fetches what it needs. A machine needs only make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test approve laws faults races wap engines bench-checks bench-looks bench-backfill bench-rudder bench-parse compose-test lint format lock clean
+.PHONY: help setup run test approve laws faults races wap engines bench-checks bench-looks bench-backfill bench-rudder bench-parse compose-test deploy lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -47,6 +47,9 @@ bench-parse: setup  ## the parse of the DAG files with 100 and with 500 tables
 
 compose-test: setup  ## docker-compose.yaml for real: up, green runs, edits, kills, down [KILL="spark postgres": only these]
 	@$(PY) -m scripts.compose_test
+
+deploy: setup  ## the code as a wheel into a Volume of Databricks [VOLUME=/Volumes/wev_dev/ops/lake]
+	@VOLUME=$(VOLUME) $(PY) -m scripts.deploy
 
 lint: setup  ## ruff, mypy, and the rule which room may import which
 	@$(PY) -m ruff check $(CODE) && $(PY) -m ruff format --check $(CODE) && $(PY) -m mypy && $(PY) -m scripts.check_imports

@@ -1,8 +1,10 @@
 """Where things are. Every setting of the engine is an environment variable read here, and nowhere else."""
 
+import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from include.lake.errors import LakeError, UsageError
@@ -183,3 +185,30 @@ def look_seconds() -> int:
     if not re.fullmatch(r"[1-9]\d{0,4}", text, re.ASCII):
         raise UsageError(f"LAKE_LOOK_SECONDS={text!r} is no number of seconds: set it to one such as 300")
     return int(text)
+
+
+def wheel() -> str:
+    """The wheel that a run installs (`LAKE_WHEEL`): its path in a Volume or the workspace; `make deploy` prints it."""
+    text = os.environ.get("LAKE_WHEEL") or ""
+    if not re.fullmatch(r"/(Volumes|Workspace)(/[\w.+@ -]+)+\.whl", text, re.ASCII):
+        raise UsageError(f"LAKE_WHEEL={text!r} is no wheel of the lake: set it to the path that `make deploy` prints")
+    return text
+
+
+def cluster() -> dict[str, Any]:
+    """The compute of a run (`LAKE_CLUSTER`): nothing for serverless, the id of a cluster, or a new cluster as JSON."""
+    text = os.environ.get("LAKE_CLUSTER") or ""
+    if not text:
+        return {}
+    if re.fullmatch(r"\d{4}-\d{6}-\w+", text, re.ASCII):
+        return {"existing_cluster_id": text}
+    try:
+        new = json.loads(text)
+    except ValueError:
+        new = None
+    if not isinstance(new, dict) or "spark_version" not in new:
+        raise UsageError(
+            f"LAKE_CLUSTER={text[:60]!r} is no cluster: leave it empty for serverless, or set it to the id of a "
+            "cluster, or to a JSON object with spark_version, node_type_id and num_workers"
+        )
+    return {"new_cluster": new}

@@ -95,7 +95,7 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
         for label, tables in task_list.steps:
             with TaskGroup(label, prefix_group_id=False):
                 for table in tables:
-                    tasks[table] = BuildTable(
+                    tasks[table] = build_task()(
                         task_id=table,
                         table=table,
                         doc_md=table_docs(contracts.get(table)),
@@ -106,7 +106,7 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
                 tasks[name] >> tasks[table]
         if task_list.look_back_days:
             # No edges: the late data of earlier days must not wait for the data of today.
-            LateDays(
+            late_days_task()(
                 task_id=LATE_DAYS,
                 tables=task_list.tables,
                 look_back_days=task_list.look_back_days,
@@ -114,6 +114,23 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
                 execution_timeout=BUILD_TIMEOUT,
             )
     return dag
+
+
+def build_task() -> type[BuildTable]:
+    """The operator that builds a table with the engine of this lake."""
+    if settings.on_databricks():
+        from lake_airflow.databricks import SubmitBuild
+
+        return SubmitBuild
+    return BuildTable
+
+
+def late_days_task() -> type[LateDays]:
+    if settings.on_databricks():
+        from lake_airflow.databricks import SubmitLateDays
+
+        return SubmitLateDays
+    return LateDays
 
 
 def timetable(task_list: TaskList) -> Partitions:

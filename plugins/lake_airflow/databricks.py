@@ -1,0 +1,220 @@
+"""Where LAKE_ENGINE is `databricks`: a task submits its work as a run, and waits for it without a worker.
+
+The run is found again whatever dies. A random token is kept before it is submitted, and Databricks gives the same run
+to who submits the same token again. What is kept goes with the end of the run, so a cleared task submits anew.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from lake_airflow.tasks import BuildTable, LateDays, partition_and_run
+
+from include.lake import settings
+from include.lake.errors import CONFLICT, INFRASTRUCTURE, LakeError
+from include.lake.project import lineage
+
+CONNECTION = "databricks_default"
+# Seconds between two looks at a run, which takes minutes. Each look of each task is a request.
+POLL_SECONDS = 20
+# The run's own limit: when a trigger ends early, nobody would cancel the run.
+TIMEOUT_SECONDS = 6 * 3600
+# The newest environment of serverless: from this one on, it keeps computed rows.
+ENVIRONMENT = "5"
+# Where the task keeps its run between its tries.
+_KEY = "lake_run"
+_ENDED = ("TERMINATED", "SKIPPED", "INTERNAL_ERROR")
+_CLASS = re.compile(r"\b(data|code|conflict|infrastructure): ")
+
+
+def payload(work: str, tables: list[str], first: str, last: str, run: str, **options: str | int) -> dict[str, Any]:
+    """The body of api/2.2/jobs/runs/submit, a function of its arguments, the settings and the code of the tables.
+
+    The parameters are those of include/lake/cli/entry.py.
+    """
+    parameters = [work, "--from", first, "--to", last, "--run", run, "--catalog", settings.catalog()]
+    for table in tables:
+        parameters += ["--code-id", f"{table}={lineage.code_id(table)}"]
+    for name, value in options.items():
+        parameters += [f"--{name.replace('_', '-')}", str(value)]
+    task: dict[str, Any] = {
+        "task_key": work,
+        "python_wheel_task": {"package_name": "lake", "entry_point": "lake-run", "parameters": parameters},
+        # A failed check fails again. Airflow retries what a retry can cure.
+        "max_retries": 0,
+    }
+    body: dict[str, Any] = {
+        "run_name": f"{run.partition('/')[0]}/{tables[0] if len(tables) == 1 else work}/{last}",
+        "timeout_seconds": TIMEOUT_SECONDS,
+        "queue": {"enabled": True},
+    }
+    if cluster := settings.cluster():
+        task |= {**cluster, "libraries": [{"whl": settings.wheel()}]}
+    else:
+        task |= {"environment_key": "lake", "disable_auto_optimization": True}
+        spec = {"environment_version": ENVIRONMENT, "dependencies": [settings.wheel()]}
+        body["environments"] = [{"environment_key": "lake", "spec": spec}]
+    return body | {"tasks": [task]}
+
+
+def connection() -> tuple[str, str]:
+    """Host and token of the connection, as the statement API wants them."""
+    hook = _hook()
+    return f"https://{hook.host}" if "://" not in str(hook.host) else str(hook.host), hook._get_token(raise_error=True)
+
+
+def use_connection() -> None:
+    """Let the store ask the warehouse with the connection of Airflow."""
+    from include.lake.storage import warehouse
+
+    warehouse.use(connection)
+
+
+def _hook() -> Any:
+    from airflow.providers.databricks.hooks.databricks import DatabricksHook
+
+    return DatabricksHook(CONNECTION, caller="lake")
+
+
+def _run(hook: Any, run_id: int) -> dict[str, Any] | None:
+    """A run; None if Databricks does not know it (any more): it keeps runs for 60 days."""
+    try:
+        run: dict[str, Any] = hook.get_run(run_id)
+        return run
+    except AirflowException as error:
+        if "does not exist" in str(error) or "404" in str(error):
+            return None
+        raise
+
+
+class Submitted:
+    """What the tasks share that submit a run. They are operators of Airflow."""
+
+    log: Any
+    defer: Any
+    _run_id: int | None = None
+
+    def follow(self, context: Any, body: Mapping[str, Any]) -> None:
+        """Find the run of this task or submit it, and defer until it ends. Returns only if it has ended well."""
+        store, hook = context.get("task_state_store"), _hook()
+        kept = (store.get(_KEY) if store else None) or {}
+        if run_id := kept.get("run_id"):
+            run = _run(hook, run_id)
+            state = run["state"] if run else {}
+            if state.get("result_state") == "SUCCESS":
+                store.delete(_KEY)
+                return
+            if run is None or state.get("life_cycle_state") in _ENDED:
+                kept, run_id = {}, None  # it failed, or it is forgotten: this try is a new run
+            else:
+                self.log.info("found the run %s again", run_id)
+        if not run_id:
+            token = kept.get("token") or uuid.uuid4().hex
+            self._keep(store, {"token": token})
+            run_id = _submitted(hook, {**body, "idempotency_token": token})
+            self._keep(store, {"token": token, "run_id": run_id})
+        self._run_id = run_id
+        url = hook.get_run_page_url(run_id)
+        context["ti"].xcom_push("run_page_url", url)
+        self.log.info("run %s: %s", run_id, url)
+        from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
+
+        self.defer(
+            trigger=DatabricksExecutionTrigger(
+                run_id=run_id, databricks_conn_id=CONNECTION, polling_period_seconds=POLL_SECONDS, run_page_url=url,
+                caller="lake",
+            ),
+            method_name="ended",
+        )  # fmt: skip
+
+    @staticmethod
+    def _keep(store: Any, state: dict[str, Any]) -> None:
+        if store:
+            from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+            store.set(_KEY, state, retention=NEVER_EXPIRE)
+
+    def end_of_run(self, context: Any, event: dict[str, Any]) -> None:
+        """Forget the run, and raise what it ended with. Airflow retries what a retry can cure."""
+        if store := context.get("task_state_store"):
+            store.delete(_KEY)
+        state = json.loads(event["run_state"])
+        if state["result_state"] == "SUCCESS":
+            return
+        texts = [error["error"] for error in event.get("errors") or [] if error.get("error")]
+        text = "\n".join(texts) or state.get("state_message") or f"the run ended as {state['result_state']}"
+        kind = found[1] if (found := _CLASS.search(text)) else INFRASTRUCTURE
+        text = text[found.start() :] if found else text
+        message = f"{text}\nthe run: {event['run_page_url']}"
+        retry = kind in (CONFLICT, INFRASTRUCTURE) and state["result_state"] != "CANCELED"
+        raise (AirflowException if retry else AirflowFailException)(message)
+
+    def on_kill(self) -> None:
+        """Cancel the run, while this worker is still at it. Afterwards the trigger does."""
+        if self._run_id:
+            _hook().cancel_run(self._run_id)
+
+
+def _submitted(hook: Any, body: dict[str, Any]) -> int:
+    """Submit a run; its id. An error of the API in one line, with the cure."""
+    try:
+        return int(hook.submit_run(body))
+    except AirflowException as error:
+        text = str(error)
+        cures = {
+            "401": f"the token of the connection {CONNECTION} is not valid (any more): make a new one",
+            "403": f"the user of the connection {CONNECTION} may not submit runs: see Permissions in the README",
+            "429": "the workspace has as many runs as its quota allows: Airflow tries again later",
+        }
+        cure = next((cure for status, cure in cures.items() if re.search(rf"\b{status}\b", text)), None)
+        line = f"Databricks refuses the run: {cure or text}"
+        retry = not re.search(r"\b(400|401|403)\b", text)
+        raise (AirflowException if retry else AirflowFailException)(line) from None
+
+
+class SubmitBuild(Submitted, BuildTable):
+    """Build one table for the day of the run, as a run of Databricks."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        day, run = partition_and_run(context, self.table)
+        self.follow(context, payload("build", [self.table], day, day, run))
+        return self._result(day, run)
+
+    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
+        self.end_of_run(context, event)
+        return self._result(*partition_and_run(context, self.table))
+
+    def _result(self, day: str, run: str) -> dict[str, Any]:
+        """What the ledger says of the build. Without an answer of the warehouse the task is green all the same."""
+        from include.lake.state import ledger
+        from include.lake.storage import warehouse
+
+        use_connection()
+        warehouse.forget()
+        result: dict[str, Any] = {"table": self.table, "day": day}
+        try:
+            rows = [row for row in ledger.read([self.table]) if (row["partition"], row["run"]) == (day, run)]
+        except LakeError as error:
+            self.log.warning("built, but the ledger cannot be read: %s", error)
+            return result
+        if not rows:
+            return {**result, "state": "fresh"}
+        newest = rows[-1]
+        return {**result, "state": newest["status"], "rows": newest["rows"], "seconds": newest["seconds"],
+                "dropped": newest["dropped"]}  # fmt: skip
+
+
+class SubmitLateDays(Submitted, LateDays):
+    """Build the stale days before the day of the run, for all tables of a list, as one run of Databricks."""
+
+    def execute(self, context: Any) -> dict[str, list[str]]:
+        day, run = partition_and_run(context, self.tables[0])
+        self.follow(context, payload("late", self.tables, day, day, run, look_back=self.look_back_days))
+        return {}
+
+    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, list[str]]:
+        self.end_of_run(context, event)
+        return {}

@@ -1,6 +1,7 @@
 """The store of a Unity Catalog and its engine, on a real Spark with Delta; Airflow's side by the statement API."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -127,7 +128,7 @@ def test_a_day_is_another_one_when_its_rows_are(run: Any, tracked: bool) -> None
     properties = f"'delta.enableDeletionVectors' = 'true', 'delta.enableRowTracking' = '{str(tracked).lower()}'"
     run.sql(f"alter table {EVENT} set tblproperties ({properties})")
     run.sql(f"insert into {EVENT} values ('c', 1, '{DAY}')")  # a second file, so that OPTIMIZE has work
-    build(None, DAY, NEXT)
+    assert build(None, DAY, NEXT).days == [DAY, NEXT]
     # What comes goes again, and files become other ones.
     run.sql(f"insert into {EVENT} values ('a', 6, '{NEXT}')")
     run.sql(f"delete from {EVENT} where day = '{NEXT}' and amount = 6")
@@ -137,6 +138,20 @@ def test_a_day_is_another_one_when_its_rows_are(run: Any, tracked: bool) -> None
     assert states() == ["stale", FRESH]
     assert build(None, DAY, NEXT).days == [DAY]
     run.sql(f"update {EVENT} set amount = 7 where day = '{NEXT}'")
+    assert states() == [FRESH, "stale"]
+
+
+def test_a_source_that_nobody_has_written_for_long(run: Any) -> None:
+    """Delta lets nobody read its old version. Days whose files are the same are the same all the same."""
+    load(("a", 1, DAY))
+    # By others: the ledger then has ids of the files.
+    run.sql(f"insert into {EVENT} values ('b', 1, '{DAY}'), ('a', 5, '{NEXT}')")
+    build(None, DAY, NEXT)
+    run.sql(f"alter table {EVENT} set tblproperties ('delta.deletedFileRetentionDuration' = 'interval 1 seconds')")
+    time.sleep(2)
+    run.sql(f"insert into {EVENT} values ('a', 6, '{NEXT}')")
+    with pytest.raises(Exception, match="BEYOND_DELETED_FILE_RETENTION"):
+        run.sql(f"select * from {EVENT} version as of 2").collect()
     assert states() == [FRESH, "stale"]
 
 

@@ -26,6 +26,8 @@ _CLASSES = {
 _CONFLICTS = (
     "DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED",
     "DELTA_PROTOCOL_CHANGED", "TABLE_OR_VIEW_ALREADY_EXISTS",
+    # Of an input that nobody wrote for a week, and somebody does now: what we read is not the newest version any more.
+    "BEYOND_DELETED_FILE_RETENTION",
 )  # fmt: skip
 _SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
 

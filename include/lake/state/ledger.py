@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         ("status", pa.string()),  # one of the four above; of a failed build nothing was published, and `error` says why
         ("table_id", pa.string()),  # Delta's id of the table: another one after the table was moved away
         ("version", pa.int64()),  # the commit in the table's Delta log; for a failed build the newest one at its start
-        ("build_id", pa.string()),
+        ("build_id", pa.string()),  # of a change by others: the id of the load, or one of the day's files
         ("built_at", pa.timestamp("us", "UTC")),  # when it was committed (or failed)
         ("run", pa.string()),
         ("engine", pa.string()),  # who computed it: sail, spark, or the address of a Spark Connect server
@@ -155,10 +155,22 @@ def record(table: str) -> list[dict[str, Any]]:
     snapshot = store().open(table)
     if snapshot is None or not contract.has_days:
         return []
-    known = known_version(Reader().history(table), snapshot.table_id)
-    rows = rows_of_commits(contract, snapshot.table_id, store().commits(snapshot, contract, known))
+    rows = unrecorded(contract, snapshot, Reader().history(table))
     append(rows)
     return rows
+
+
+def unrecorded(contract: Contract, snapshot: Snapshot, data: pa.Table) -> list[dict[str, Any]]:
+    """What the commits of a table say and its ledger rows `data` do not."""
+    known = known_version(data, snapshot.table_id)
+    commits = store().commits(snapshot, contract, known, lambda: _known_ids(data, snapshot.table_id))
+    return rows_of_commits(contract, snapshot.table_id, commits)
+
+
+def _known_ids(data: pa.Table, table_id: str) -> dict[str, str]:
+    """Day -> the newest id that the store gave for it."""
+    columns = (data[name].to_pylist() for name in ("partition", "build_id", "table_id", "status"))
+    return {day: id for day, id, of, status in zip(*columns, strict=True) if (of, status) == (table_id, CHANGED) and id}
 
 
 def known_version(data: pa.Table, table_id: str) -> int:
@@ -195,7 +207,8 @@ def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[st
     if contract.kept_by:  # the keys that another writer changed may be of any day
         commit = replace(commit, day_bytes=dict.fromkeys([ANY_DAY] if commit.day_bytes else [], 0))
     for day, size in commit.day_bytes.items():
-        yield {**row, "status": CHANGED, "partition": day, "bytes": size, "build_id": metadata.get("load_id")}
+        id = commit.ids.get(day) or metadata.get("load_id")
+        yield {**row, "status": CHANGED, "partition": day, "bytes": size, "build_id": id}
     if metadata.get("table") == contract.table:
         for day in metadata.get("empty_days", ()):
             yield {**row, "status": EMPTY, "partition": day, "build_id": metadata.get("load_id")}

@@ -74,10 +74,7 @@ class _History:
         self.unrecorded: list[dict[str, Any]] = []
         if snapshot is not None:
             require_days(snapshot, contract)
-            known = ledger.known_version(data, self.table_id)
-            self.unrecorded = ledger.rows_of_commits(
-                contract, self.table_id, store().commits(snapshot, contract, known)
-            )
+            self.unrecorded = ledger.unrecorded(contract, snapshot, data)
             if self.unrecorded:
                 data = pa.concat_tables([data, ledger.encoded(self.unrecorded)])
         self._data = data

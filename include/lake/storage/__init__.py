@@ -52,13 +52,15 @@ class Commit:
     Of a table kept by key they are the places (values of its partition column) whose rows it changed.
 
     Compaction, comments and the like change no rows: they have no days. ANY_DAY stands for days that the log does not
-    name. `metadata`: the JSON object of its userMetadata, empty where it has none.
+    name. `metadata`: the JSON object of its userMetadata, empty where it has none. `ids`: what the store wants to know
+    of these days when it is asked again, see `Store.commits`.
     """
 
     version: int
     at: datetime
     metadata: dict[str, Any]
     day_bytes: dict[str, int]
+    ids: dict[str, str] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -76,8 +78,12 @@ class Store(Protocol):
     def days(self, snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
         """The days that have rows, with what their files hold; empty for a table without days."""
 
-    def commits(self, snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Commit]:
+    def commits(
+        self, snapshot: Snapshot, contract: Contract, after: int = -1, ids: Callable[[], Mapping[str, str]] = dict
+    ) -> list[Commit]:
         """Every commit after version `after`, up to that of the snapshot; oldest first.
+
+        ids: gives the newest ids of each day that this store has given; by them it knows days that others changed.
 
         Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
         """

@@ -208,12 +208,12 @@ def _condition(wanted: Mapping[str, Collection[str]]) -> tuple[str, dict[str, st
 # -- which days have changed
 
 
-def _files(snapshot: Snapshot, contract: Contract, version: int | None = None) -> dict[str, tuple[PartitionFiles, int]]:
-    """Day -> what its files hold, and a number that is another one with other files. It reads no column but the day."""
+def _files(snapshot: Snapshot, contract: Contract, version: int | None = None) -> dict[str, tuple[PartitionFiles, str]]:
+    """Day -> what its files hold, and an id that is another one with other files. It reads no column but the day."""
     day = contract.day_column
     rows = _sql(
         f"select cast(`{day}` as string) as day, sum(number) as number, sum(size) as size, "
-        f"bit_xor(xxhash64(path, number)) as files from (select `{day}`, _metadata.file_path as path, "
+        f"cast(bit_xor(xxhash64(name, number)) as string) as files from (select `{day}`, _metadata.file_name as name, "
         f"_metadata.file_size as size, count(*) as number from {_at(snapshot, version)} group by all) group by `{day}`"
     )
     # Others may have rows of what is no day (null, 9999-12-32): no build reads them.
@@ -253,26 +253,38 @@ def _ids(snapshot: Snapshot, contract: Contract, version: int, days: Collection[
     return {row["day"]: row["id"] for row in rows}
 
 
-def _changed(snapshot: Snapshot, contract: Contract, old: int, new: int, restored: bool) -> dict[str, int]:
-    """The days whose rows differ between two versions, with their bytes in the new one. old: -1 stands for no rows.
+def _changed(
+    snapshot: Snapshot, contract: Contract, old: int, new: int, known: Mapping[str, str], restored: bool
+) -> tuple[dict[str, int], dict[str, str]]:
+    """The days whose rows differ between two versions, with their bytes, and the ids of their files, in the new one.
 
-    Rows can change only where files do, or their number of rows: a deletion vector takes rows out of a file that stays.
-    Only a RESTORE brings another vector of as many rows back. The ids tell compaction from a change.
+    known: the ids of the files in the old one, as the ledger has them. Rows change only where files do, or their number
+    of rows: a deletion vector takes rows out of a file that stays. Only a RESTORE may bring back another vector of as
+    many rows. What differs so is compared by its rows, which tells compaction from a change.
+
+    Delta lets nobody read a version that is older than a week and not the newest. Then other files count as a change.
     """
     sizes: dict[str, int] = {}
+    files: dict[str, str] = {}
     try:
         now = _files(snapshot, contract, new)
-        sizes = {day: held.bytes for day, (held, _) in now.items()}
-        before = _files(snapshot, contract, old) if old >= 0 else {}
-        changed = before.keys() ^ now.keys()
-        if both := {day for day in before.keys() & now.keys() if restored or before[day] != now[day]}:
-            ids = _pair(snapshot, contract, old, new, both)
-            changed |= {day for day in both if ids[0].get(day) != ids[1].get(day)}
+        sizes, files = ({day: held.bytes for day, (held, _) in now.items()}, {day: id for day, (_, id) in now.items()})
+        if old >= 0 and not known:  # a table of ours, of which the ledger has no such ids
+            known = {day: id for day, (_, id) in _files(snapshot, contract, old).items()}
     except Exception as error:
         if not _GONE.search(str(error)):
             raise
-        return {ANY_DAY: 0, **sizes}  # what nobody can compare any more counts as changed
-    return {day: sizes.get(day, 0) for day in sorted(changed)}
+        return {ANY_DAY: 0, **sizes}, files
+    doubtful = {day for day in known.keys() | files.keys() if restored or known.get(day) != files.get(day)}
+    changed = doubtful
+    if old >= 0 and doubtful:
+        try:
+            before, after = _pair(snapshot, contract, old, new, doubtful)
+            changed = {day for day in doubtful if before.get(day) != after.get(day)}
+        except Exception as error:
+            if not _GONE.search(str(error)):
+                raise
+    return {day: sizes.get(day, 0) for day in sorted(changed)}, files
 
 
 def _pair(snapshot: Snapshot, contract: Contract, old: int, new: int, days: Collection[str]) -> list[dict[str, str]]:
@@ -283,8 +295,10 @@ def _pair(snapshot: Snapshot, contract: Contract, old: int, new: int, days: Coll
     return [_ids(snapshot, contract, version, days, _CONTENT) for version in (old, new)]
 
 
-def commits(snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Commit]:
-    """Every commit after version `after`, up to that of the snapshot; oldest first.
+def commits(
+    snapshot: Snapshot, contract: Contract, after: int = -1, ids: Callable[[], Mapping[str, str]] = dict
+) -> list[Commit]:
+    """Every commit after version `after`, up to that of the snapshot; oldest first. `ids`: the newest that were given.
 
     A commit of ours says which days it has changed. Those of others that follow one another are compared in one go:
     the days in which the rows differ before and after them have changed with the last of them.
@@ -305,13 +319,15 @@ def commits(snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Com
     commits: list[Commit] = []
     for ours, group in groupby(listed, key=lambda row: _of_ours(row, contract) is not None):
         *others, last = group
-        changes: dict[str, int] = {}
+        changes, files = dict[str, int](), dict[str, str]()
         operations = {row["operation"] for row in (*others, last)} - _STILL
         if not ours and operations and contract.day_column:
-            changes = _changed(snapshot, contract, after, last["version"], "RESTORE" in operations)
+            restored = "RESTORE" in operations
+            changes, files = _changed(snapshot, contract, after, last["version"], ids(), restored)
         for row in (*others, last):
             day_bytes = _of_ours(row, contract) or (changes if row is last else {})
-            commits.append(Commit(row["version"], row["timestamp"], _metadata(row["userMetadata"]), day_bytes))
+            metadata = _metadata(row["userMetadata"])
+            commits.append(Commit(row["version"], row["timestamp"], metadata, day_bytes, files))
         after = last["version"]
     return commits
 

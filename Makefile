@@ -22,7 +22,7 @@ test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": thos
 	@$(PY) -m pytest -n 2 --dist load --maxschedchunk 1 $(ARGS)
 
 approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), for a review to see what changed
-	@APPROVE=1 $(PY) -m pytest -q tests/test_dags.py -k approved
+	@APPROVE=1 $(PY) -m pytest -q tests/test_dags.py tests/test_databricks.py -k approved
 
 laws faults races wap: setup  ## a proof of `make test` with more examples, kills, seeds or failures [N=1000]
 	@N=$(N) $(PY) -m pytest -s tests/test_$@.py

@@ -41,13 +41,11 @@ def main() -> int:
 
 def files() -> dict[str, bytes]:
     """Path in the wheel -> content: the engine side, the tables and the task lists. No Airflow, no sample data."""
-    root = settings.ROOT
-    paths = [
-        *root.glob("include/*.py"), *root.glob("include/lake/**/*.py"), *root.glob("include/sql/*/*"),
-        *root.glob("dags/utils/dynamic_dag/*/task_list/*.py"),
-    ]  # fmt: skip
-    wanted = (path for path in paths if path.suffix in (".py", ".sql", ".yaml") and not path.name.startswith("."))
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(wanted)}
+    root, sql = settings.ROOT, settings.SQL
+    code = ("include/*.py", "include/lake/**/*.py", "dags/utils/dynamic_dag/*/task_list/*.py")
+    paths = {str(path.relative_to(root)): path for pattern in code for path in root.glob(pattern)}
+    paths |= {f"include/sql/{path.relative_to(sql)}": path for path in sql.glob("*/*") if path.suffix != ".py"}
+    return {name: path.read_bytes() for name, path in sorted(paths.items()) if not path.name.startswith(".")}
 
 
 def needs() -> list[str]:

@@ -63,7 +63,7 @@ def payload(work: str, tables: list[str], first: str, last: str, run: str, **opt
 def connection() -> tuple[str, str]:
     """Host and token of the connection, as the statement API wants them."""
     hook = _hook()
-    return f"https://{hook.host}" if "://" not in str(hook.host) else str(hook.host), hook._get_token(raise_error=True)
+    return hook._endpoint_url("").rstrip("/"), hook._get_token(raise_error=True)
 
 
 def use_connection() -> None:

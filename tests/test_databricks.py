@@ -1,0 +1,245 @@
+"""Tasks that submit runs to Databricks: what they submit, and that a run is found again whatever dies."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from lake_airflow import databricks as submitting
+from lake_airflow.databricks import SubmitBuild, payload
+
+from include.lake import settings
+from include.lake.cli import entry
+from include.lake.engine import databricks
+from include.lake.project import contracts, lineage, task_lists
+from include.lake.storage import store, unity_catalog, warehouse
+from scripts import deploy
+from tests.databricks import statements
+from tests.databricks.jobs import Jobs
+from tests.databricks.server import TOKEN, Workspace, serving
+from tests.shop import DAY, FILES, TABLE
+
+APPROVED = settings.ROOT / "tests" / "approved" / "databricks.json"
+RUN = "wev/scheduled__2026-01-05T16:00:00+00:00"
+
+
+@pytest.fixture
+def target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
+    monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
+    monkeypatch.setenv("LAKE_SQL_WAREHOUSE", statements.WAREHOUSE)
+    monkeypatch.setenv("LAKE_WHEEL", "/Volumes/dev/ops/lake/lake-0.0.0+1-py3-none-any.whl")
+
+
+def test_what_every_task_submits_is_as_it_was_approved(target: None) -> None:
+    """A review sees what a change does to production. The ids of the code change with each SELECT, and are left out."""
+    found = {
+        f"{listed.dag_id}/{table}": payload("build", [table], DAY, DAY, f"{listed.dag_id}/RUN")
+        for listed in task_lists.read_all()
+        for table in listed.tables
+    }
+    found |= {
+        f"{listed.dag_id}/late_days": payload(
+            "late", listed.tables, DAY, DAY, f"{listed.dag_id}/RUN", look_back=listed.look_back_days
+        )
+        for listed in task_lists.read_all()
+    }
+    text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    for table in lineage.in_order():
+        if contracts.get(table).is_built:
+            text = text.replace(lineage.code_id(table), "CODE")
+    if os.environ.get("APPROVE"):
+        APPROVED.write_text(text)
+    assert text == APPROVED.read_text(), "if it is meant: make approve"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "wanted"),
+    [
+        ("0101-123456-abc", {"existing_cluster_id": "0101-123456-abc"}),
+        ('{"spark_version": "17.3.x"}', {"new_cluster": {"spark_version": "17.3.x"}}),
+    ],
+)
+def test_compute_of_ones_own(target: None, monkeypatch: pytest.MonkeyPatch, cluster: str, wanted: dict) -> None:
+    monkeypatch.setenv("LAKE_CLUSTER", cluster)
+    (table, *_) = task_lists.read_all()[0].tables
+    body = payload("build", [table], DAY, DAY, RUN)
+    (task,) = body["tasks"]
+    assert wanted.items() <= task.items() and task["libraries"] == [{"whl": settings.wheel()}]
+    assert "environments" not in body and "environment_key" not in task
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["build"], ["destroy", "--from", DAY], ["build", "--from", DAY, "--to", DAY, "--run", "a; b", "--catalog", "c"]],
+)
+def test_wrong_parameters_are_an_error_of_code(arguments: list[str]) -> None:
+    with pytest.raises(entry.RunFailed, match=r"^code: "):
+        entry.main(arguments)
+
+
+def test_the_same_code_is_the_same_wheel(tmp_path: Path, project: Callable[[dict[str, str]], None]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, again = deploy.build(tmp_path / "a"), deploy.build(tmp_path / "b")
+    assert first.name == again.name and first.read_bytes() == again.read_bytes()
+    project(FILES)
+    assert deploy.build(tmp_path / "a").name != first.name
+
+
+# -- on a Spark with Delta
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Any]]:
+    with (
+        statements.spark_server(tmp_path_factory.mktemp("server")) as (address, token),
+        statements.session(address, token) as session,
+    ):
+        yield address, token, session
+
+
+@pytest.fixture
+def workspace(
+    cluster: tuple[str, str, Any], target: None, project: Any, lake_home: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Jobs]:  # fmt: skip
+    """A workspace with the two tables of the shop, whose wheel is deployed."""
+    address, token, session = cluster
+    project(FILES)
+    monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
+    monkeypatch.setattr(submitting, "POLL_SECONDS", 1)
+    for schema in ("shop", "ops"):
+        session.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
+    jobs = Jobs(tmp_path / "volumes", address, token)
+    with serving(Workspace(jobs, statements.Statements(session))) as served:
+        host, port = served.host.removeprefix("http://").split(":")
+        connection = {"conn_type": "databricks", "schema": "http", "host": host, "port": int(port), "password": TOKEN}
+        monkeypatch.setenv("AIRFLOW_CONN_DATABRICKS_DEFAULT", json.dumps(connection))
+        monkeypatch.setenv("DATABRICKS_HOST", served.host)
+        monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
+        wheel = deploy.upload(deploy.build(tmp_path), "/Volumes/dev/ops/lake")
+        assert deploy.upload(deploy.build(tmp_path), "/Volumes/dev/ops/lake") == wheel
+        monkeypatch.setenv("LAKE_WHEEL", wheel)
+        yield jobs
+    assert served.mistakes == []
+    warehouse.use(warehouse._of_the_environment)
+    unity_catalog.use(None)
+
+
+def load(session: Any, *rows: tuple[str, int]) -> None:
+    """Rows of the source, as another writer in the workspace makes them."""
+    databricks.enter(session)
+    contract = contracts.get("shop.event")
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    store().replace(contract, pa.table([*columns, [DAY] * len(rows)], names=contract.column_names))
+    unity_catalog.use(None)
+    databricks._entered = None
+
+
+class Store(dict):
+    """What Airflow keeps for a task between its tries. `broken`: this many writes from now on, the worker dies."""
+
+    broken = -1
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self.broken -= 1
+        if self.broken == 0:
+            raise KeyboardInterrupt
+        self[key] = value
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
+
+
+def context(kept: Store) -> dict[str, Any]:
+    dag_run = SimpleNamespace(dag_id="wev", run_id="scheduled__2026-01-05T16:00:00+00:00", partition_key=DAY, conf={})
+    return {
+        "dag_run": dag_run, "dag": SimpleNamespace(timezone=SimpleNamespace(name="UTC")), "task_state_store": kept,
+        "ti": SimpleNamespace(xcom_push=lambda key, value: None),
+    }  # fmt: skip
+
+
+def submit(kept: Store) -> tuple[SubmitBuild, TaskDeferred]:
+    task = SubmitBuild(task_id="total", table=TABLE)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context(kept))
+    return task, deferred.value
+
+
+def end(kept: Store) -> Any:
+    """What the task gives in the end: the trigger polls the run, and wakes the task."""
+    task, deferred = submit(kept)
+    return task.ended(context(kept), event_of(deferred))
+
+
+def event_of(deferred: TaskDeferred) -> Any:
+    """What the trigger says when the run has ended."""
+
+    async def first() -> Any:
+        return await anext(deferred.trigger.run())
+
+    return asyncio.run(first()).payload
+
+
+@pytest.mark.spark
+def test_a_task_submits_its_build_and_a_cleared_one_submits_anew(workspace: Jobs, cluster: Any) -> None:
+    load(cluster[2], ("a", 1), ("a", 2))
+    kept = Store()
+    result = end(kept)
+    assert (result["state"], result["rows"], kept) == ("built", 1, {})
+    rows = cluster[2].sql(f"select name, total from {statements.CATALOG}.{TABLE}").collect()
+    assert [tuple(row) for row in rows] == [("a", 3)]
+    load(cluster[2], ("a", 5))
+    assert end(kept)["rows"] == 1 and len(workspace.runs) == 2
+
+
+@pytest.mark.spark
+def test_a_failed_check_comes_home_and_is_not_retried(workspace: Jobs, cluster: Any) -> None:
+    load(cluster[2], ("a", -1))
+    with pytest.raises(AirflowFailException, match=r"(?s)^data: shop.total.*check `total >= 0`.*name=a.*the run: http"):
+        end(Store())
+
+
+@pytest.mark.spark
+def test_whatever_dies_there_is_one_run(workspace: Jobs, cluster: Any) -> None:
+    """The worker dies between submitting and keeping the run; then while it is deferred, where a retry finds it."""
+    load(cluster[2], ("a", 1))
+    workspace.held = True
+    kept = Store()
+    kept.broken = 2
+    with pytest.raises(KeyboardInterrupt):
+        SubmitBuild(task_id="total", table=TABLE).execute(context(kept))
+    assert len(workspace.runs) == 1 and "run_id" not in kept["lake_run"]
+    submit(kept)
+    submit(kept)
+    assert len(workspace.runs) == 1 and kept["lake_run"]["run_id"] in workspace.runs
+    # A run that Databricks does not know any more.
+    kept["lake_run"] = {"token": "x", "run_id": 999}
+    submit(kept)
+    assert len(workspace.runs) == 2
+
+
+@pytest.mark.spark
+def test_a_killed_task_cancels_its_run(workspace: Jobs) -> None:
+    workspace.held = True
+    kept = Store()
+    task, deferred = submit(kept)
+    task.on_kill()
+    assert workspace.wait(kept["lake_run"]["run_id"]) == "CANCELED"
+    with pytest.raises(AirflowFailException, match="it ended"):
+        task.ended(context(kept), event_of(deferred))
+    assert kept == {}
+
+
+@pytest.mark.spark
+def test_a_wheel_of_another_version_refuses(workspace: Jobs, project: Any) -> None:
+    project({"shop/total.sql": FILES["shop/total.sql"].replace("sum(", "max(")})  # the DAGs have it, the wheel not
+    with pytest.raises(AirflowFailException, match=r"code: .*the wheel is another version than the DAGs: make deploy"):
+        end(Store())

@@ -70,7 +70,10 @@ def _failing_well(subject: str) -> Iterator[None]:
 
     Airflow retries only errors that a retry can cure.
     """
+    from lake_airflow.databricks import use_connection  # it imports this module
+
     try:
+        use_connection()
         with held():
             yield
     except AirflowException:

@@ -5,15 +5,18 @@ to who submits the same token again. What is kept goes with the end of the run, 
 """
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from lake_airflow.backfill import PLAN, BackfillTable, asked_for
 from lake_airflow.tasks import BuildTable, LateDays, partition_and_run
 
 from include.lake import settings
+from include.lake.backfill import request
 from include.lake.errors import CONFLICT, INFRASTRUCTURE, LakeError
 from include.lake.project import lineage
 
@@ -67,10 +70,11 @@ def connection() -> tuple[str, str]:
 
 
 def use_connection() -> None:
-    """Let the store ask the warehouse with the connection of Airflow."""
+    """Let the store ask the warehouse with the connection of Airflow, unless the environment names another one."""
     from include.lake.storage import warehouse
 
-    warehouse.use(connection)
+    if settings.on_databricks() and not os.environ.get("DATABRICKS_HOST"):
+        warehouse.use(connection)
 
 
 def _hook() -> Any:
@@ -205,6 +209,22 @@ class SubmitBuild(Submitted, BuildTable):
         newest = rows[-1]
         return {**result, "state": newest["status"], "rows": newest["rows"], "seconds": newest["seconds"],
                 "dropped": newest["dropped"]}  # fmt: skip
+
+
+class SubmitBackfill(Submitted, BackfillTable):
+    """Build the due days of one table, as one run of Databricks with its batches inside."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        if context["ti"].xcom_pull(task_ids=PLAN) is None:
+            raise AirflowFailException("the plan has failed, so nothing is built")
+        asked, run = asked_for(context["params"]), f"{context['dag_run'].dag_id}/{context['dag_run'].run_id}"
+        options = {"mode": asked.mode, "days_per_batch": asked.days_per_batch or request.AUTOMATIC}
+        self.follow(context, payload("backfill", [self.table], asked.first, asked.last, run, **options))
+        return {"table": self.table}
+
+    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
+        self.end_of_run(context, event)
+        return {"table": self.table}
 
 
 class SubmitLateDays(Submitted, LateDays):

@@ -22,6 +22,7 @@ from airflow.models.taskinstance import TaskInstance
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
+from lake_airflow.databricks import use_connection
 from sqlalchemy import select
 
 from include.lake.errors import LakeError, UsageError
@@ -37,6 +38,7 @@ MAX_DAYS = 92  # the last days of a backfill; a page of several years would be u
 BUILDS = 50  # builds shown of one table, newest first
 BACKFILL = "backfill"  # this DAG builds any table, so a user who may read it sees every table
 
+use_connection()
 app = FastAPI(title="Lake", docs_url=None, redoc_url=None, openapi_url=None)
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True

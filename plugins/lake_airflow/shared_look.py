@@ -38,6 +38,9 @@ class Board:
         # A sensor that has ended asks no more.
         recent = time.monotonic() - 2 * settings.look_seconds() - GATHER_SECONDS
         self._asked = {ask: at for ask, at in self._asked.items() if at > recent}
+        from lake_airflow.databricks import use_connection  # it imports tasks, which import this module
+
+        use_connection()
         self._answers = await asyncio.to_thread(missing, list(self._asked))
         self._at = time.monotonic()
 

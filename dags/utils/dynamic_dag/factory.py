@@ -9,6 +9,7 @@ from typing import Any
 
 import pendulum
 from airflow.sdk import DAG, TaskGroup
+from lake_airflow.backfill import BackfillTable
 from lake_airflow.tasks import BuildTable, LateDays, PartitionSensor
 from lake_airflow.timetable import DailyPartitions, Partitions
 
@@ -123,6 +124,14 @@ def build_task() -> type[BuildTable]:
 
         return SubmitBuild
     return BuildTable
+
+
+def backfill_task() -> type[BackfillTable]:
+    if settings.on_databricks():
+        from lake_airflow.databricks import SubmitBackfill
+
+        return SubmitBackfill
+    return BackfillTable
 
 
 def late_days_task() -> type[LateDays]:

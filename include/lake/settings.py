@@ -12,8 +12,9 @@ _RENAMED = {
     "LAKE_SPARK_REMOTE": "LAKE_ENGINE", "LAKE_SPARK_MEMORY": "LAKE_ENGINE_MEMORY",
     "LAKE_SPARK_CORES": "LAKE_ENGINE_CORES", "LAKE_SPARK_TOKEN": "LAKE_ENGINE_TOKEN",
 }  # fmt: skip
-# The engines that we start ourselves.
+# The engines that we start ourselves, and the one that runs what a task submits.
 SAIL, SPARK = "sail", "spark"
+DATABRICKS = "databricks"
 
 ROOT = Path(__file__).resolve().parents[2]
 SQL = ROOT / "include" / "sql"
@@ -85,13 +86,13 @@ def jars() -> Path:
 
 
 def engine() -> str:
-    """Who computes (`LAKE_ENGINE`): `sail`, `spark`, or the address of a Spark Connect server: sc://HOST:PORT."""
+    """Who computes (`LAKE_ENGINE`): `sail`, `spark`, `databricks`, or the address of a Spark Connect server."""
     for old, new in _RENAMED.items():
         if os.environ.get(old):
             raise UsageError(f"{old} has another name now: set {new} instead")
     text = os.environ.get("LAKE_ENGINE") or SAIL
-    if text not in (SAIL, SPARK) and not re.fullmatch(r"sc://[\w.-]+(:\d{1,5})?/?", text):
-        raise UsageError(f"LAKE_ENGINE={text} is no engine: set it to {SAIL}, {SPARK} or sc://HOST:PORT")
+    if text not in (SAIL, SPARK, DATABRICKS) and not re.fullmatch(r"sc://[\w.-]+(:\d{1,5})?/?", text):
+        raise UsageError(f"LAKE_ENGINE={text} is no engine: set it to {SAIL}, {SPARK}, {DATABRICKS} or sc://HOST:PORT")
     return text
 
 
@@ -142,3 +143,43 @@ def engine_token() -> str | None:
 def maven_repository() -> str | None:
     """Where `make setup` fetches the Delta jars (`LAKE_MAVEN_REPOSITORY`, a URL); None: Maven Central."""
     return os.environ.get("LAKE_MAVEN_REPOSITORY") or None
+
+
+# -- Databricks: where LAKE_ENGINE is `databricks`
+
+
+def on_databricks() -> bool:
+    """Are the tables those of a Unity Catalog, and the builds runs of Databricks?"""
+    return engine() == DATABRICKS
+
+
+def catalog() -> str:
+    """The Unity Catalog of the tables (`LAKE_CATALOG`), one for each environment: wev_dev, wev_prod."""
+    text = os.environ.get("LAKE_CATALOG") or ""
+    if not re.fullmatch(r"\w[\w-]{0,254}", text, re.ASCII):
+        raise UsageError(f"LAKE_CATALOG={text!r} is no catalog: set it to the name of one, such as wev_dev")
+    return text
+
+
+def sql_warehouse() -> str:
+    """The id of the SQL warehouse that Airflow asks (`LAKE_SQL_WAREHOUSE`: the id, or its HTTP path)."""
+    text = os.environ.get("LAKE_SQL_WAREHOUSE") or ""
+    match = re.fullmatch(r"(?:/sql/1\.0/warehouses/)?(\w{1,64})", text, re.ASCII)
+    if not match:
+        raise UsageError(
+            f"LAKE_SQL_WAREHOUSE={text!r} is no SQL warehouse: set it to the id of one, or to its HTTP path, which its "
+            "page shows under Connection details"
+        )
+    return match[1]
+
+
+def look_seconds() -> int:
+    """Seconds between two looks of the sensors of a triggerer (`LAKE_LOOK_SECONDS`).
+
+    300: a warehouse that stops by itself after ten minutes is up anyway while something waits. See the README for what
+    a look costs.
+    """
+    text = os.environ.get("LAKE_LOOK_SECONDS") or "300"
+    if not re.fullmatch(r"[1-9]\d{0,4}", text, re.ASCII):
+        raise UsageError(f"LAKE_LOOK_SECONDS={text!r} is no number of seconds: set it to one such as 300")
+    return int(text)

@@ -30,6 +30,7 @@ from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.project.periods import Period
 from include.lake.state.look import FRESH, Look, PartitionState
+from include.lake.state.presence import look_at
 
 DAYS = 14  # two weekly cycles; this many columns fit on a laptop's screen
 MAX_DAYS = 92  # the last days of a backfill; a page of several years would be unreadable
@@ -150,7 +151,7 @@ def overview(session: SessionDep, rights: RightsDep, dag_id: str | None = None) 
         tables = _tables_of(list(serialized.dag.task_ids))
     else:
         tables = [table for table in lineage.in_order() if table in rights.shown]
-    return _page(f"Tables of {dag_id}" if dag_id else "Lake", "grid", **_grid(Look(), rights, tables))
+    return _page(f"Tables of {dag_id}" if dag_id else "Lake", "grid", **_grid(look_at(tables), rights, tables))
 
 
 @app.get("/table", dependencies=[Depends(requires_access_dag("GET"))])
@@ -163,7 +164,7 @@ def table(rights: RightsDep, name: str) -> HTMLResponse:
         raise HTTPException(404, str(error)) from None
     if name not in rights.shown:
         raise HTTPException(403, f"no DAG that you may read builds {name} or waits for it")
-    lake = Look()
+    lake = look_at([name])
     shows_builds = name in rights.explained and contract.is_built
     builds = [row for rows in lake.builds(name).values() for row in rows] if shows_builds else []
     builds.sort(key=lambda row: row["built_at"], reverse=True)
@@ -189,11 +190,11 @@ def run(session: SessionDep, rights: RightsDep, dag_id: str, run_id: str, task_i
     try:
         if "first_day" in conf and "last_day" in conf:  # a backfill, which may have years of days
             days = day_range(conf["first_day"], conf["last_day"])[-MAX_DAYS:]
-            return _page(title, "grid", **_grid(Look(), rights, tables, days[::-1]))
+            return _page(title, "grid", **_grid(look_at(tables), rights, tables, days[::-1]))
         day = _day_of_run(found.partition_key or conf.get("part_date") or "")
     except LakeError:
         return _page(title, "run", rows=[], this_run="", note="This run has no day, so it builds nothing.")
-    lake = Look()
+    lake = look_at(tables)
     rows = [_row(lake, rights, name, day) for name in tables]
     rows.sort(key=lambda row: row["source"])
     note = "" if rows else "No task of this run has a table."

@@ -11,6 +11,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEvent, TriggerEvent
 
+from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.current import held
@@ -193,7 +194,7 @@ class PartitionTrigger(BaseTrigger):
         said, said_at, failures = None, 0.0, 0
         while True:
             try:
-                missing, failures = await asyncio.to_thread(look, self.table, self.readers, self.day), 0
+                missing, failures = await self._missing(), 0
             except Exception as error:
                 failures += 1
                 self.log.warning("cannot look at %s (%d of %d): %s", self.table, failures, FAILED_LOOKS, error)
@@ -218,6 +219,21 @@ class PartitionTrigger(BaseTrigger):
                 more = timedelta(seconds=round(left.total_seconds()))
                 self.log.info("waiting for %s: %s; for %s more", self.table, in_words(self.table, missing), more)
                 said, said_at = missing, time.monotonic()
+            await self._pause()
+
+    async def _missing(self) -> dict[str, str]:
+        if settings.on_databricks():
+            from lake_airflow import shared_look
+
+            return await shared_look.board().missing(shared_look.Ask(self.table, tuple(self.readers), self.day))
+        return await asyncio.to_thread(look, self.table, self.readers, self.day)
+
+    async def _pause(self) -> None:
+        if settings.on_databricks():
+            from lake_airflow import shared_look
+
+            await shared_look.board().pause()
+        else:
             await asyncio.sleep(POLL_SECONDS)
 
 

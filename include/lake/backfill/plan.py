@@ -14,6 +14,7 @@ from include.lake.errors import LakeError
 from include.lake.project import contracts, lineage, periods
 from include.lake.project.current import held
 from include.lake.state.look import FAILED, FRESH, MISSING, STALE, Look
+from include.lake.state.presence import look_at
 
 # Parquet takes five to ten times its size once it is rows, and Spark spills what does not fit: a batch of an eighth of
 # Spark's memory is computed about in memory.
@@ -102,7 +103,7 @@ class Plan:
 @held()
 def plan(asked: Request, run: str = "") -> Plan:
     """The plan for what is asked for, as things are now. `run`: see `plan_table`."""
-    costs = Costs(Look())
+    costs = Costs(look_at(asked.tables))
     found = []
     for table in asked.tables:
         found.append(plan_table(costs, table, asked, run))

@@ -21,13 +21,13 @@ from include.lake import settings
 from include.lake.build import checks, failures
 from include.lake.build import scope as scopes
 from include.lake.engine import engine
-from include.lake.errors import CONFLICT, ContractError, InputsMissing, UsageError, WriteConflict
+from include.lake.errors import CONFLICT, ContractError, InputsMissing, LakeError, UsageError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period, key_ranges, keys
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent
-from include.lake.storage import ANY_DAY, store
+from include.lake.storage import ANY_DAY, Commit, store
 
 Log = Callable[[str], None]
 # Input -> its days that are not there, each with the reason.
@@ -143,7 +143,7 @@ def _build_days(
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
             with engine().opened(spark) as own:
-                _publish(own, contract, lake, days, build_id, started_at, run, log, force)
+                record = _publish(own, contract, lake, days, build_id, started_at, run, log, force)
         except Exception as error:
             if failures.kind(error) == CONFLICT:
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
@@ -163,7 +163,7 @@ def _build_days(
                         f"{settings.shown(contract.select_path)}: {str(error).splitlines()[0]}"
                     ) from None
                 raise error from None
-        rows = _recorded(table, build_id)
+        rows = _recorded(table, build_id) or _recorded_without_commit(contract, record)
         outcome.days += days
         for row in rows:
             outcome.rows += row["rows"]
@@ -180,6 +180,20 @@ def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:
     ledger.record(table)
     rows = ledger.decoded(ledger.Reader().history(table).filter(pc.field("build_id") == build_id))
     return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["partition"])
+
+
+def _recorded_without_commit(contract: Contract, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Enter a build for which the engine made no commit, because it replaced no rows by none (Databricks does so).
+
+    Its version is the newest one: all commits up to that are in the ledger, see `_recorded`.
+    """
+    snapshot = store().open(contract.table)
+    if snapshot is None or any(facts["rows"] for facts in record["days"].values()):
+        raise LakeError(f"{contract.table}: the commit of build {record['build_id']} is lost: build its days again")
+    commit = Commit(snapshot.version, datetime.now(UTC), record, {})
+    rows = ledger.rows_of_commits(contract, snapshot.table_id, [commit])
+    ledger.append(rows)
+    return rows
 
 
 def _overtaken(lake: Look, table: str, days: list[str]) -> bool:
@@ -230,8 +244,8 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
 def _publish(
     spark: SparkSession, contract: Contract, lake: Look, days: list[str],
     build_id: str, started_at: datetime, run: str, log: Log, force: bool,
-) -> None:  # fmt: skip
-    """Compute once, audit, and replace `days` in one commit that carries the build record."""
+) -> dict[str, Any]:  # fmt: skip
+    """Compute once, audit, and replace `days` in one commit that carries the build record, which it gives."""
     table, clock = contract.table, time.monotonic()
 
     def progress(what: str) -> None:
@@ -261,3 +275,4 @@ def _publish(
             }
             with scope.places(computed.frame, spark.table(lineage.view_name(table))) as (places, staying):
                 computed.publish(contract, target, places, started_at, record, staying)
+            return record

@@ -26,6 +26,8 @@ from include.lake.project.lineage import CHANGED, OURS, TOUCHED
 from include.lake.state.look import Look, describe_absent
 from include.lake.storage import ANY_DAY, Snapshot, store
 
+_SIGN = f"{OURS}sign"
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -213,7 +215,10 @@ def _changes_of_keys(views: _Views, contract: Contract, name: str, days: list[st
         return None
     if ANY_DAY not in places and (column := contracts.get(name).place_column):
         before, now = (frame.where(F.col(column).isin(sorted(places))) for frame in (before, now))
-    return before.exceptAll(now).union(now.exceptAll(before))
+    # One aggregation: Sail's exceptAll takes twenty times as long.
+    both = before.withColumn(_SIGN, F.lit(-1)).union(now.withColumn(_SIGN, F.lit(1)))
+    sums = both.groupBy(*now.columns).agg(F.sum(_SIGN).alias(_SIGN))
+    return sums.where(F.col(_SIGN) != 0).select(*now.columns)
 
 
 def _older(views: _Views, name: str, recorded: str, places: list[str]) -> DataFrame | None:

@@ -1,6 +1,6 @@
 """Who computes: the port through which the runner has rows computed and published, and the engines behind it.
 
-Both engines speak Spark Connect, so sessions and frames are those of PySpark.
+All engines speak Spark Connect, so sessions and frames are those of PySpark.
 """
 
 from collections.abc import Mapping
@@ -75,6 +75,10 @@ def engine() -> Engine:
         from include.lake.engine import sail
 
         return sail
+    if settings.on_databricks():
+        from include.lake.engine import databricks
+
+        return databricks
     from include.lake.engine import spark
 
     return spark

@@ -23,7 +23,10 @@ _CLASSES = {
     "P0": DATA,  # raise_error() in a SELECT
 }
 # How Delta says that someone else committed in between. Through Connect only the name in the text survives.
-_CONFLICTS = ("DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED")
+_CONFLICTS = (
+    "DELTA_CONCURRENT", "ConcurrentAppend", "ConcurrentDelete", "ConcurrentWrite", "DELTA_METADATA_CHANGED",
+    "DELTA_PROTOCOL_CHANGED", "TABLE_OR_VIEW_ALREADY_EXISTS",
+)  # fmt: skip
 _SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
 
 

@@ -83,7 +83,7 @@ def types(frame: "DataFrame") -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Cached:
+class Cached:
     """Rows that Spark keeps in its cache."""
 
     frame: "DataFrame"
@@ -108,7 +108,10 @@ class _Cached:
             return
         place = f"`{contract.day_column}` >= '{partitions[0]}' and `{contract.day_column}` <= '{partitions[-1]}'"
         writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", place)
-        writer.option("userMetadata", json.dumps(record, separators=(",", ":"))).save(target.address)
+        self._save(writer.option("userMetadata", json.dumps(record, separators=(",", ":"))), target.address)
+
+    def _save(self, writer: Any, address: str) -> None:
+        writer.save(address)
 
 
 def _publish_from_stage(
@@ -135,11 +138,11 @@ def _publish_from_stage(
 
 
 @contextmanager
-def materialise(frame: "DataFrame") -> "Iterator[_Cached]":
+def materialise(frame: "DataFrame") -> "Iterator[Cached]":
     """The rows, computed once whatever reads them in the block."""
     kept = frame.persist()
     try:
-        yield _Cached(kept)
+        yield Cached(kept)
     finally:
         kept.unpersist()
 

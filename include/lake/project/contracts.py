@@ -28,7 +28,7 @@ _VALUES_OF_SQL = {
     "true", "false", "null", "current_date", "current_timestamp", "current_time", "current_user", "session_user",
 }  # fmt: skip
 # Who keeps count of the builds: no table of the project can have this name.
-_LEDGER = "ops.partition_build"
+LEDGER = "ops.partition_build"
 
 # The one column that the runner fills: the UTC start of the build, the same for every row of it.
 RUN_TIMESTAMP = "run_timestamp"
@@ -224,8 +224,8 @@ def parse(text: str, path: Path) -> Contract:
     """The contract in `text`, the content of `path`. ContractError has a line for each mistake: file, line, cure."""
     shown = settings.shown(path)
     table = f"{path.parent.name}.{path.stem}"
-    if not is_table_name(table) or table == _LEDGER:
-        cure = "is the ledger of the builds" if table == _LEDGER else "is not a table name"
+    if not is_table_name(table) or table == LEDGER:
+        cure = "is the ledger of the builds" if table == LEDGER else "is not a table name"
         raise ContractError(f"{shown}: {table} {cure}: name folder and file otherwise, in a-z, 0-9 and _")
     node, values = _yaml(text, shown)
     if not isinstance(values, dict):

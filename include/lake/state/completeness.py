@@ -28,17 +28,22 @@ def reasons(snapshot: Snapshot, contract: Contract, days: list[str], versions: d
 _NO_ROWS = "is not complete: it has no rows"
 
 
-def _compute(snapshot: Snapshot, contract: Contract, days: list[str]) -> dict[str, str]:
+def expressions(contract: Contract, dialect: str) -> list[str]:
+    """`ready_when` in the SQL of an engine, and after it the values in it, which say how far a day is."""
     condition = readiness.parsed_ready_when(contract.table)
     assert condition is not None, "the contract has ready_when"
-    # Values that are shown to people: how far the day is.
-    values = list(dict.fromkeys(node.sql(dialect="postgres") for node in condition.find_all(exp.AggFunc)))
-    selected = ", ".join([f"({condition.sql(dialect='postgres')})", *values])
+    values = dict.fromkeys(node.sql(dialect=dialect) for node in condition.find_all(exp.AggFunc))
+    return [f"({condition.sql(dialect=dialect)})", *values]
+
+
+def _compute(snapshot: Snapshot, contract: Contract, days: list[str]) -> dict[str, str]:
+    selected = expressions(contract, "postgres")
     listed = ", ".join(f"'{day}'" for day in days)  # each of them is a day: `Store.days` gives no other
     column = f'"{contract.day_column}"'
     try:
         rows = store().query(
-            snapshot, f"select {column}, {selected} from source_rows where {column} in ({listed}) group by {column}"
+            snapshot,
+            f"select {column}, {', '.join(selected)} from source_rows where {column} in ({listed}) group by {column}",
         )
     except Exception as error:
         # delta-rs raises plain exceptions for what its query engine does not understand.
@@ -47,9 +52,12 @@ def _compute(snapshot: Snapshot, contract: Contract, days: list[str]) -> dict[st
             f"{str(error).splitlines()[0]}"
         ) from None
     columns = [column.to_pylist() for column in rows.columns]
-    return {day: "" if ready else _reason(contract, values, row) for day, ready, *row in zip(*columns, strict=True)}
+    return {day: reason(contract, ready, selected[1:], row) for day, ready, *row in zip(*columns, strict=True)}
 
 
-def _reason(contract: Contract, values: list[str], row: list[Any]) -> str:
-    shown = ", ".join(f"{name} is {value}" for name, value in zip(values, row, strict=True))
+def reason(contract: Contract, ready: Any, names: list[str], values: list[Any]) -> str:
+    """Why a day does not count as there yet; empty if it is complete."""
+    if ready:
+        return ""
+    shown = ", ".join(f"{name} is {value}" for name, value in zip(names, values, strict=True))
     return f"is not complete: {shown}, and ready_when is {contract.ready_when}"

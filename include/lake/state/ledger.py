@@ -19,7 +19,7 @@ from include.lake.project import contracts
 from include.lake.project.contracts import Contract
 from include.lake.storage import ANY_DAY, Commit, Snapshot, store
 
-TABLE = "ops.partition_build"
+TABLE = contracts.LEDGER
 # What a row tells of its day. `changed`: another writer than the runner changed rows of the day, or a source got rows.
 # `empty`: a load said that the source has no rows of this day.
 BUILT, FAILED, CHANGED, EMPTY = "built", "failed", "changed", "empty"
@@ -71,10 +71,11 @@ class Reader:
         self._snapshot = open_ledger()
 
     def history(self, table: str) -> pa.Table:
-        """The rows of one table with the columns of SCHEMA, in any order, some perhaps twice; see `decoded`."""
+        """The rows of one table with the columns of SCHEMA, oldest first, some perhaps twice; see `decoded`."""
         if self._snapshot is None:
             return SCHEMA.empty_table()
-        return store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
+        rows = store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
+        return rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
 
 
 def decoded(data: pa.Table) -> list[dict[str, Any]]:

@@ -466,9 +466,10 @@ class Look:
     def _still_fails(self, table: str, day: str, failed: dict[str, Any], build: _Build | None) -> bool:
         """Would the build that failed fail again: has nothing changed since, and has no later build been good?
 
-        Versions and not clocks say what came later: the clocks of two workers may differ by minutes.
+        Versions and not clocks say what came later: the clocks of two workers may differ by minutes. A build without a
+        commit (see the runner) has the version of the failed one before it; then only the clocks are left.
         """
-        if build and build.version > failed["version"]:
+        if build and (build.version, build.built_at) > (failed["version"], failed["built_at"]):
             return False
         now = self.input_versions(table)
         without_days = [name for name in self.project.inputs(table) if not self.project.contract(name).has_days]

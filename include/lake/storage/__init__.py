@@ -143,7 +143,11 @@ def load_record(
 
 
 def store() -> Store:
-    """The store of this lake: Delta files below `LAKE_WAREHOUSE`."""
+    """The store of this lake: Delta files below `LAKE_WAREHOUSE`, or on Databricks the catalog `LAKE_CATALOG`."""
+    if settings.on_databricks():
+        from include.lake.storage import unity_catalog
+
+        return unity_catalog
     from include.lake.storage import delta_files  # heavy, and no business of who wants the types alone
 
     return delta_files

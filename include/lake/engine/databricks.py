@@ -1,0 +1,99 @@
+"""Databricks, from inside a run of it: the session that the run has. Everybody else submits a run, see the plugins."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pyarrow as pa
+
+from include.lake.engine import kinds, spark
+from include.lake.errors import UsageError
+from include.lake.storage import unity_catalog
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+# Serverless allows six settings, these two among them. An old cluster may have other ones.
+SESSION_CONF = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
+_ELSEWHERE = "LAKE_ENGINE=databricks: only a run of Databricks computes: trigger the DAG, or its task, in Airflow"
+
+# Of the port `Engine`, with the functions below.
+types, collect, kind = spark.types, spark.collect, kinds.of
+_entered: "SparkSession | None" = None
+
+
+class _Session:
+    """The session of the run, as the store wants it."""
+
+    def __init__(self, session: "SparkSession") -> None:
+        self._session = session
+
+    def sql(self, text: str) -> pa.Table:
+        return self._session.sql(text).toArrow()
+
+    def write(self, table: str, rows: pa.Table, mode: str, options: Mapping[str, str]) -> None:
+        self._session.createDataFrame(rows).write.format("delta").mode(mode).options(**options).saveAsTable(table)
+
+
+def enter(session: "SparkSession | None" = None) -> "SparkSession":
+    """Say that this process is a run: the store and the builds use its session. The entry point calls it first."""
+    global _entered
+    if session is None:
+        from pyspark.sql import SparkSession
+
+        session = SparkSession.builder.getOrCreate()
+    for name, value in SESSION_CONF.items():
+        session.conf.set(name, value)
+    unity_catalog.use(_Session(session))
+    _entered = session
+    return session
+
+
+@contextmanager
+def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
+    """`given`, or the session of the run."""
+    session = given or _entered
+    if session is None:
+        raise UsageError(_ELSEWHERE)
+    yield session
+
+
+def view(session: "SparkSession", name: str, address: str, version: int) -> None:
+    """Let the session's SELECTs read a table, as it is at one version, under a name."""
+    session.read.option("versionAsOf", version).table(address).createOrReplaceTempView(name)
+
+
+class _Cached(spark.Cached):
+    """Rows in the cache of the session, published by name."""
+
+    def _save(self, writer: Any, address: str) -> None:
+        writer.saveAsTable(address)
+
+
+@contextmanager
+def materialise(frame: "DataFrame") -> Iterator[_Cached]:
+    """The rows, computed once whatever reads them in the block."""
+    try:
+        kept = frame.persist()
+    except Exception as error:
+        if "PERSIST" not in str(error):
+            raise
+        raise UsageError(
+            f"serverless keeps computed rows from environment version 5 on, and here not: {error}"
+        ) from None
+    try:
+        yield _Cached(kept)
+    finally:
+        kept.unpersist()
+
+
+def start() -> NoReturn:
+    raise UsageError("LAKE_ENGINE=databricks: Databricks starts what it needs, there is no server of ours")
+
+
+def stop() -> bool:
+    return False
+
+
+def address() -> None:
+    return None

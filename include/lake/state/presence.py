@@ -1,0 +1,106 @@
+"""Looks at the lake where each statement takes its time and costs money: on Databricks, from outside of its runs.
+
+What all sensors wait for is one statement. The rules are those of every look: only the answers come another way.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from include.lake import settings
+from include.lake.errors import LakeError
+from include.lake.project import contracts, lineage
+from include.lake.state import completeness
+from include.lake.state.look import Look
+from include.lake.storage import PartitionFiles, Snapshot, unity_catalog
+
+
+def look_at(tables: Iterable[str]) -> Look:
+    """A look at these tables and what they stand on. On Databricks it asks for many of them at a time."""
+    if settings.on_databricks():
+        with suppress(LakeError):  # a broken table says so where it is looked at
+            built = lineage.upstream([name for name in tables if not contracts.get(name).is_source])
+            unity_catalog.prepare({*tables, *built, *(name for table in built for name in lineage.inputs(table))})
+    return Look()
+
+
+class Ask(NamedTuple):
+    """What one sensor waits for: all that builds of `readers` for `day` need of `table`."""
+
+    table: str
+    readers: tuple[str, ...]
+    day: str
+
+
+def missing(asks: Collection[Ask]) -> dict[Ask, dict[str, str] | LakeError]:
+    """Ask -> the days that are not there, each with the reason; the error of an ask that makes no sense (any more)."""
+    answers: dict[Ask, dict[str, str] | LakeError] = {}
+    ranges: dict[str, list[str]] = {}
+    widest = _Widest()
+    for ask in asks:
+        try:
+            ranges.setdefault(ask.table, []).extend(_days(widest, ask))
+        except LakeError as error:
+            answers[ask] = error
+    look = _Presence({table: (min(days), max(days)) for table, days in ranges.items() if days})
+    for ask in asks:
+        if ask not in answers:
+            try:
+                answers[ask] = look.absent_reasons(ask.table, _days(look, ask))
+            except LakeError as error:
+                answers[ask] = error
+    return answers
+
+
+def _days(look: Look, ask: Ask) -> list[str]:
+    """The days that the readers need of the table."""
+    return sorted({day for reader in ask.readers for day in look.input_days(reader, ask.day, ask.day)[ask.table]})
+
+
+class _Widest(Look):
+    """A look for which every input goes back to the beginning: it gives the most that can be asked for."""
+
+    def _first_day(self, table: str) -> str | None:
+        return "0001-01-01"
+
+
+class _Presence(Look):
+    """A look that knows nothing but whether days are there."""
+
+    def __init__(self, ranges: Mapping[str, tuple[str, str]]) -> None:
+        super().__init__()
+        self._texts: dict[str, list[str]] = {
+            table: completeness.expressions(contract, "databricks")
+            for table in ranges
+            if (contract := contracts.get(table)).ready_when
+        }
+        self._there = unity_catalog.presence(
+            {
+                table: unity_catalog.Wanted(first, last, tuple(self._texts.get(table, ())))
+                for table, (first, last) in ranges.items()
+            }
+        )
+
+    def snapshot(self, table: str) -> Snapshot | None:
+        return Snapshot(table, "", 0, "", (), (), {}) if table in self._there else None
+
+    def files(self, table: str) -> dict[str, PartitionFiles]:
+        there = self._there.get(table)
+        return dict.fromkeys(there.days, PartitionFiles(1, 0)) if there else {}
+
+    def _first_day(self, table: str) -> str | None:
+        return there.first if (there := self._there.get(table)) else None
+
+    def _history(self, table: str) -> Any:
+        return self._there.get(table) or unity_catalog.Presence()
+
+    def _unready(self, table: str, days: list[str]) -> dict[str, str]:
+        if table not in self._texts:
+            return {}
+        contract, names = contracts.get(table), self._texts[table][1:]
+        known = {
+            day: completeness.reason(contract, ready == "true", names, values)
+            for day in days
+            for ready, *values in [self._there[table].days[day]]
+        }
+        return {day: why for day, why in known.items() if why}

@@ -1,0 +1,591 @@
+"""The store of a Unity Catalog: tables `catalog.schema.table`, which SQL alone reads and writes. Nobody opens a file.
+
+Its functions are those of the port `Store`. SQL has two ways there. A run of Databricks has a Spark session; it alone
+writes. Everybody else (Airflow, the command line) asks a SQL warehouse, and reads how our own tables are in the ledger.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from include.lake import settings
+from include.lake.errors import ContractError, LakeError, UsageError
+from include.lake.project import contracts
+from include.lake.project.contracts import Column, Contract
+from include.lake.project.periods import Period, is_key
+from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, load_record, require_days
+from include.lake.storage.arrow import arrow_schema
+
+Values = Mapping[str, str | int]
+# Ten years: Delta's own default is 30 days. The commits are the proof of what the ledger says.
+_PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
+# What SQL says of a table that is not there, and of a version that nobody can read any more.
+_ABSENT = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE")
+_GONE = re.compile(
+    r"DELTA_VERSION_NOT_FOUND|TIME_TRAVEL|[Cc]annot time travel|FILE_NOT_EXIST|FILE_NOT_FOUND|FileNotFound|"
+    r"DELTA_LOG_FILE_NOT_FOUND|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_STATE_RECOVER"
+)
+# Commits that change no row. One that is not listed here is compared with the version before: it costs a query.
+_STILL = {
+    "OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE", "ADD COLUMNS", "CHANGE COLUMN", "UPDATE COLUMN METADATA",
+    "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL", "ROW TRACKING BACKFILL", "CLUSTER BY",
+    "COMPUTE STATS", "ADD CONSTRAINT", "DROP CONSTRAINT",
+}  # fmt: skip
+# Statements at a time of those who look from outside: about as many as the smallest warehouse runs at once.
+_AT_A_TIME = 10
+# Commits that are read when a table is opened: mostly all that came since the last look.
+_GLANCE = 20
+# The history of a stream has tens of thousands of commits. What lies before these is compared in one go.
+_COMMITS = 500
+
+
+class Session(Protocol):
+    """What the store wants of the Spark session of a run."""
+
+    def sql(self, text: str) -> pa.Table: ...
+
+    def write(self, table: str, rows: pa.Table, mode: str, options: Mapping[str, str]) -> None: ...
+
+
+_session: Session | None = None
+
+
+def use(session: Session | None) -> None:
+    """From here on, this process is a run with this session; None: it is none, and asks the warehouse."""
+    global _session
+    _session = session
+
+
+def literal(value: str | int) -> str:
+    """A value as SQL writes it."""
+    if isinstance(value, int):
+        return str(value)
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _sql(text: str, values: Values | None = None) -> list[dict[str, Any]]:
+    return _read(text, values).to_pylist(maps_as_pydicts="strict")
+
+
+def _read(text: str, values: Values | None = None, kept_seconds: float | None = None) -> pa.Table:
+    """The result of a query. In a run the values are literals: Delta's parser loses bound ones (see lineage.py)."""
+    if _session is None:
+        from include.lake.storage import warehouse
+
+        return warehouse.sql(text, values or {}, kept_seconds)
+    return _session.sql(re.sub(r":([a-z]\w*)", lambda name: literal((values or {})[name[1]]), text) if values else text)
+
+
+def _run() -> Session:
+    if _session is None:
+        raise LakeError("only a run of Databricks writes tables: trigger the DAG, or its task, in Airflow")
+    return _session
+
+
+def address(table: str) -> str:
+    """The name of a table in the catalog."""
+    return f"`{settings.catalog()}`.{table}"
+
+
+def _read_only(table: str) -> bool:
+    """Is it a table of ours that we look at from outside of a run?"""
+    return _session is None and table != contracts.LEDGER and not contracts.get(table).is_source
+
+
+def open(table: str, version: int | None = None) -> Snapshot | None:
+    """The table at a version (the newest by default); None if it does not exist. The ledger is always the newest.
+
+    Outside of a run the ledger says how a table of ours is: one statement for all of them. A commit of a killed build
+    is seen when the next run of the table has entered it.
+    """
+    if _read_only(table):
+        return _as_recorded(table)
+    name = address(table)
+    try:
+        if table == contracts.LEDGER:
+            return Snapshot(table, "", 0, name, tuple(_columns(name)), (), {})
+        (detail,) = _sql(f"describe detail {name}")
+        history = _sql(f"describe history {name} limit {_GLANCE}")
+    except Exception as error:
+        if _ABSENT.search(str(error)):
+            return None
+        raise
+    contract = contracts.get(table)
+    partitioned_by = tuple(detail["partitionColumns"])
+    if contract.is_source and not partitioned_by:
+        # Others may cluster their tables instead. To read them by their days costs more then, and is as right.
+        partitioned_by = contract.partitioned_by
+    return Snapshot(
+        table, detail["id"], history[0]["version"] if version is None else version, name, tuple(contract.column_names),
+        partitioned_by, {**detail, "properties": detail["properties"] or {}, "history": history},
+    )  # fmt: skip
+
+
+def _columns(name: str) -> dict[str, tuple[str, str]]:
+    """Column -> its type and comment."""
+    columns: dict[str, tuple[str, str]] = {}
+    for row in _sql(f"describe table {name}"):
+        if not row["col_name"] or row["col_name"].startswith("#"):  # here begins what it says of the partitions
+            break
+        columns[row["col_name"]] = row["data_type"], row["comment"] or ""
+    return columns
+
+
+def _recorded() -> list[dict[str, Any]]:
+    """The newest version of every table of ours that the ledger knows, and when it came."""
+    ledger = address(contracts.LEDGER)
+    try:
+        return _sql(
+            f"select `table`, table_id, max(version) as version, max(built_at) as built_at from {ledger} "
+            "where status <> 'failed' group by `table`, table_id"
+        )
+    except LakeError as error:
+        if _ABSENT.search(str(error)):
+            return []
+        raise
+
+
+def _as_recorded(table: str) -> Snapshot | None:
+    """A table of ours as the ledger knows it."""
+    rows = (row for row in _recorded() if row["table"] == table)
+    newest = max(rows, key=lambda row: row["built_at"], default=None)
+    if newest is None:
+        return None
+    contract = contracts.get(table)
+    return Snapshot(
+        table, newest["table_id"], newest["version"], address(table), tuple(contract.column_names),
+        contract.partitioned_by, {},
+    )  # fmt: skip
+
+
+def prepare(tables: Iterable[str]) -> None:
+    """Ask for what a look at these tables reads, many statements at a time. The warehouse's client keeps the answers.
+
+    A look asks for one after the other: a page of fifty tables would take half a minute.
+    """
+    if _session is not None:
+        return
+
+    def ask(table: str) -> None:
+        with suppress(LakeError):  # whoever looks at the table meets its error
+            contract, snapshot = contracts.get(table), open(table)
+            if snapshot and ledger and contract.day_column:
+                rows(ledger, {"table": [table]})
+            if snapshot and contract.is_source:
+                days(snapshot, contract)
+
+    ledger = open(contracts.LEDGER)
+    _recorded()
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        list(pool.map(ask, tables))
+
+
+def _at(snapshot: Snapshot, version: int | None = None) -> str:
+    return f"{snapshot.address} version as of {snapshot.version if version is None else version}"
+
+
+def _condition(wanted: Mapping[str, Collection[str]]) -> tuple[str, dict[str, str]]:
+    """A condition for columns with one of some values, and the values that it binds."""
+    values = {
+        f"{column}_{number}": text for column, texts in wanted.items() for number, text in enumerate(sorted(texts))
+    }
+    parts = (
+        f"`{column}` in ({', '.join(f':{column}_{number}' for number in range(len(texts))) or 'null'})"
+        for column, texts in wanted.items()
+    )
+    return f" where {' and '.join(parts)}" if wanted else "", values
+
+
+# -- which days have changed
+
+
+def _files(snapshot: Snapshot, contract: Contract, version: int | None = None) -> dict[str, tuple[PartitionFiles, int]]:
+    """Day -> what its files hold, and a number that is another one with other files. It reads no column but the day."""
+    day = contract.day_column
+    rows = _sql(
+        f"select cast(`{day}` as string) as day, sum(number) as number, sum(size) as size, "
+        f"bit_xor(xxhash64(path, number)) as files from (select `{day}`, _metadata.file_path as path, "
+        f"_metadata.file_size as size, count(*) as number from {_at(snapshot, version)} group by all) group by `{day}`"
+    )
+    # Others may have rows of what is no day (null, 9999-12-32): no build reads them.
+    return {
+        row["day"]: (PartitionFiles(row["number"], row["size"]), row["files"])
+        for row in sorted(rows, key=lambda row: str(row["day"]))
+        if row["day"] is not None and is_key(contract.grain, row["day"])
+    }
+
+
+def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
+    """The days that have rows, with what their files hold; empty for a table without days."""
+    if not contract.day_column:
+        return {}
+    require_days(snapshot, contract)
+    return {day: held for day, (held, _) in _files(snapshot, contract).items()}
+
+
+# Row tracking: Delta gives each row an id for life, and the version that has inserted or updated it last.
+_TRACKED = "bit_xor(xxhash64(_metadata.row_id, _metadata.row_commit_version))"
+# Else what the rows say. As JSON: it names the columns, so that no value can stand for that of another column.
+_CONTENT = (
+    "sum(cast(xxhash64(to_json(struct(*), map('timestampFormat', 'yyyyMMddHHmmssSSSSSS', "
+    "'timestampNTZFormat', 'yyyyMMddHHmmssSSSSSS'))) as decimal(38, 0)))"
+)
+
+
+def _ids(snapshot: Snapshot, contract: Contract, version: int, days: Collection[str], way: str) -> dict[str, str]:
+    """Day -> an id of its rows: equal ids are equal rows, however they lie in files."""
+    day = contract.day_column
+    where, values = _condition({str(day): days})
+    rows = _sql(
+        f"select cast(`{day}` as string) as day, concat_ws('-', count(*), {way}) as id "
+        f"from {_at(snapshot, version)}{where} group by `{day}`",
+        values,
+    )
+    return {row["day"]: row["id"] for row in rows}
+
+
+def _changed(snapshot: Snapshot, contract: Contract, old: int, new: int, restored: bool) -> dict[str, int]:
+    """The days whose rows differ between two versions, with their bytes in the new one. old: -1 stands for no rows.
+
+    Rows can change only where files do, or their number of rows: a deletion vector takes rows out of a file that stays.
+    Only a RESTORE brings another vector of as many rows back. The ids tell compaction from a change.
+    """
+    sizes: dict[str, int] = {}
+    try:
+        now = _files(snapshot, contract, new)
+        sizes = {day: held.bytes for day, (held, _) in now.items()}
+        before = _files(snapshot, contract, old) if old >= 0 else {}
+        changed = before.keys() ^ now.keys()
+        if both := {day for day in before.keys() & now.keys() if restored or before[day] != now[day]}:
+            ids = _pair(snapshot, contract, old, new, both)
+            changed |= {day for day in both if ids[0].get(day) != ids[1].get(day)}
+    except Exception as error:
+        if not _GONE.search(str(error)):
+            raise
+        return {ANY_DAY: 0, **sizes}  # what nobody can compare any more counts as changed
+    return {day: sizes.get(day, 0) for day in sorted(changed)}
+
+
+def _pair(snapshot: Snapshot, contract: Contract, old: int, new: int, days: Collection[str]) -> list[dict[str, str]]:
+    if snapshot.handle["properties"].get("delta.enableRowTracking") == "true":
+        # An older version may be of the time before row tracking.
+        with suppress(Exception):
+            return [_ids(snapshot, contract, version, days, _TRACKED) for version in (old, new)]
+    return [_ids(snapshot, contract, version, days, _CONTENT) for version in (old, new)]
+
+
+def commits(snapshot: Snapshot, contract: Contract, after: int = -1) -> list[Commit]:
+    """Every commit after version `after`, up to that of the snapshot; oldest first.
+
+    A commit of ours says which days it has changed. Those of others that follow one another are compared in one go:
+    the days in which the rows differ before and after them have changed with the last of them.
+    """
+    if after >= snapshot.version:
+        return []
+    history = snapshot.handle["history"]
+    if history[-1]["version"] > after + 1:
+        # Commits that came after the snapshot are listed first.
+        history = _sql(f"describe history {snapshot.address} limit {min(snapshot.version - after, _COMMITS) + 100}")
+    listed = sorted(
+        (row for row in history if after < row["version"] <= snapshot.version), key=lambda row: row["version"]
+    )
+    first = listed[0]["version"] if listed else snapshot.version + 1
+    if first > after + 1:  # older commits were cleaned away, and one stands for them all
+        gap = {"version": first - 1, "operation": "RESTORE", "userMetadata": None}
+        listed.insert(0, {**gap, "timestamp": datetime.fromtimestamp(0, UTC)})
+    commits: list[Commit] = []
+    for ours, group in groupby(listed, key=lambda row: _of_ours(row, contract) is not None):
+        *others, last = group
+        changes: dict[str, int] = {}
+        operations = {row["operation"] for row in (*others, last)} - _STILL
+        if not ours and operations and contract.day_column:
+            changes = _changed(snapshot, contract, after, last["version"], "RESTORE" in operations)
+        for row in (*others, last):
+            day_bytes = _of_ours(row, contract) or (changes if row is last else {})
+            commits.append(Commit(row["version"], row["timestamp"], _metadata(row["userMetadata"]), day_bytes))
+        after = last["version"]
+    return commits
+
+
+def _metadata(text: str | None) -> dict[str, Any]:
+    with suppress(ValueError, TypeError):
+        if isinstance(metadata := json.loads(text or "{}"), dict):
+            return metadata
+    return {}
+
+
+def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
+    """The days of a commit of ours, with their bytes; None if it is of somebody else."""
+    metadata = _metadata(row["userMetadata"])
+    if metadata.get("table") != contract.table:
+        return None
+    if "build_id" in metadata:
+        rows = {day: facts["rows"] for day, facts in metadata["days"].items()}
+    elif "load_id" in metadata:
+        rows = {**dict.fromkeys(metadata["empty_days"], 0), **metadata["loaded"]}
+    else:
+        return None
+    written = int((row["operationMetrics"] or {}).get("numOutputBytes") or 0)
+    total = sum(rows.values()) or 1
+    return {day: written * count // total for day, count in rows.items()}
+
+
+# -- rows
+
+
+def is_readable(snapshot: Snapshot, column: str | None, values: Collection[str]) -> bool:
+    """Are the files of an older version still there? Only tables kept by key ask, which are not built here."""
+    return False
+
+
+def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
+    """The rows; of those columns that `where` names, only the rows with one of its values."""
+    condition, values = _condition(where or {})
+    return _read(f"select * from {_at(snapshot) if snapshot.handle else snapshot.address}{condition}", values)
+
+
+def query(snapshot: Snapshot, sql: str) -> pa.Table:
+    """The result of a query over the table `source_rows`; in the SQL of DataFusion, as the other store takes it."""
+    import sqlglot
+
+    text = sqlglot.transpile(sql, read="postgres", write="databricks")[0]
+    return _read(f"with source_rows as (select * from {_at(snapshot)}) {text}")
+
+
+# -- what a run writes
+
+
+def _column(column: Column) -> str:
+    return f"`{column.name}` {column.type}" + (f" comment {literal(column.comment)}" if column.comment else "")
+
+
+def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str) -> None:
+    layout = f" partitioned by ({', '.join(f'`{name}`' for name in partitioned_by)})" if partitioned_by else ""
+    properties = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in _PROPERTIES.items())
+    text = (
+        f"create table if not exists {address(table)} ({columns}) using delta{layout} comment {literal(about)} "
+        f"tblproperties ({properties})"
+    )
+    try:
+        _run().sql(text)
+    except Exception as error:
+        # Only now: whoever may make tables in a schema may not make schemas.
+        if "SCHEMA_NOT_FOUND" not in str(error):
+            raise
+        _run().sql(f"create schema if not exists {address(table).rpartition('.')[0]}")
+        _run().sql(text)
+
+
+def ensure(contract: Contract) -> Snapshot:
+    """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
+
+    New columns are added and comments follow the contract; another type or a column taken away is a ContractError.
+    """
+    table, name = contract.table, address(contract.table)
+    if contract.kept_by:
+        # Its commit has to stand on the version that it was computed from, and nothing here can say so to Databricks.
+        raise UsageError(f"{table} is kept by key, which LAKE_ENGINE=databricks does not build: use spark or sc://…")
+    snapshot = open(table)
+    if snapshot is None:
+        _create(table, ", ".join(map(_column, contract.columns)), contract.partitioned_by, contract.about)
+        snapshot = open(table)
+        assert snapshot is not None, "it was made"
+        return snapshot
+    cure = f"drop {name}, which keeps its files for a week (undrop), and build its days again"
+    if tuple(snapshot.handle["partitionColumns"]) != contract.partitioned_by:
+        # By partitions alone Delta keeps two builds of one empty day apart.
+        layout = ", ".join(snapshot.handle["partitionColumns"]) or "nothing"
+        raise ContractError(
+            f"{table} is partitioned by {layout} in the table and by {', '.join(contract.partitioned_by)} in its "
+            f"contract: correct the contract, or {cure}"
+        )
+    there = _columns(name)
+    for column in contract.columns:
+        if column.name in there and there[column.name][0] != column.type:
+            raise ContractError(f"{table}.{column.name} is {there[column.name][0]} in the table: {cure}")
+    if gone := sorted(there.keys() - set(contract.column_names)):
+        raise ContractError(f"{table} has {', '.join(gone)}, which its contract has not: {cure}")
+    # Each of these makes a build of other days that is about to commit begin again. So only where something differs.
+    changes = [
+        f"alter table {name} alter column `{column.name}` comment {literal(column.comment)}"
+        for column in contract.columns
+        if column.name in there and there[column.name][1] != column.comment
+    ]
+    if new := [_column(column) for column in contract.columns if column.name not in there]:
+        changes.append(f"alter table {name} add columns ({', '.join(new)})")
+    if (snapshot.handle.get("description") or "") != contract.about:
+        changes.append(f"comment on table {name} is {literal(contract.about)}")
+    for change in changes:
+        _run().sql(change)
+    newest = open(table) if changes else snapshot
+    assert newest is not None, "it was there"
+    return newest
+
+
+def write(
+    table: str,
+    rows: pa.Table | Callable[[Snapshot], pa.Table],
+    *,
+    about: str,
+    partitioned_by: Sequence[str],
+    anew: bool = False,
+) -> None:
+    """Append rows to a table without a contract. Appends never conflict."""
+    if not isinstance(rows, pa.Table) or anew:
+        raise LakeError(
+            f"{table} in {settings.catalog()} is the record itself, and is not made again: bring an older version back "
+            f"with RESTORE TABLE {address(table)} TO VERSION AS OF n"
+        )
+    session = _run()
+    if open(table) is None:
+        _create(table, ", ".join(f"`{field.name}` {_type(field.type)}" for field in rows.schema), partitioned_by, about)
+    if rows.num_rows:
+        session.write(address(table), rows, "append", {})
+
+
+def _type(kind: pa.DataType) -> str:
+    """The SQL type of a column of the ledger."""
+    if pa.types.is_map(kind):
+        return f"map<{_type(kind.key_type)}, {_type(kind.item_type)}>"
+    return "timestamp" if pa.types.is_timestamp(kind) else {"int64": "bigint"}.get(str(kind), str(kind))
+
+
+def replace(
+    contract: Contract,
+    rows: pa.Table | Callable[[], pa.RecordBatchReader],
+    *,
+    partitions: Collection[str] = (),
+    record: Mapping[str, Any] | None = None,
+    since: Snapshot | None = None,
+    guard: Callable[[dict[str, int]], None] | None = None,
+) -> int:
+    """Replace partitions (all of a source without days) in one commit that carries `record`; gives its version.
+
+    It is for sources that a run makes, such as the sample. A build writes with Spark, and all other sources are tables
+    of somebody else.
+    """
+    if not isinstance(rows, pa.Table) or since or guard:
+        raise LakeError(f"{contract.table}: files are not loaded into {settings.catalog()}: whoever owns it writes it")
+    day, session, table = contract.day_column, _run(), rows.cast(arrow_schema(contract))
+    counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
+    loaded = {count["values"]: count["counts"] for count in counts}
+    record = record or load_record(contract, uuid.uuid4().hex, loaded)
+    options = {"userMetadata": json.dumps(record, separators=(",", ":"))}
+    snapshot = ensure(contract)
+    if day:
+        keys = ", ".join(literal(Period.parse(contract.grain, text).text) for text in sorted(partitions or loaded))
+        options["replaceWhere"] = f"`{day}` in ({keys or 'null'})"
+    session.write(snapshot.address, table, "overwrite", options)
+    newest = open(contract.table)
+    assert newest is not None, "it was written"
+    return newest.version
+
+
+def tidy(table: str, older_than: timedelta = KEPT) -> None:
+    """Nothing: Databricks tidies its tables up by itself (predictive optimisation)."""
+
+
+# -- what sensors wait for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a table: its days first..last, and of each day the values of some aggregates."""
+
+    first: str
+    last: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass
+class Presence:
+    """What is there of a table. `days`: a day with rows of a source, and its values as texts.
+
+    `first`: its first day of all. `built`, `empty`: days that the ledger knows so.
+    """
+
+    days: dict[str, list[str | None]] = field(default_factory=dict)
+    first: str | None = None
+    built: dict[str, None] = field(default_factory=dict)
+    empty: dict[str, None] = field(default_factory=dict)
+
+
+def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
+    """Table -> what is there of it, in one statement for all; a source that does not exist is left out."""
+    values: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    for number, (table, one) in enumerate(sorted(wanted.items())):
+        values |= {f"table_{number}": table, f"first_{number}": one.first, f"last_{number}": one.last}
+        if contracts.get(table).is_source:
+            parts[table] = _presence_of_source(table, number, one)
+    parts[contracts.LEDGER] = _presence_in_ledger(range(len(wanted)))
+    while True:
+        text = " union all ".join(parts.values())
+        bound = {name: values[name] for name in re.findall(r":([a-z]+_\d+)", text)}
+        try:
+            rows = _read(text, bound, kept_seconds=0).to_pylist() if parts else []
+            break
+        except Exception as error:
+            # The statement names one table that is not there; the others are asked for without it.
+            absent = [table for table in parts if _says_absent(error, table)]
+            if not absent:
+                raise
+            for table in absent:
+                del parts[table]
+    found = {table: Presence() for table in wanted if table in parts or not contracts.get(table).is_source}
+    for row in rows:
+        if (there := found.get(row["name"])) is None or not row["day"]:
+            continue
+        if row["fact"] == "days":
+            there.days[row["day"]] = json.loads(row["shown"] or "[]")
+        elif row["fact"] == "first":
+            there.first = row["day"]
+        else:
+            {"built": there.built, "empty": there.empty}[row["fact"]][row["day"]] = None
+    return found
+
+
+def _says_absent(error: Exception, table: str) -> bool:
+    """Is it this table that an error names, or its schema?"""
+    schema, _, name = table.partition(".")
+    quoted = f"`{schema}`" if "SCHEMA_NOT_FOUND" in str(error) else f"`{schema}`.`{name}`"
+    return bool(_ABSENT.search(str(error))) and quoted in str(error)
+
+
+def _presence_of_source(table: str, number: int, wanted: Wanted) -> str:
+    name, day = address(table), contracts.get(table).day_column
+    start = f"select {literal(table)} as name, 'days' as fact, "
+    if not day:
+        return f"{start}'' as day, '' as shown from {name} where false"
+    texts = ", ".join(f"cast({value} as string)" for value in wanted.values)
+    return (
+        f"{start}cast(`{day}` as string) as day, to_json(array({texts})) as shown from {name} "
+        f"where `{day}` between :first_{number} and :last_{number} group by `{day}` union all "
+        f"select {literal(table)}, 'first', cast(min(`{day}`) as string), '' from {name} "
+        f"where `{day}` rlike '^[0-9]{{4}}-'"
+    )
+
+
+def _presence_in_ledger(numbers: Iterable[int]) -> str:
+    tables = ", ".join(f":table_{number}" for number in numbers)
+    ranges = " or ".join(
+        f"(`table` = :table_{number} and `partition` between :first_{number} and :last_{number})" for number in numbers
+    )
+    # Rows of a table that was dropped since, and made again, speak of another one.
+    newest = "max_by(table_id, case when status <> 'failed' then built_at end) over (partition by `table`)"
+    rows = f"(select *, {newest} as newest from {address(contracts.LEDGER)} where `table` in ({tables}))"
+    return (
+        f"select distinct `table` as name, status as fact, `partition` as day, '' as shown from {rows} "
+        f"where table_id = newest and status in ('built', 'empty') and ({ranges}) union all "
+        f"select `table`, 'first', min(`partition`), '' from {rows} where table_id = newest and status = 'built' "
+        "group by `table`"
+    )

@@ -1,0 +1,171 @@
+"""SQL on a warehouse of Databricks by the statement API: what Airflow and the command line read is read so."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from include.lake import settings
+from include.lake.errors import LakeError, UsageError
+
+_STATEMENTS = "/api/2.0/sql/statements"
+# Pages and plans share what was read within this time.
+KEPT_SECONDS = 60.0
+# A classic warehouse starts within minutes. One that does not in this time needs somebody.
+PATIENCE_SECONDS = 600.0
+POLL_SECONDS = 2.0
+# Databricks says 429 to who asks too often, and 503 while it is busy: up to 1 + 2 + 4 + 8 + 16 s more then.
+_RETRIES = 6
+BACK_OFF_SECONDS = 0.5
+_CURES = {
+    401: "the token is not valid (any more): make a new one, and give it to the connection",
+    403: "the user of the connection may not use it: grant CAN USE on the warehouse, and USE CATALOG, USE SCHEMA and "
+    "SELECT in the catalog",
+    404: "there is no such warehouse (or statement) in this workspace: correct LAKE_SQL_WAREHOUSE, or the connection",
+    429: "it has more requests than its quota allows: try again later, or give LAKE_LOOK_SECONDS more",
+}
+_ARROW = {
+    "STRING": pa.string(), "BYTE": pa.int8(), "TINYINT": pa.int8(), "SHORT": pa.int16(), "SMALLINT": pa.int16(),
+    "INT": pa.int32(), "LONG": pa.int64(), "BIGINT": pa.int64(), "FLOAT": pa.float32(), "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(), "DATE": pa.date32(), "TIMESTAMP": pa.timestamp("us", "UTC"),
+}  # fmt: skip
+
+
+class StatementFailed(LakeError):
+    """The warehouse refused a statement; the text is its own."""
+
+
+def _of_the_environment() -> tuple[str, str]:
+    host, token = os.environ.get("DATABRICKS_HOST"), os.environ.get("DATABRICKS_TOKEN")
+    if not host or not token:
+        raise UsageError("LAKE_ENGINE=databricks: set DATABRICKS_HOST and DATABRICKS_TOKEN to ask the warehouse")
+    return host, token
+
+
+_connection: Callable[[], tuple[str, str]] = _of_the_environment
+_kept: dict[tuple[str, tuple[tuple[str, str | int], ...]], tuple[float, pa.Table]] = {}
+
+
+def use(connection: Callable[[], tuple[str, str]]) -> None:
+    """Take host and token from a function, which is called for each statement."""
+    global _connection
+    _connection = connection
+
+
+def forget() -> None:
+    """Read everything anew from here on."""
+    _kept.clear()
+
+
+def sql(text: str, values: Mapping[str, str | int], kept_seconds: float | None = None) -> pa.Table:
+    """The rows of a statement with its values bound (`:name`); those of the last minute if it was asked before."""
+    seconds = KEPT_SECONDS if kept_seconds is None else kept_seconds
+    key, now = (text, tuple(sorted(values.items()))), time.monotonic()
+    for other, (at, _) in list(_kept.items()):
+        if now - at > KEPT_SECONDS:
+            _kept.pop(other, None)
+    kept = _kept.get(key)
+    if kept is None or now - kept[0] > seconds:
+        kept = _kept[key] = now, _ask(text, values)
+    return kept[1]
+
+
+def _ask(text: str, values: Mapping[str, str | int]) -> pa.Table:
+    parameters = [
+        {"name": name, "value": str(value), "type": "BIGINT" if isinstance(value, int) else "STRING"}
+        for name, value in values.items()
+    ]
+    answer = _request("POST", _STATEMENTS, {
+        "warehouse_id": settings.sql_warehouse(), "statement": text, "parameters": parameters,
+        "format": "JSON_ARRAY", "disposition": "INLINE", "wait_timeout": "50s", "on_wait_timeout": "CONTINUE",
+    })  # fmt: skip
+    place, deadline = f"{_STATEMENTS}/{answer['statement_id']}", time.monotonic() + PATIENCE_SECONDS
+    while (state := answer["status"]["state"]) in ("PENDING", "RUNNING"):
+        if time.monotonic() > deadline:
+            _request("POST", f"{place}/cancel", {})
+            raise LakeError(
+                f"the warehouse {settings.sql_warehouse()} has not answered for {PATIENCE_SECONDS / 60:.0f} minutes "
+                f"({state}): look at its page, start it, or take another one (LAKE_SQL_WAREHOUSE)"
+            )
+        time.sleep(POLL_SECONDS)
+        answer = _request("GET", place)
+    if state != "SUCCEEDED":
+        raise StatementFailed(f"the warehouse says {state}: {_line(answer['status'].get('error') or {})}")
+    result = answer.get("result") or {}
+    lists = list(result.get("data_array") or ())
+    while following := result.get("next_chunk_internal_link"):
+        result = _request("GET", following)
+        lists += result.get("data_array") or ()
+    return _table(answer["manifest"]["schema"].get("columns") or [], lists)
+
+
+def _line(error: Mapping[str, Any]) -> str:
+    text = f"{error.get('error_code')}: {error.get('message')}".splitlines()[0]
+    return f"{text}: {_CURES[403]}" if "INSUFFICIENT_PERMISSIONS" in text or "PERMISSION_DENIED" in text else text
+
+
+def _request(method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One answer of the workspace; LakeError in one line with the cure."""
+    host, token = _connection()
+    url = (host if "://" in host else f"https://{host}").rstrip("/") + path
+    retry = Retry(
+        total=_RETRIES, connect=3, read=2, backoff_factor=BACK_OFF_SECONDS, backoff_max=30, allowed_methods=None,
+        status_forcelist=(429, 503), raise_on_status=False, respect_retry_after_header=True,
+    )  # fmt: skip
+    try:
+        with requests.Session() as session:
+            session.mount(url.partition("://")[0] + "://", HTTPAdapter(max_retries=retry))
+            headers = {"Authorization": f"Bearer {token}", "User-Agent": "lake"}
+            answer = session.request(method, url, json=body, headers=headers, timeout=(10, 90))
+    except requests.RequestException as error:
+        reason = re.sub(r"\s+", " ", str(error))[:200]
+        raise LakeError(f"{host} does not answer ({reason}): correct the host of the connection") from None
+    if answer.ok:
+        content: dict[str, Any] = answer.json()
+        return content
+    try:
+        reason = str(answer.json()["message"]).partition("\n")[0][:200]
+    except (ValueError, KeyError, TypeError):
+        reason = answer.reason
+    cure = _CURES.get(answer.status_code, "try again, or look at the status page of Databricks")
+    raise LakeError(f"{host} says {answer.status_code} ({reason}): {cure}")
+
+
+# -- values
+
+
+def _table(columns: list[dict[str, Any]], lists: list[list[str | None]]) -> pa.Table:
+    """The rows with their types: the API gives each value as a text."""
+    fields = [(column["name"], _arrow_type(column.get("type_text") or column["type_name"])) for column in columns]
+    texts = list(zip(*lists, strict=True)) or [()] * len(fields)
+    arrays = [_array(column, kind) for column, (_, kind) in zip(texts, fields, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _array(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_nested(kind):
+        values = [None if text is None else json.loads(text) for text in texts]
+        return pa.array([list(value.items()) if isinstance(value, dict) else value for value in values], kind)
+    if pa.types.is_timestamp(kind):  # the cast of Arrow takes no offset such as +00:00 in some texts and Z in others
+        return pa.array([None if text is None else datetime.fromisoformat(text) for text in texts], kind)
+    return pa.array(texts, pa.string()).cast(kind)
+
+
+def _arrow_type(text: str) -> pa.DataType:
+    name, _, inner = text.upper().partition("<")
+    inner = inner.removesuffix(">")
+    if name == "ARRAY":
+        return pa.list_(_arrow_type(inner))
+    if name == "MAP" and (parts := re.fullmatch(r"(\w+), ?(.+)", inner)):
+        return pa.map_(_arrow_type(parts[1]), _arrow_type(parts[2]))
+    if decimal := re.fullmatch(r"DECIMAL\((\d+), ?(\d+)\)", name):
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    return _ARROW.get(name, pa.string())  # such as a STRUCT: as it is written

@@ -1,0 +1,286 @@
+"""The store of a Unity Catalog and its engine, on a real Spark with Delta; Airflow's side by the statement API."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from airflow.triggers.base import TaskSuccessEvent
+from lake_airflow import shared_look
+from lake_airflow.tasks import PartitionTrigger
+
+from include.lake import settings
+from include.lake.build import runner
+from include.lake.engine import databricks
+from include.lake.errors import CheckFailed, LakeError, UsageError
+from include.lake.project import contracts, lineage
+from include.lake.project.contracts import RUN_TIMESTAMP
+from include.lake.project.days import day_range
+from include.lake.state import ledger, presence
+from include.lake.state.look import FRESH, Look
+from include.lake.state.presence import Ask
+from include.lake.storage import store, unity_catalog, warehouse
+from include.sample import generate
+from tests.databricks import statements
+from tests.databricks.server import Workspace, serving
+from tests.shop import DAY, FILES, LAST, NEXT, TABLE, build
+
+pytestmark = pytest.mark.spark
+SOURCE = "shop.event"
+EVENT, TOTAL = (f"`{statements.CATALOG}`.{table}" for table in (SOURCE, TABLE))
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A session of one Spark with Delta, which all tests of this file share."""
+    with (
+        statements.spark_server(tmp_path_factory.mktemp("server")) as (address, token),
+        statements.session(address, token) as session,
+    ):
+        yield session
+
+
+@pytest.fixture
+def run(
+    spark: Any, project: Callable[[dict[str, str]], None], lake_home: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """This process is a run of Databricks with an empty catalog, and the project has the two tables of the shop."""
+    project(FILES)
+    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
+    monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
+    monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
+    for schema in ("shop", "ops"):
+        spark.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
+    monkeypatch.setattr(databricks, "_entered", None)
+    yield databricks.enter(spark)
+    unity_catalog.use(None)
+
+
+def load(*rows: tuple[str | None, int | None, str]) -> None:
+    contract = contracts.get(SOURCE)
+    columns = list(zip(*rows, strict=True))
+    store().replace(contract, pa.table([list(c) for c in columns], names=contract.column_names))
+
+
+def totals(spark: Any) -> list[tuple[Any, ...]]:
+    return sorted(tuple(row) for row in spark.sql(f"select name, total, day from {TOTAL}").collect())
+
+
+def states() -> list[str]:
+    look = Look()
+    return [look.own_state(TABLE, day).state for day in (DAY, NEXT)]
+
+
+def test_a_build_gives_a_table_as_its_contract_says(run: Any) -> None:
+    load(("a", 1, DAY), ("a", 2, DAY), ("b", 5, NEXT))
+    assert build(None, DAY, NEXT).rows == 2
+    assert totals(run) == [("a", 3, DAY), ("b", 5, NEXT)] and states() == [FRESH, FRESH]
+    assert build(None, DAY, NEXT).state == FRESH
+    columns = unity_catalog._columns(TOTAL)
+    assert columns["name"] == ("string", "이름") and columns["run_timestamp"][0] == "timestamp"
+    (detail,) = run.sql(f"describe detail {TOTAL}").collect()
+    assert (detail["partitionColumns"], detail["description"]) == (["day"], "하루의 합계.")
+    assert [row["status"] for row in ledger.read([TABLE])] == [ledger.BUILT] * 2
+
+
+def test_the_laws(run: Any) -> None:
+    """Again, any order, one or many: days built one by one, backwards and twice, are days built in one go."""
+    days = [DAY, NEXT, LAST]
+    load(*((name, number, day) for number, day in enumerate(days) for name in "ab"))
+    build(None, DAY, LAST)
+    expected = totals(run)
+    assert len(expected) == 6
+    run.sql(f"delete from {TOTAL}")
+    assert states() == ["stale"] * 2, "another writer has taken the rows of both"
+    for day in [*reversed(days), DAY]:
+        build(None, day, force=day == DAY)
+    assert totals(run) == expected
+    builds = [row for row in ledger.read([TABLE]) if row["status"] == ledger.BUILT]
+    assert len({row["version"] for row in builds}) == 5, "one commit a build"
+
+
+def test_a_build_that_is_killed_or_fails(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut between commit and ledger, the next run enters it. Rows that fail a check are never published."""
+    load(("a", 1, DAY))
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "record", lambda table: killed())
+        with pytest.raises(KeyboardInterrupt):
+            build(None)
+    assert ledger.read([TABLE]) == []
+    assert build(None).days == [] and [row["partition"] for row in ledger.read([TABLE])] == [DAY]
+    load(("a", -1, DAY))
+    with pytest.raises(CheckFailed, match="total >= 0"):
+        build(None)
+    assert totals(run) == [("a", 1, DAY)] and states()[0] == "failed"
+
+
+def killed() -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("tracked", [True, False], ids=["row tracking", "by content"])
+def test_a_day_is_another_one_when_its_rows_are(run: Any, tracked: bool) -> None:
+    """OPTIMIZE changes no day. A delete with deletion vectors, which changes no file name, always changes its day."""
+    load(("a", 1, DAY), ("b", 1, DAY), ("a", 5, NEXT))
+    properties = f"'delta.enableDeletionVectors' = 'true', 'delta.enableRowTracking' = '{str(tracked).lower()}'"
+    run.sql(f"alter table {EVENT} set tblproperties ({properties})")
+    run.sql(f"insert into {EVENT} values ('c', 1, '{DAY}')")  # a second file, so that OPTIMIZE has work
+    build(None, DAY, NEXT)
+    # What comes goes again, and files become other ones.
+    run.sql(f"insert into {EVENT} values ('a', 6, '{NEXT}')")
+    run.sql(f"delete from {EVENT} where day = '{NEXT}' and amount = 6")
+    run.sql(f"optimize {EVENT}").collect()
+    assert build(None, DAY, NEXT).days == []
+    run.sql(f"delete from {EVENT} where name = 'a' and amount = 1")
+    assert states() == ["stale", FRESH]
+    assert build(None, DAY, NEXT).days == [DAY]
+    run.sql(f"update {EVENT} set amount = 7 where day = '{NEXT}'")
+    assert states() == [FRESH, "stale"]
+
+
+def test_an_empty_day_over_an_empty_day(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delta makes no commit for it where it is written by its path, and the ledger knows it all the same."""
+    load(("a", 1, DAY), ("a", 1, NEXT))
+    run.sql(f"update {EVENT} set name = 'nobody' where day = '{NEXT}'")  # counted and not published
+    build(None)
+    folder = run.sql(f"describe detail {TOTAL}").collect()[0]["location"]
+    monkeypatch.setattr(databricks._Cached, "_save", lambda self, writer, address: writer.save(folder))
+    version = run.sql(f"describe history {TOTAL} limit 1").collect()[0]["version"]
+    assert build(None, NEXT).dropped == {"nameless": 1}
+    assert run.sql(f"describe history {TOTAL} limit 1").collect()[0]["version"] == version
+    assert states() == [FRESH, FRESH] and build(None, DAY, NEXT).days == []
+    (row,) = (row for row in ledger.read([TABLE]) if row["partition"] == NEXT)
+    assert (row["status"], row["version"], row["rows"]) == (ledger.BUILT, version, 0)
+    assert [row["version"] for row in ledger.record(TABLE)] == []
+
+
+# -- from Airflow: by the statement API
+
+
+@pytest.fixture
+def airflow(run: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """Gives a function: from its call on, this process is no run, and asks the workspace that it gives."""
+    with serving(Workspace(statements.Statements(run, chunk_rows=2))) as workspace:
+
+        def leave_the_run() -> Any:
+            unity_catalog.use(None)
+            monkeypatch.setattr(databricks, "_entered", None)
+            monkeypatch.setenv("DATABRICKS_HOST", workspace.host)
+            monkeypatch.setenv("DATABRICKS_TOKEN", workspace.token)
+            monkeypatch.setenv("LAKE_SQL_WAREHOUSE", f"/sql/1.0/warehouses/{statements.WAREHOUSE}")
+            monkeypatch.setattr(warehouse, "BACK_OFF_SECONDS", 0.0)
+            monkeypatch.setattr(warehouse, "POLL_SECONDS", 0.0)
+            warehouse.forget()
+            return workspace
+
+        yield leave_the_run
+        warehouse.forget()
+        assert workspace.mistakes == []
+
+
+def test_airflow_sees_what_the_run_has_done(run: Any, airflow: Callable[[], Any]) -> None:
+    load(("a", 1, DAY), ("b", 2, DAY), ("a", 5, NEXT))
+    build(None, DAY, NEXT)
+    seen = states(), ledger.read([TABLE]), Look().files(SOURCE), Look().input_versions(TABLE)
+    workspace = airflow()
+    api = workspace.parts[0]
+    workspace.script += [(429, {"Retry-After": "0"}, {}), (503, {}, {})]
+    api.pending = 2
+    assert (states(), ledger.read([TABLE]), Look().files(SOURCE), Look().input_versions(TABLE)) == seen
+    asked = len(api.asked)
+    assert states() == [FRESH, FRESH] and len(api.asked) == asked, "within a minute nothing is asked again"
+    run.sql(f"delete from {EVENT} where name = 'a' and amount = 1")
+    warehouse.forget()
+    presence.look_at([TABLE])
+    asked = len(api.asked)
+    assert states() == ["stale", FRESH] and len(api.asked) == asked + 3, "one by one only what has changed"
+    with pytest.raises(LakeError, match="only a run of Databricks writes"):
+        ledger.append(seen[1])
+    with pytest.raises(LakeError, match="only a run of Databricks writes"):
+        build(None)
+    with pytest.raises(UsageError, match="only a run of Databricks computes"), databricks.opened():
+        pass
+
+
+HOURS = """\
+about: Complete with its second row.
+partitioned_by: [day]
+ready_when: count(*) >= 2 and max(name) = 'b'
+columns: [{name: name, type: string}, {name: day, type: string}]
+"""
+NEVER = (
+    "about: Nobody loads it.\npartitioned_by: [day]\ncolumns: [{name: name, type: string}, {name: day, type: string}]\n"
+)
+REPORT = "about: All.\nkey: []\npartitioned_by: [day]\nreads: {shop.total: 2}\n" + (
+    "columns: [{name: name, type: string}, {name: day, type: string}]\n"
+)
+SELECT = """\
+select total.name, total.day
+from shop.total as total
+inner join shop.hours as hours on hours.day = total.day and hours.day between :start_date and :end_date
+inner join shop.never as never on never.day = total.day
+where total.day between :start_date and :end_date
+"""
+
+
+def test_all_sensors_share_one_statement(run: Any, airflow: Callable[[], Any]) -> None:
+    files = {"hours.yaml": HOURS, "never.yaml": NEVER, "report.yaml": REPORT, "report.sql": SELECT}
+    for name, text in files.items():
+        (settings.SQL / "shop" / name).write_text(text)
+    days = day_range("2026-01-01", "2026-04-30")
+    load(*(("a", 1, day) for day in days))
+    hours = contracts.get("shop.hours")
+    store().replace(hours, pa.table([["a", "b", "b"], [DAY, DAY, NEXT]], names=hours.column_names))
+    build(None, NEXT, LAST)
+    why = f"is not complete: COUNT(*) is 1, MAX(name) is b, and ready_when is {hours.ready_when}"
+    assert Look().absent_reasons("shop.hours", [DAY, NEXT]) == {NEXT: why}
+    api = airflow().parts[0]
+
+    async def wait() -> list[Any]:
+        triggers = [PartitionTrigger(SOURCE, [TABLE], day, "UTC", 1) for day in days] * 4
+        return await asyncio.gather(*(anext(trigger.run()) for trigger in triggers))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_look, "GATHER_SECONDS", 0.5)
+        events = asyncio.run(wait())
+    assert len(events) == 480 and all(isinstance(event, TaskSuccessEvent) for event in events)
+    assert len(api.asked) == 1
+
+    report = ("shop.report",)
+    asks = [Ask(table, report, day) for day in (DAY, NEXT) for table in ("shop.total", "shop.hours", "shop.never")]
+    answers = presence.missing(asks)
+    of_day, of_next = [{DAY: "is missing"}, {}, {DAY: "is missing"}], [{}, {NEXT: why}, {NEXT: "is missing"}]
+    assert [answers[ask] for ask in asks] == of_day + of_next
+    assert len(api.asked) == 3, "one more for the table that is not there"
+
+
+def test_every_table_has_the_rows_of_the_local_target(
+    run: Any, lake_home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One day of the sample, built here by Databricks' own way, and by Sail over Delta files."""
+    day, tables = "2026-01-31", lineage.in_order([name for name in lineage.in_order() if name.startswith("we_mart.")])
+    for schema in {name.partition(".")[0] for name in contracts.load_all()}:
+        run.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
+    sources = [(contracts.get(name), rows) for name, _, rows in generate.days(day, day, 0.01)]
+    sources += [(contracts.get(name), rows) for name, rows in generate.current(0.01)]
+    results = []
+    for engine in (settings.DATABRICKS, settings.SAIL):
+        monkeypatch.setenv("LAKE_ENGINE", engine)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda source: store().replace(*source), sources))
+        ours = [name for name in tables if not contracts.get(name).is_source]
+        for name in ours:
+            runner.build(name, day, day, log=lambda line: None)
+        results.append({name: _rows(name) for name in ours})
+    assert results[0].keys() == results[1].keys() and all(results[0].values())
+    for name, rows in results[0].items():
+        assert rows == results[1][name], name
+
+
+def _rows(table: str) -> list[str]:
+    snapshot = store().open(table)
+    assert snapshot is not None
+    columns = [name for name in contracts.get(table).column_names if name != RUN_TIMESTAMP]
+    return sorted(map(repr, store().rows(snapshot).select(columns).to_pylist()))

@@ -1,0 +1,115 @@
+"""The client of the statement API where Databricks refuses: each error is one line with its cure."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from include.lake import settings
+from include.lake.errors import LakeError, UsageError
+from include.lake.storage import warehouse
+from tests.databricks.server import Workspace, serving
+from tests.databricks.statements import WAREHOUSE, Statements
+
+
+class _Answers:
+    """In the place of Spark: what the statements give does not matter here."""
+
+    def sql(self, text: str) -> Any:
+        raise ValueError(text)
+
+
+@pytest.fixture
+def workspace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    with serving(Workspace(Statements(_Answers()))) as workspace:
+        monkeypatch.setenv("LAKE_SQL_WAREHOUSE", WAREHOUSE)
+        monkeypatch.setattr(warehouse, "BACK_OFF_SECONDS", 0.0)
+        monkeypatch.setattr(warehouse, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(warehouse, "_connection", lambda: (workspace.host, workspace.token))
+        warehouse.forget()
+        yield workspace
+
+
+def failure(text: str = "select 1", **values: str | int) -> str:
+    with pytest.raises(LakeError) as caught:
+        warehouse.sql(text, values)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def refused(status: int, message: str) -> tuple[int, dict[str, str], Any]:
+    return status, {}, {"error_code": "SOME_CODE", "message": message}
+
+
+def test_an_expired_token(workspace: Workspace) -> None:
+    workspace.script = [refused(401, "Token is expired")]
+    assert "says 401 (Token is expired): the token is not valid (any more): make a new one" in failure()
+    assert len(workspace.requests) == 1, "another try would not help"
+
+
+def test_a_missing_right(workspace: Workspace) -> None:
+    workspace.script = [refused(403, "no CAN USE")]
+    assert "says 403 (no CAN USE): the user of the connection may not use it: grant CAN USE" in failure()
+    error = {"error_code": "BAD_REQUEST", "message": "[INSUFFICIENT_PERMISSIONS] User lacks SELECT\nand more"}
+    workspace.script = [(200, {}, {"statement_id": "1", "status": {"state": "FAILED", "error": error}})]
+    assert "[INSUFFICIENT_PERMISSIONS] User lacks SELECT: the user of the connection may not use it" in failure()
+
+
+def test_a_quota(workspace: Workspace) -> None:
+    workspace.script = [refused(429, "quota")] * 20
+    assert "says 429 (quota): it has more requests than its quota allows" in failure()
+    assert len(workspace.requests) == 7, "it was tried again and again before"
+
+
+def test_a_warehouse_that_does_not_start(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = workspace.parts[0]
+    assert isinstance(api, Statements)
+    api.pending = 1_000_000
+    monkeypatch.setattr(warehouse, "PATIENCE_SECONDS", 0.2)
+    assert f"the warehouse {WAREHOUSE} has not answered for 0 minutes (PENDING): look at its page" in failure()
+    assert api.cancelled == 1
+
+
+def test_a_wrong_host_and_a_wrong_warehouse(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKE_SQL_WAREHOUSE", "nobody")
+    assert "says 404 (SQL warehouse nobody does not exist.): there is no such warehouse" in failure()
+    monkeypatch.setattr(warehouse, "_connection", lambda: ("http://127.0.0.1:1", "token"))
+    assert "does not answer" in failure()
+
+
+def test_a_statement_that_fails_says_so(workspace: Workspace) -> None:
+    assert "the warehouse says FAILED: BAD_REQUEST: select 'x'" in failure("select :name", name="x")
+    assert "UNBOUND_SQL_PARAMETER" in failure("select :other", name="x")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "read"),
+    [
+        ("LAKE_CATALOG", "", settings.catalog),
+        ("LAKE_CATALOG", "a`; drop table b", settings.catalog),
+        ("LAKE_SQL_WAREHOUSE", "/sql/2.0/x", settings.sql_warehouse),
+        ("LAKE_LOOK_SECONDS", "0", settings.look_seconds),
+        ("DATABRICKS_TOKEN", "", warehouse._of_the_environment),
+    ],
+)
+def test_a_wrong_setting_is_named(variable: str, text: str, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(UsageError, match=variable):
+        read()
+
+
+def test_values_keep_their_types() -> None:
+    columns = [
+        {"name": name, "type_text": kind}
+        for name, kind in {
+            "a": "BIGINT", "b": "MAP<STRING, BIGINT>", "c": "ARRAY<STRING>", "d": "TIMESTAMP", "e": "BOOLEAN",
+            "f": "DECIMAL(38,0)", "g": "DOUBLE", "h": "DATE", "i": "STRING",
+        }.items()
+    ]  # fmt: skip
+    row = ["1", '{"x": 2}', '["y", null]', "2026-01-05T01:02:03.000004Z", "true", "99", "NaN", "2026-01-05", ""]
+    (typed,) = warehouse._table(columns, [row]).to_pylist(maps_as_pydicts="strict")
+    assert (typed["a"], typed["b"], typed["c"], typed["e"]) == (1, {"x": 2}, ["y", None], True)
+    assert typed["d"].isoformat() == "2026-01-05T01:02:03.000004+00:00" and typed["g"] != typed["g"]
+    assert (str(typed["f"]), str(typed["h"]), typed["i"]) == ("99", "2026-01-05", "")
+    assert warehouse._table(columns, [[None] * 9]).to_pylist() == [dict.fromkeys("abcdefghi")]
+    assert warehouse._table(columns, []).num_rows == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from include.lake import settings
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import days_before, last_finished_day
+from scripts.api import families
 
 # One day more than we_mart.wv_comm_user looks back.
 DEFAULT_DAYS = 3
@@ -14,8 +15,9 @@ DEFAULT_SCALE = 0.1
 
 
 def newest_day() -> str:
-    """The newest day that is over in the timezones of all DAGs."""
-    return min(last_finished_day(listed.timezone) for listed in task_lists.read_all())
+    """The newest day that is over in the timezones of the DAGs that are started."""
+    paths = (path for family in families() for path in task_lists.paths(family))
+    return min(last_finished_day(task_lists.read(path).timezone) for path in paths)
 
 
 def missing_sample(say: Callable[[str], None], day: str, count: int, scale: float) -> list[str]:

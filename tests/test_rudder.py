@@ -54,7 +54,8 @@ def random_tracks(chance: random.Random) -> list[dict[str, Any]]:
     return [{**track, "part_date": track["timestamp"].date().isoformat()} for track in tracks]
 
 
-TABLES = [name for name in lineage.in_order() if name.startswith("rudder.") and lineage.inputs(name)]
+TABLES = [name for name in lineage.in_order() if name.startswith("rudder.") and contracts.get(name).kept_by]
+VIEW = "rudder.dbt_top_users_by_avg_session_duration"
 
 
 def computed(spark: Any, table: str, names: list[str]) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
@@ -93,6 +94,9 @@ def test_the_selects_give_what_plain_python_gives(spark: Any, bundle: int) -> No
         assert wanted and cases.differences(wanted, rows, names, dict.fromkeys(names, "")) == [], table
         assert drops == (rudder_oracle.dropped(tracks) if table == "rudder.dbt_unique_tracks" else {})
         cases.register(spark, table, expected[table])
+    longest_first = rudder_oracle.top_users(expected["rudder.dbt_session_duration"])
+    rows, _ = computed(spark, VIEW, ["dbt_visitor_id", "avg_session_duration"])
+    assert rows == [tuple(row.values()) for row in longest_first]
 
 
 DAYS = day_range("2026-03-01", "2026-03-05")

@@ -321,3 +321,53 @@ def test_snapshots_agree_with_the_status_log() -> None:
         surprises["left"] += ((just_after.type == "unsubscribe") & ~just_after.member.isin(inside)).sum()
         surprises["came"] += ((just_after.type == "subscribe") & just_after.member.isin(inside)).sum()
     assert min(surprises.values()) > 0, surprises
+
+
+def tracks_of(days: list[str]) -> pd.DataFrame:
+    world = universe(1, SCALE)
+    frames = []
+    for day in days:
+        columns = generate.DAILY["rudder.tracks"](world, day_number(day))
+        frames.append(pa.table(columns).to_pandas().assign(day=day))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    "month", [calendar.day_range("2022-01-01", "2022-01-31"), calendar.day_range("2026-01-01", DAYS[1])]
+)
+def test_people_and_dirt_of_the_tracks(month: list[str]) -> None:
+    """A month has all that the sessions have to get right, and every track is of its UTC day."""
+    tracks = tracks_of(month)
+    assert set(tracks.timestamp // DAY - tracks.day.map(day_number)) == {0}
+    users = tracks[tracks.user_id.fillna("") != ""]
+    devices_of = users.groupby("user_id").anonymous_id.nunique()
+    users_of = users.groupby("anonymous_id").user_id.nunique()
+    known = tracks.anonymous_id.isin(users.anonymous_id)
+    gaps = tracks.sort_values("timestamp").groupby("anonymous_id").timestamp.diff() / 60_000
+    found = {
+        "devices that nobody logs in with": ~known,
+        "events of a device before or after its login": known & ~tracks.index.isin(users.index),
+        "events with neither id": tracks.anonymous_id.isna() & (tracks.user_id.fillna("") == ""),
+        "empty users": tracks.user_id == "",
+        "repeated deliveries": tracks.duplicated(["id", "day"]),
+        "repeated deliveries of another day": tracks.duplicated("id") & ~tracks.duplicated(["id", "day"]),
+        "gaps at the limit of a session": gaps.between(29, 32),
+        "new sessions": gaps > 31,
+        "viewed products": tracks.event == "viewed_product",
+        "signups": tracks.event == "signup",
+        "users with two devices": devices_of > 1,
+        "devices of two users": users_of > 1,
+    }
+    counts = {kind: int(where.sum()) for kind, where in found.items()}
+    assert min(counts.values()) >= 1, counts
+
+
+def test_a_day_of_tracks_knows_few_people_of_long_ago() -> None:
+    """So a day has the same volume whenever it is, and what its visitors did before is of the last weeks."""
+    days = calendar.day_range("2025-10-01", "2026-01-31")
+    tracks = tracks_of(days).dropna(subset="anonymous_id")
+    volume = tracks.groupby(tracks.day.str[:7]).size() / tracks.groupby(tracks.day.str[:7]).day.nunique()
+    assert volume.max() < 1.2 * volume.min()
+    today, before = tracks[tracks.day == days[-1]], tracks[tracks.day < days[-1]]
+    seen = before[before.anonymous_id.isin(today.anonymous_id)].groupby("anonymous_id").day.max()
+    assert len(seen) > 10 and (seen < days[-45]).sum() < 0.2 * len(seen)

@@ -187,6 +187,7 @@ def airflow(run: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], 
             monkeypatch.setenv("LAKE_SQL_WAREHOUSE", f"/sql/1.0/warehouses/{statements.WAREHOUSE}")
             monkeypatch.setattr(warehouse, "BACK_OFF_SECONDS", 0.0)
             monkeypatch.setattr(warehouse, "POLL_SECONDS", 0.0)
+            monkeypatch.setattr(warehouse, "KEPT_SECONDS", 3600.0)  # a busy machine may need more than a minute
             warehouse.forget()
             return workspace
 
@@ -210,7 +211,8 @@ def test_airflow_sees_what_the_run_has_done(run: Any, airflow: Callable[[], Any]
     warehouse.forget()
     presence.look_at([TABLE])
     asked = len(api.asked)
-    assert states() == ["stale", FRESH] and len(api.asked) == asked + 3, "one by one only what has changed"
+    assert states() == ["stale", FRESH]
+    assert len(api.asked) == asked + 2, "one by one only the rows of the changed day, before and after"
     with pytest.raises(LakeError, match="only a run of Databricks writes"):
         ledger.append(seen[1])
     with pytest.raises(LakeError, match="only a run of Databricks writes"):

@@ -82,7 +82,7 @@ def test_no_page_is_without_a_guard():
 def test_the_grid_has_every_table_with_days(client, enter):
     enter(LOGS, rows=1234)
     page = client.get("/").text
-    with_days = [contract for contract in contracts.load_all().values() if contract.day_column]
+    with_days = [contract for contract in contracts.load_all().values() if contract.has_days]
     assert rows(page) == len(with_days) + 1
     assert all(contract.table in page for contract in with_days)
     assert f"{YESTERDAY} stale: the SELECT or the contract has changed" in page

@@ -1,5 +1,6 @@
 """The tables of the RudderStack sessions: their SELECTs give what plain Python gives, over random histories."""
 
+import os
 import random
 from collections import Counter
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from include.lake import settings
 from include.lake.build import cases, runner
 from include.lake.errors import InputsMissing
 from include.lake.project import contracts, lineage
@@ -19,7 +21,6 @@ from include.lake.state.look import FRESH, Look
 from include.lake.storage import delta_files as storage
 from tests import rudder_oracle
 from tests.builders import Progress, how_many, sample
-from tests.conftest import ENGINES
 
 pytestmark = pytest.mark.spark
 
@@ -100,11 +101,11 @@ def test_the_selects_give_what_plain_python_gives(spark: Any, bundle: int) -> No
 
 
 DAYS = day_range("2026-03-01", "2026-03-05")
-HISTORIES = how_many(100)
+HISTORIES = how_many(50)
 OF_A_LAKE = 50  # histories that share the builds of a lake: one has no id of another
 
 
-@ENGINES
+@pytest.mark.parametrize("spark", [settings.SAIL, *([settings.SPARK] if os.environ.get("N") else [])], indirect=True)
 def test_whatever_the_history_of_builds(lake_home: Path, monkeypatch: pytest.MonkeyPatch, spark: Any) -> None:
     """Days come late, in any order, again with other events, and are built in ranges: the tables equal plain Python."""
     progress = Progress(HISTORIES, "histories")

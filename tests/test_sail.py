@@ -25,7 +25,7 @@ pytestmark = pytest.mark.engine("sail")
 def test_an_engine_that_nobody_knows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("sial", "sc://", "http://localhost:15002", "sc://host:port", "sc://h; rm -rf /"):
         monkeypatch.setenv("LAKE_ENGINE", wrong)
-        with pytest.raises(UsageError, match=r"is no engine: set it to sail, spark or sc://HOST:PORT"):
+        with pytest.raises(UsageError, match=r"is no engine: set it to sail, spark, databricks or sc://HOST:PORT"):
             engine()
     monkeypatch.setenv("LAKE_ENGINE", "sail")
     monkeypatch.setenv("LAKE_SPARK_REMOTE", "sc://localhost:15002")

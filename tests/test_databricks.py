@@ -143,7 +143,7 @@ def load(session: Any, *rows: tuple[str, int]) -> None:
     databricks._entered = None
 
 
-class Store(dict):
+class Store(dict[str, Any]):
     """What Airflow keeps for a task between its tries. `broken`: this many writes from now on, the worker dies."""
 
     broken = -1
@@ -241,5 +241,5 @@ def test_a_killed_task_cancels_its_run(workspace: Jobs) -> None:
 @pytest.mark.spark
 def test_a_wheel_of_another_version_refuses(workspace: Jobs, project: Any) -> None:
     project({"shop/total.sql": FILES["shop/total.sql"].replace("sum(", "max(")})  # the DAGs have it, the wheel not
-    with pytest.raises(AirflowFailException, match=r"code: .*the wheel is another version than the DAGs: make deploy"):
+    with pytest.raises(AirflowFailException, match=r"(?s)^code: .*the wheel is another version than the DAGs: make deploy"):
         end(Store())

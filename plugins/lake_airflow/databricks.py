@@ -104,7 +104,7 @@ class Submitted:
     def follow(self, context: Any, body: Mapping[str, Any]) -> None:
         """Find the run of this task or submit it, and defer until it ends. Returns only if it has ended well."""
         store, hook = context.get("task_state_store"), _hook()
-        kept = (store.get(_KEY) if store else None) or {}
+        kept = (None if store is None else store.get(_KEY)) or {}
         if run_id := kept.get("run_id"):
             run = _run(hook, run_id)
             state = run["state"] if run else {}
@@ -136,14 +136,14 @@ class Submitted:
 
     @staticmethod
     def _keep(store: Any, state: dict[str, Any]) -> None:
-        if store:
+        if store is not None:
             from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
             store.set(_KEY, state, retention=NEVER_EXPIRE)
 
     def end_of_run(self, context: Any, event: dict[str, Any]) -> None:
         """Forget the run, and raise what it ended with. Airflow retries what a retry can cure."""
-        if store := context.get("task_state_store"):
+        if (store := context.get("task_state_store")) is not None:
             store.delete(_KEY)
         state = json.loads(event["run_state"])
         if state["result_state"] == "SUCCESS":

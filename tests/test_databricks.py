@@ -241,5 +241,5 @@ def test_a_killed_task_cancels_its_run(workspace: Jobs) -> None:
 @pytest.mark.spark
 def test_a_wheel_of_another_version_refuses(workspace: Jobs, project: Any) -> None:
     project({"shop/total.sql": FILES["shop/total.sql"].replace("sum(", "max(")})  # the DAGs have it, the wheel not
-    with pytest.raises(AirflowFailException, match=r"(?s)^code: .*the wheel is another version than the DAGs: make deploy"):
+    with pytest.raises(AirflowFailException, match=r"(?s)^code: .*another version than the DAGs: make deploy"):
         end(Store())

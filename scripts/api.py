@@ -7,7 +7,7 @@ import urllib.request
 from typing import Any
 
 from include.lake.errors import LakeError, UsageError
-from include.lake.project import task_lists
+from include.lake.project import lineage, task_lists
 
 # The main job. The other families are there, paused.
 _FAMILIES = "wev"
@@ -60,6 +60,13 @@ def families() -> list[str]:
 def dag_ids() -> list[str]:
     """The ids of the DAGs of these families: the file name of a task list is the id of its DAG."""
     return sorted(path.stem for family in families() for path in task_lists.paths(family))
+
+
+def built_tables() -> list[str]:
+    """The tables that these DAGs build, in the order of their inputs."""
+    paths = (path for family in families() for path in task_lists.paths(family))
+    listed = {name for path in paths for name in task_lists.read(path).tables}
+    return [name for name in lineage.in_order() if name in listed]
 
 
 def is_parsed(api: Api, dag_id: str) -> bool:

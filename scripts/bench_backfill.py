@@ -16,10 +16,10 @@ from typing import Any
 from include.lake import settings
 from include.lake.backfill import plan
 from include.lake.errors import LakeError
-from include.lake.project import contracts, lineage
+from include.lake.project import lineage
 from include.lake.project.days import day_range, days_before
 from scripts import airflow_env
-from scripts.api import Api, dag_ids, is_parsed
+from scripts.api import Api, built_tables, dag_ids, is_parsed
 from scripts.options import read_number
 from scripts.run import down, until
 from scripts.stack import Clock, Stack
@@ -118,7 +118,7 @@ def sql_alone(days: list[str]) -> float:
 
     lake, seconds = Look(), 0.0
     with engine().opened() as spark:
-        for table in _built():
+        for table in built_tables():
             for name in lineage.inputs(table):
                 snapshot = lake.snapshot(name)
                 assert snapshot is not None
@@ -129,12 +129,8 @@ def sql_alone(days: list[str]) -> float:
     return seconds
 
 
-def _built() -> list[str]:
-    return [name for name in lineage.in_order() if contracts.get(name).is_built]
-
-
 def report(days: list[str], per_day: float, ranged: float, sql: float) -> int:
-    partitions = len(days) * len(_built())
+    partitions = len(days) * len(built_tables())
     overhead = max(0.0, ranged - sql) / partitions
     rows = [["way", "partitions", "seconds", "seconds a partition"]]
     for way, seconds in (("a run per day", per_day), ("the backfill DAG", ranged), ("the SELECTs alone", sql)):

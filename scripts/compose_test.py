@@ -27,12 +27,12 @@ from typing import Any
 from include.lake import settings
 from include.lake.errors import LakeError
 from include.lake.local import wait
-from include.lake.project import contracts, lineage
+from include.lake.project import contracts
 from include.lake.project.days import days_before
 from include.lake.storage import delta_files as storage
 from scripts import container, stack
 from scripts.airflow_env import USER
-from scripts.api import Api, dag_ids
+from scripts.api import Api, built_tables, dag_ids
 from scripts.seed import DEFAULT_DAYS, DEFAULT_SCALE, newest_day
 from scripts.stack import Clock
 
@@ -212,20 +212,22 @@ class Test:
         """Build the same day without docker, in a separate lake on this machine."""
         home = self.folder.parent / "lake"
         lake(home, "sample", "--from", days_before(self.day, DEFAULT_DAYS - 1), "--to", self.day, *SCALE)
-        lake(home, "build", *built(), "--from", self.day, "--to", self.day)
-        self.expected = {table: rows(home, table, self.day) for table in built()}
+        lake(home, "build", *built_tables(), "--from", self.day, "--to", self.day)
+        self.expected = {table: rows(home, table, self.day) for table in built_tables()}
         assert all(self.expected.values())
 
     def tables_are_right(self) -> None:
         """All built tables are fresh, and their rows are the same as those of the build without docker."""
         status = self.status()
-        self.require(all(status[name]["state"] == "fresh" for name in built()), "every table of the day is fresh")
+        self.require(
+            all(status[name]["state"] == "fresh" for name in built_tables()), "every table of the day is fresh"
+        )
         with tempfile.TemporaryDirectory() as folder:
             with open(Path(folder, "tar"), "wb") as file:
                 command = [*self.command, "exec", "-T", SCHEDULER, "tar", "-C", "/lake", "-c", "warehouse"]
                 subprocess.run(command, cwd=self.folder, env=self.env, stdout=file, check=True)
             subprocess.run(["tar", "-C", folder, "-xf", file.name], check=True)
-            theirs = {table: rows(Path(folder), table, self.day) for table in built()}
+            theirs = {table: rows(Path(folder), table, self.day) for table in built_tables()}
         counts = ", ".join(f"{table} {len(data):,}" for table, data in theirs.items())
         self.require(theirs == self.expected, f"the rows are those of ./lake without docker ({counts})")
 
@@ -321,7 +323,7 @@ class Test:
 
     def building(self) -> bool:
         answer = self.ask("GET", "/dags/~/dagRuns/~/taskInstances?state=running&limit=100")
-        return bool(answer and [task for task in answer["task_instances"] if task["task_id"] in built()])
+        return bool(answer and [task for task in answer["task_instances"] if task["task_id"] in built_tables()])
 
     def down_and_up(self) -> None:
         """`down` keeps the data and the secrets."""
@@ -373,10 +375,6 @@ def serve_jars() -> str:
         return ""
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://{gateway}:{server.server_port}"
-
-
-def built() -> list[str]:
-    return [name for name in lineage.in_order() if contracts.get(name).is_built]
 
 
 def lake(home: Path, *arguments: str) -> None:

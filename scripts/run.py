@@ -17,9 +17,8 @@ from typing import Any
 from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 from include.lake.local import wait
-from include.lake.project import lineage, task_lists
 from scripts import airflow_env, seed, stack
-from scripts.api import Api, dag_ids, families, is_parsed
+from scripts.api import Api, built_tables, dag_ids, families, is_parsed
 from scripts.options import read_number
 from scripts.stack import Clock, Stack
 
@@ -201,15 +200,8 @@ def _why_again(run: dict[str, Any], day: str) -> str | None:
     from include.lake.state.look import Look
 
     lake = Look()
-    old = [name for name in _built_tables() if lake.state(name, day).state != "fresh"]
+    old = [name for name in built_tables() if lake.state(name, day).state != "fresh"]
     return f"is green, but {', '.join(old)} changed since" if old else None
-
-
-def _built_tables() -> list[str]:
-    """The tables of the families that this run follows."""
-    paths = (path for family in families() for path in task_lists.paths(family))
-    listed = {name for path in paths for name in task_lists.read(path).tables}
-    return [name for name in lineage.in_order() if name in listed]
 
 
 def _run_of(api: Api, dag_id: str, day: str) -> dict[str, Any] | None:
@@ -256,7 +248,7 @@ def show(day: str) -> None:
 
     lake = Look()
     rows = [("table", "day", "state", "rows", "seconds")]
-    for name in _built_tables():
+    for name in built_tables():
         state = lake.state(name, day)
         count = "" if state.rows is None else f"{state.rows:,}"
         rows.append((name, day, state.state, count, "" if state.seconds is None else f"{state.seconds:.1f}"))

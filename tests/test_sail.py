@@ -16,6 +16,7 @@ from include.lake.engine import engine, sail, server
 from include.lake.errors import CODE, DATA, INFRASTRUCTURE, LakeError, UsageError
 from include.lake.local import processes
 from include.lake.state import ledger
+from include.lake.state.look import Look
 from tests.shop import DAY, NEXT, SELECT, TABLE, build, load
 from tests.strangers import answers_who_has_the_token_alone
 
@@ -27,6 +28,8 @@ def test_an_engine_that_nobody_knows_is_one_line(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("LAKE_ENGINE", wrong)
         with pytest.raises(UsageError, match=r"is no engine: set it to sail, spark, databricks or sc://HOST:PORT"):
             engine()
+        with pytest.raises(UsageError, match="is no engine"):  # and no lake is called empty because of it
+            Look().newest_day("rudder.tracks")
     monkeypatch.setenv("LAKE_ENGINE", "sail")
     monkeypatch.setenv("LAKE_SPARK_REMOTE", "sc://localhost:15002")
     with pytest.raises(UsageError, match="LAKE_SPARK_REMOTE has another name now: set LAKE_ENGINE instead"):

@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         name = options.name
         settings.home()  # a folder that Delta cannot use is refused before anything is read or written
         settings.warehouse()
+        settings.engine()
         with held():  # an edit while a long command runs is for the next command
             code = int(options.command(options) or 0)
         sys.stdout.flush()  # so a full disk is an error of the command, and not of Python's exit

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from include.lake import settings
-from include.lake.errors import LakeError
+from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.contracts import Contract
 from include.lake.storage import ANY_DAY, Commit, Snapshot, store
@@ -108,6 +108,8 @@ def open_ledger() -> Snapshot | None:
     """The ledger as it is now; None if nothing was built yet. LakeError if it must be made again."""
     try:
         snapshot = store().open(TABLE)
+    except UsageError:  # of a setting: the ledger may be as it should
+        raise
     except LakeError as error:
         raise LakeError(f"{error}; the ledger can be made again from the tables: ./lake ledger rebuild") from None
     if snapshot and not set(snapshot.columns) >= set(SCHEMA.names):
@@ -222,6 +224,8 @@ def rebuild() -> tuple[int, int]:
     """
     try:
         create()
+    except UsageError:
+        raise
     except LakeError:
         store().write(TABLE, SCHEMA.empty_table(), **_LAYOUT, anew=True)
     counts = 0, 0

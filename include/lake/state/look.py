@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
-from include.lake.errors import LakeError
+from include.lake.errors import LakeError, UsageError
 from include.lake.project import current, periods, task_lists
 from include.lake.project.contracts import Contract
 from include.lake.project.periods import Grain, Period
@@ -315,6 +315,8 @@ class Look:
         """The last day of the newest partition of a table; empty if it has none, or cannot be looked at."""
         try:
             newest = max(self.day_versions(table), default="")
+        except UsageError:  # of a setting, and so of every table
+            raise
         except LakeError:
             return ""
         return Period(self.project.contract(table).grain, newest).last_day if newest else ""

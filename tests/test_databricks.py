@@ -19,7 +19,7 @@ from include.lake.cli import entry
 from include.lake.engine import databricks
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.storage import store, unity_catalog, warehouse
-from scripts import deploy
+from scripts import deploy, first_hour
 from tests.databricks import statements
 from tests.databricks.jobs import Jobs
 from tests.databricks.server import TOKEN, Workspace, serving
@@ -243,3 +243,12 @@ def test_a_wheel_of_another_version_refuses(workspace: Jobs, project: Any) -> No
     project({"shop/total.sql": FILES["shop/total.sql"].replace("sum(", "max(")})  # the DAGs have it, the wheel not
     with pytest.raises(AirflowFailException, match=r"(?s)^code: .*another version than the DAGs: make deploy"):
         end(Store())
+
+
+@pytest.mark.spark
+def test_the_first_hour_says_what_is_as_expected(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a Spark with Delta, where it says which of the things that are taken for granted hold in open Delta, too."""
+    assert first_hour.main(f"{statements.CATALOG}.first_hour", cluster[2]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "as expected" in line]) == len(first_hour.CHECKS) > 5
+    assert "first_hour" not in str(cluster[2].sql("show schemas").collect())

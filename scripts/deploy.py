@@ -20,7 +20,7 @@ from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 
 # What a run imports and its cluster lacks; the versions are those of requirements.lock.
-_NEEDS = ("pydantic", "pyyaml", "sqlglot")
+_NEEDS = ("psutil", "pydantic", "pyyaml", "sqlglot")
 # The oldest time that a zip file can have.
 _TIME = (1980, 1, 1, 0, 0, 0)
 _SECONDS = 120

@@ -30,7 +30,8 @@ ENVIRONMENT = "5"
 # Where the task keeps its run between its tries.
 _KEY = "lake_run"
 _ENDED = ("TERMINATED", "SKIPPED", "INTERNAL_ERROR")
-_CLASS = re.compile(r"\b(data|code|conflict|infrastructure): ")
+# The words of the entry point alone: Databricks itself writes "status code: 503".
+_CLASS = re.compile(r"(?:\A|RunFailed: )(data|code|conflict|infrastructure): ")
 
 
 def payload(work: str, tables: list[str], first: str, last: str, run: str, **options: str | int) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def _run(hook: Any, run_id: int) -> dict[str, Any] | None:
         run: dict[str, Any] = hook.get_run(run_id)
         return run
     except AirflowException as error:
-        if "does not exist" in str(error) or "404" in str(error):
+        if re.search(r"does not exist|Status Code: 404", str(error)):
             return None
         raise
 
@@ -116,10 +117,7 @@ class Submitted:
             else:
                 self.log.info("found the run %s again", run_id)
         if not run_id:
-            token = kept.get("token") or uuid.uuid4().hex
-            self._keep(store, {"token": token})
-            run_id = _submitted(hook, {**body, "idempotency_token": token})
-            self._keep(store, {"token": token, "run_id": run_id})
+            run_id = self._new_run(store, hook, body, kept.get("token"))
         self._run_id = run_id
         url = hook.get_run_page_url(run_id)
         context["ti"].xcom_push("run_page_url", url)
@@ -133,6 +131,19 @@ class Submitted:
             ),
             method_name="ended",
         )  # fmt: skip
+
+    def _new_run(self, store: Any, hook: Any, body: Mapping[str, Any], token: str | None) -> int:
+        """Submit a run, or find the one that was submitted with a token which is kept; unless that has ended badly."""
+        for chosen in (token, uuid.uuid4().hex):
+            if chosen is None:
+                continue
+            self._keep(store, {"token": chosen})
+            run_id = _submitted(hook, {**body, "idempotency_token": chosen})
+            state = (_run(hook, run_id) or {}).get("state", {}) if chosen == token else {}
+            if state.get("life_cycle_state") not in _ENDED or state.get("result_state") == "SUCCESS":
+                break
+        self._keep(store, {"token": chosen, "run_id": run_id})
+        return run_id
 
     @staticmethod
     def _keep(store: Any, state: dict[str, Any]) -> None:
@@ -151,7 +162,7 @@ class Submitted:
         texts = [error["error"] for error in event.get("errors") or [] if error.get("error")]
         text = "\n".join(texts) or state.get("state_message") or f"the run ended as {state['result_state']}"
         kind = found[1] if (found := _CLASS.search(text)) else INFRASTRUCTURE
-        text = text[found.start() :] if found else text
+        text = text[found.start(1) :] if found else text
         message = f"{text}\nthe run: {event['run_page_url']}"
         retry = kind in (CONFLICT, INFRASTRUCTURE) and state["result_state"] != "CANCELED"
         raise (AirflowException if retry else AirflowFailException)(message)

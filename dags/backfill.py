@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 from airflow.sdk.definitions.param import ParamsDict
-from lake_airflow.backfill import PLAN, SUMMARY, PlanBackfill, SummariseBackfill, params
-from utils.dynamic_dag.factory import RETRIES, BrokenFiles, backfill_task, table_docs
+from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
+from utils.dynamic_dag.factory import RETRIES, BrokenFiles, of_engine, table_docs
 
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.current import held
@@ -39,10 +39,9 @@ with (
     planned = PlanBackfill(task_id=PLAN)
     summary = SummariseBackfill(task_id=SUMMARY, trigger_rule=TRIGGER_RULE)
     planned >> summary
+    operator = of_engine(BackfillTable)
     tasks = {
-        name: backfill_task()(
-            task_id=name, table=name, trigger_rule=TRIGGER_RULE, doc_md=table_docs(contracts.get(name))
-        )
+        name: operator(task_id=name, table=name, trigger_rule=TRIGGER_RULE, doc_md=table_docs(contracts.get(name)))
         for name in lineage.in_order()
         if contracts.get(name).is_built
     }

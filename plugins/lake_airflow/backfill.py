@@ -133,13 +133,17 @@ class BackfillTable(BaseOperator):
         super().__init__(**kwargs)
         self.table = table
 
-    def execute(self, context: Any) -> dict[str, Any]:
+    def asked(self, context: Any) -> tuple[request.Request, str]:
+        """What is asked for, and the name of the run; AirflowFailException without a plan."""
         if context["ti"].xcom_pull(task_ids=PLAN) is None:
             raise AirflowFailException("the plan has failed, so nothing is built")
+        return asked_for(context["params"]), _run(context)
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        checked, run = self.asked(context)
         from include.lake.backfill import plan
         from include.lake.backfill import run as backfill
 
-        checked, run = asked_for(context["params"]), _run(context)
         with _failing_well(f"{self.table} {checked.first}..{checked.last}"):
             progress = backfill.Progress(plan.plan(replace(checked, tables=(self.table,)), run))
             self.log.info("%s: %s days in %s jobs", self.table, f"{progress.plan.partitions:,}", progress.plan.jobs)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from lake_airflow.backfill import PLAN, BackfillTable, asked_for
+from lake_airflow.backfill import BackfillTable
 from lake_airflow.tasks import BuildTable, LateDays, partition_and_run
 
 from include.lake import settings
@@ -72,9 +72,9 @@ def connection() -> tuple[str, str]:
 
 def use_connection() -> None:
     """Let the store ask the warehouse with the connection of Airflow, unless the environment names another one."""
-    from include.lake.storage import warehouse
-
     if settings.on_databricks() and not os.environ.get("DATABRICKS_HOST"):
+        from include.lake.storage import warehouse
+
         warehouse.use(connection)
 
 
@@ -226,9 +226,7 @@ class SubmitBackfill(Submitted, BackfillTable):
     """Build the due days of one table, as one run of Databricks with its batches inside."""
 
     def execute(self, context: Any) -> dict[str, Any]:
-        if context["ti"].xcom_pull(task_ids=PLAN) is None:
-            raise AirflowFailException("the plan has failed, so nothing is built")
-        asked, run = asked_for(context["params"]), f"{context['dag_run'].dag_id}/{context['dag_run'].run_id}"
+        asked, run = self.asked(context)
         options = {"mode": asked.mode, "days_per_batch": asked.days_per_batch or request.AUTOMATIC}
         self.follow(context, payload("backfill", [self.table], asked.first, asked.last, run, **options))
         return {"table": self.table}
@@ -249,3 +247,7 @@ class SubmitLateDays(Submitted, LateDays):
     def ended(self, context: Any, event: dict[str, Any]) -> dict[str, list[str]]:
         self.end_of_run(context, event)
         return {}
+
+
+# Operator -> the one that submits a run for the same work.
+SUBMITTING = {BuildTable: SubmitBuild, BackfillTable: SubmitBackfill, LateDays: SubmitLateDays}

@@ -9,7 +9,6 @@ from typing import Any
 
 import pendulum
 from airflow.sdk import DAG, TaskGroup
-from lake_airflow.backfill import BackfillTable
 from lake_airflow.tasks import BuildTable, LateDays, PartitionSensor
 from lake_airflow.timetable import DailyPartitions, Partitions
 
@@ -96,7 +95,7 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
         for label, tables in task_list.steps:
             with TaskGroup(label, prefix_group_id=False):
                 for table in tables:
-                    tasks[table] = build_task()(
+                    tasks[table] = of_engine(BuildTable)(
                         task_id=table,
                         table=table,
                         doc_md=table_docs(contracts.get(table)),
@@ -107,7 +106,7 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
                 tasks[name] >> tasks[table]
         if task_list.look_back_days:
             # No edges: the late data of earlier days must not wait for the data of today.
-            late_days_task()(
+            of_engine(LateDays)(
                 task_id=LATE_DAYS,
                 tables=task_list.tables,
                 look_back_days=task_list.look_back_days,
@@ -117,29 +116,13 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
     return dag
 
 
-def build_task() -> type[BuildTable]:
-    """The operator that builds a table with the engine of this lake."""
-    if settings.on_databricks():
-        from lake_airflow.databricks import SubmitBuild
+def of_engine(operator: Any) -> Any:
+    """The operator that does the same with the engine of this lake: on Databricks, one that submits a run."""
+    if not settings.on_databricks():
+        return operator
+    from lake_airflow.databricks import SUBMITTING
 
-        return SubmitBuild
-    return BuildTable
-
-
-def backfill_task() -> type[BackfillTable]:
-    if settings.on_databricks():
-        from lake_airflow.databricks import SubmitBackfill
-
-        return SubmitBackfill
-    return BackfillTable
-
-
-def late_days_task() -> type[LateDays]:
-    if settings.on_databricks():
-        from lake_airflow.databricks import SubmitLateDays
-
-        return SubmitLateDays
-    return LateDays
+    return SUBMITTING[operator]
 
 
 def timetable(task_list: TaskList) -> Partitions:

@@ -108,7 +108,7 @@ def tables_of(named: list[str], downstream: bool = False) -> list[str]:
             unread = "".join(f"\n{message}" for message in broken.values())
             raise UsageError(f"there is no table, step or DAG {name!r}: {cure}{unread}")
         elif contracts.get(name).view:
-            raise UsageError(f"{name} is a view, nothing builds it: ./lake show {name}")
+            contracts.require_built(contracts.get(name))
         elif contracts.get(name).is_source and not downstream:
             raise UsageError(f"{name} is a source, nothing builds it; what reads it is built with downstream")
         else:

@@ -78,7 +78,7 @@ def attempt(
         counts: dict[Any, int] = dict(engine().collect(computed.frame.groupBy(DROP_REASON).agg(F.count(F.lit(1)))))
         tried = Attempt(kept.limit(shown).toArrow(), counts.pop(None, 0), counts, notes)
         try:
-            audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys)
+            audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys is not None)
             notes += [f"warning: check `{name}` fails {count:,} times" for name, count in audit.warnings.items()]
         except CheckFailed as error:
             tried.failure = str(error)

@@ -84,17 +84,17 @@ def require_types(contract: Contract, frame: DataFrame) -> None:
 
 
 def audit(
-    spark: SparkSession, contract: Contract, computed: DataFrame, days: list[str], touched: DataFrame | None = None
+    spark: SparkSession, contract: Contract, computed: DataFrame, days: list[str], some_keys: bool = False
 ) -> Audit:
     """Count what `computed` would publish for `days`, and check it.
 
-    `computed` has the contract's columns and DROP_REASON. `touched`: the keys of which it has the rows, if not all of
-    the table; then the session has a view of them, too. The caller should persist it, because the audit reads it
+    `computed` has the contract's columns and DROP_REASON. `some_keys`: it has the rows of touched keys, of which
+    the session has a view, and not of all. The caller should persist it, because the audit reads it
     several times. A check's SELECT reads its inputs and the published table as views, see `lineage.view_name`. Raises
     CheckFailed, or ContractError for a check that Spark does not understand.
     """
     kept = computed.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
-    checks = _checks(contract, days, touched is not None)
+    checks = _checks(contract, days, some_keys)
     by_row = [check for check in checks if check.kind == "row"]
     by_day = [check for check in checks if check.kind == "day"]
     try:
@@ -104,9 +104,9 @@ def audit(
         ]
         # One pass over all rows computes, persists and counts them. All rows outside the range form one group, so that
         # a wrong day column cannot make many groups.
-        day = F.when(F.expr(_inside(contract, days)), F.col(str(contract.day_column)))
-        if contract.kept_by:  # its rows are of no day: they count for the last one
-            day = F.lit(days[-1])
+        day = F.lit(days[-1])  # of a table kept by key: its rows are of no day, and count for the last one
+        if contract.day_column:
+            day = F.when(F.expr(_inside(contract, days)), F.col(contract.day_column))
         groups = engine().collect(
             computed.groupBy(day.alias(f"{lineage.OURS}day"), F.col(DROP_REASON).alias(f"{lineage.OURS}reason")).agg(
                 F.count(F.lit(1)).alias(f"{lineage.OURS}rows"), *results

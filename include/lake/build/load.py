@@ -17,7 +17,7 @@ from include.lake.project.contracts import Contract
 from include.lake.project.periods import Grain, Period, keys_of_days
 from include.lake.state import ledger
 from include.lake.storage import load_record, store
-from include.lake.storage.arrow import arrow_schema
+from include.lake.storage.arrow import arrow_schema, rows_by_day
 
 _SHOWN = 10
 
@@ -130,7 +130,7 @@ def load(
                 result.dropped += len(bad)
                 result.reasons += [f"{batch.path}:{n}: {why}" for n, why in bad[: _SHOWN - len(result.reasons)]]
                 if rows.num_rows:
-                    now.update(_count(contract, rows))
+                    now.update(rows_by_day(contract, rows))
                     spool.write(rows)
         names.refuse()
         result.now = dict(sorted(now.items()))
@@ -193,13 +193,6 @@ def _refuse_smaller(table: str, result: Loaded, meant: bool) -> None:
 
 def _some(texts: list[str]) -> str:
     return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN:,} more" if len(texts) > _SHOWN else "")
-
-
-def _count(contract: Contract, rows: pa.RecordBatch) -> dict[str, int]:
-    if not contract.day_column:
-        return {"": rows.num_rows}
-    counts = rows.column(contract.day_column).value_counts()
-    return dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
 
 
 def _checked(

@@ -21,7 +21,7 @@ from include.lake import settings
 from include.lake.build import checks, failures
 from include.lake.build import scope as scopes
 from include.lake.engine import engine
-from include.lake.errors import CONFLICT, ContractError, InputsMissing, LakeError, UsageError, WriteConflict
+from include.lake.errors import CONFLICT, ContractError, InputsMissing, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period, key_ranges, keys
@@ -77,9 +77,7 @@ def build(
     consecutive days before it stay built) or WriteConflict.
     """
     contract = contracts.get(table)
-    if not contract.is_built:
-        kind, cure = ("view", "show {}") if contract.view else ("source", "load {} FILE")
-        raise UsageError(f"{table} is a {kind}, nothing builds it: ./lake {cure.format(table)}")
+    contracts.require_built(contract)
     days = keys(contract.grain, start, end)
     started = time.monotonic()
     outcome = Outcome(table, start, end)
@@ -256,7 +254,7 @@ def _publish(
         frame = scope.of(compute(spark, table, days[0], days[-1]))
         with engine().materialise(frame) as computed:
             progress("computing and checking")
-            audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys)
+            audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys is not None)
             if _overtaken(lake, table, days):
                 raise WriteConflict(f"{table} {days[0]}..{days[-1]} was built by another meanwhile")
             progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")

@@ -105,10 +105,7 @@ def _backfill(options: argparse.Namespace) -> None:
     from include.lake.backfill import run as backfill
 
     (table,) = _codes(options.code_id)
-    days = options.days_per_batch
-    asked = request.check(
-        [table], options.start, options.end, options.mode, days if days == "automatic" else int(days), yes=True
-    )
+    asked = request.check([table], options.start, options.end, options.mode, options.days_per_batch, yes=True)
     bad = backfill.run_table(asked, table, options.run, _say, backfill.Progress(plan.plan(asked, options.run)))
     if bad:
         days_in_words = plan.ranges(table, sorted(bad))

@@ -258,10 +258,7 @@ def _load(options: Any) -> None:
 def _build(options: Any) -> None:
     days = _days(options)
     for name in options.tables:
-        contract = contracts.get(name)
-        if not contract.is_built:
-            kind = "view" if contract.view else "source"
-            raise UsageError(f"{name} is a {kind}, nothing builds it: {_maker(contract)}")
+        contracts.require_built(contracts.get(name))
     from include.lake.build import failures, runner
 
     tables = lineage.upstream(options.tables) if options.upstream else lineage.in_order(options.tables)
@@ -373,16 +370,14 @@ def _status(options: Any) -> None:
 
 def _show(options: Any) -> None:
     contract = contracts.get(options.table)
-    from include.lake.cli import text
     from include.lake.storage import store
 
     if contract.view:
         from include.lake.build import attempt
 
         rows, notes = attempt.view(contract.table)
-        shown = rows.slice(0, max(0, options.rows))
-        print("\n".join([*notes, *text.table(shown)]))
-        print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
+        print("".join(f"{note}\n" for note in notes), end="")
+        _print_rows(rows, options.rows)
         return
     snapshot = store().open(contract.table)
     if snapshot is None:
@@ -392,11 +387,17 @@ def _show(options: Any) -> None:
     where = {contract.day_column: [_partition(contract, options.day)]} if contract.day_column else None
     rows = store().rows(snapshot, where)
     # The newest layout of the table first: what a reader wants to see is its contract's order.
-    shown = rows.select([name for name in contract.column_names if name in rows.column_names])
-    shown = shown.slice(0, max(0, options.rows))
+    _print_rows(rows.select([name for name in contract.column_names if name in rows.column_names]), options.rows)
+    print(f"stored in {snapshot.address}")
+
+
+def _print_rows(rows: Any, count: int) -> None:
+    """The first rows of an Arrow table, and how many there are."""
+    from include.lake.cli import text
+
+    shown = rows.slice(0, max(0, count))
     print("\n".join(text.table(shown)))
     print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
-    print(f"stored in {snapshot.address}")
 
 
 def _partition(contract: contracts.Contract, text: str) -> str:

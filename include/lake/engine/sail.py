@@ -27,8 +27,7 @@ from include.lake import settings
 from include.lake.engine import connect, kinds, sail_server, server
 from include.lake.errors import CODE, DATA
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import Snapshot, store
-from include.lake.storage.arrow import arrow_schema
+from include.lake.storage import Snapshot, arrow, store
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -47,7 +46,6 @@ _OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "A
 _OF_TYPES = "coercion failed"
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
 _NO_MEMORY = re.compile(r"Resources exhausted|Failed to allocate .* memory pool")
-_BATCH_ROWS = 8192
 
 # Of the port `Engine`, with the functions below.
 start, stop, address = partial(server.start, settings.SAIL), server.stop, partial(server.address, settings.SAIL)
@@ -138,30 +136,25 @@ class _Staged:
         record: Mapping[str, Any], staying: Any = None,
     ) -> None:  # fmt: skip
         """Replace partitions of the target by the rows without a drop reason, in one commit that carries `record`."""
-        schema = arrow_schema(contract)
+        schema = arrow.arrow_schema(contract)
         stored = [name for name in schema.names if name != RUN_TIMESTAMP]
         fields = [schema.field(name) for name in stored] + [pa.field(DROP_REASON, pa.string())]
         files = dataset.dataset(self.folder, pa.schema(fields), format="parquet")
 
         def batches() -> Iterator[pa.RecordBatch]:
-            for batch in _batches(files, columns=stored, filter=compute.field(DROP_REASON).is_null()):
+            for batch in arrow.batches(files, columns=stored, filter=compute.field(DROP_REASON).is_null()):
                 columns = dict(zip(stored, batch.columns, strict=True))
                 if RUN_TIMESTAMP in schema.names:
                     moment = pa.scalar(run_timestamp, schema.field(RUN_TIMESTAMP).type)
                     columns[RUN_TIMESTAMP] = pa.repeat(moment, batch.num_rows)
                 yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
             if staying:
-                yield from _batches(dataset.dataset(staying.folder, schema, format="parquet"))
+                yield from arrow.batches(dataset.dataset(staying.folder, schema, format="parquet"))
 
         store().replace(
             contract, lambda: pa.RecordBatchReader.from_batches(schema, batches()),
             partitions=partitions, record=record, since=target,
         )  # fmt: skip
-
-
-def _batches(files: dataset.Dataset, **options: Any) -> Iterator[pa.RecordBatch]:
-    """One batch after the other: delta-rs keeps rows in memory already."""
-    yield from files.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, **options)
 
 
 @contextmanager

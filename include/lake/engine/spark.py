@@ -17,8 +17,7 @@ from pyarrow.fs import FileSystem
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import Snapshot, store
-from include.lake.storage.arrow import arrow_schema
+from include.lake.storage import Snapshot, arrow, store
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -32,8 +31,6 @@ SESSION_CONF = {
     # A build that replaces no rows by no rows also needs a commit, because the commit carries the build record.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
-
-_BATCH_ROWS = 8192
 
 # Of the port `Engine`, with the functions below.
 start, stop, address = partial(server.start, settings.SPARK), server.stop, partial(server.address, settings.SPARK)
@@ -126,10 +123,10 @@ def _publish_from_stage(
     files, folder = FileSystem.from_uri(stage)
     try:
         rows.write.parquet(stage)
-        schema = arrow_schema(contract)
+        schema = arrow.arrow_schema(contract)
         staged = dataset.dataset(folder, schema, format="parquet", filesystem=files)
         store().replace(
-            contract, lambda: pa.RecordBatchReader.from_batches(schema, staged.to_batches(batch_size=_BATCH_ROWS)),
+            contract, lambda: pa.RecordBatchReader.from_batches(schema, arrow.batches(staged)),
             partitions=partitions, record=record, since=target,
         )  # fmt: skip
     finally:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from include.lake import settings
-from include.lake.errors import ContractError
+from include.lake.errors import ContractError, UsageError
 from include.lake.project.periods import Grain
 
 # A name becomes a part of views, folders and task ids: twice this length and a prefix fit into 250 characters.
@@ -483,6 +483,13 @@ def read_text(path: Path) -> str:
 def is_leftover(name: str) -> bool:
     """Did a system or an editor leave this file? macOS: `._x.yaml`; Emacs: `.#x.sql`, `#x.sql#`; vim: `.x.sql.swp`."""
     return name.startswith((".", "#", "~")) or name.endswith("~")
+
+
+def require_built(contract: Contract) -> None:
+    """UsageError unless the runner builds the table."""
+    if not contract.is_built:
+        kind, cure = ("view", "show {}") if contract.view else ("source", "load {} FILE")
+        raise UsageError(f"{contract.table} is a {kind}, nothing builds it: ./lake {cure.format(contract.table)}")
 
 
 class Contracts(dict[str, Contract]):

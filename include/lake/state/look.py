@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -132,6 +133,7 @@ class _History:
             self._newest = dict(zip(self.built, map(_Build._make, values), strict=True))
         return self._newest.get(day)
 
+    @cached_property
     def newest_of_all(self) -> "_Build | None":
         """The newest good build of the table, whatever its days."""
         built = (self.newest_build(day) for day in self.built)
@@ -419,7 +421,7 @@ class Look:
         if self.project.contract(table).kept_by:
             if reason := self.reason_to_compute_all_keys(table):
                 return PartitionState(table, day, STALE, reason, *facts)
-            newest = history.newest_of_all()
+            newest = history.newest_of_all
             assert newest, "there is a build of this day"
             inputs = inputs | {name: newest.inputs.get(name, "@-1") for name in self._kept_inputs(table)}
         if build.code_id != self.project.code_id(table):
@@ -437,7 +439,7 @@ class Look:
 
     def newest_inputs(self, table: str) -> dict[str, str]:
         """Input -> the version that the newest build of the table read, whatever its days; none if it has no build."""
-        newest = self._history(table).newest_of_all()
+        newest = self._history(table).newest_of_all
         return newest.inputs if newest else {}
 
     def inputs_of(self, table: str, day: str) -> dict[str, str]:
@@ -448,7 +450,7 @@ class Look:
     def reason_to_compute_all_keys(self, table: str) -> str:
         """Why a build of a table kept by key has to compute all its keys, and not only those that its days touch."""
         history = self._history(table)
-        newest = history.newest_of_all()
+        newest = history.newest_of_all
         if newest is None:
             return "never built"
         if newest.code_id != self.project.code_id(table):

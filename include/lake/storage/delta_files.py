@@ -25,7 +25,7 @@ from include.lake.errors import ContractError, LakeError, WriteConflict
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.periods import Period, is_key
 from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, load_record, require_days
-from include.lake.storage.arrow import arrow_schema
+from include.lake.storage.arrow import arrow_schema, rows_by_day
 
 _DELTA_TYPES = {
     "string": "string", "tinyint": "byte", "int": "integer", "bigint": "long",
@@ -408,8 +408,7 @@ def replace(
     day = contract.place_column
     if isinstance(rows, pa.Table):
         table = rows.cast(arrow_schema(contract))
-        counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
-        loaded = {count["values"]: count["counts"] for count in counts}
+        loaded = rows_by_day(contract, table)
         partitions = partitions or sorted(loaded)
         record = record or load_record(contract, uuid.uuid4().hex, loaded)
         rows = table.to_reader

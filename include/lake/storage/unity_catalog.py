@@ -23,7 +23,7 @@ from include.lake.project import contracts
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.periods import Period, is_key
 from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, load_record, require_days
-from include.lake.storage.arrow import arrow_schema
+from include.lake.storage.arrow import arrow_schema, rows_by_day
 
 Values = Mapping[str, str | int]
 # Ten years: Delta's own default is 30 days. The commits are the proof of what the ledger says.
@@ -492,8 +492,7 @@ def replace(
     if not isinstance(rows, pa.Table) or since or guard:
         raise LakeError(f"{contract.table}: files are not loaded into {settings.catalog()}: whoever owns it writes it")
     day, session, table = contract.day_column, _run(), rows.cast(arrow_schema(contract))
-    counts = table[day].value_counts().to_pylist() if day else [{"values": "", "counts": table.num_rows}]
-    loaded = {count["values"]: count["counts"] for count in counts}
+    loaded = rows_by_day(contract, table)
     record = record or load_record(contract, uuid.uuid4().hex, loaded)
     options = {"userMetadata": json.dumps(record, separators=(",", ":"))}
     snapshot = ensure(contract)

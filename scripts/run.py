@@ -90,15 +90,19 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     sampling = start_sample(running, say, day, days, scale)
     database = running.start_postgres()
     env = airflow_env.of_make_run(running.port, database)
-    if running.migrate(env):
+    is_new = running.migrate(env)
+    if is_new:
         say("Airflow's database is made")
+    api = Api(running.url, airflow_env.USER, airflow_env.password())
+    answers = partial(until, running, api.up, DAGS_SECONDS, "the Airflow API to answer")
     for name in airflow_env.AIRFLOW:
         if name == "scheduler":  # last: without the server, each of its tasks would start one of its own
             running.wait_for_engine()
             say(f"{settings.engine()} listens")
+            if not is_new:  # tasks of an earlier run go on at once, and fail if the API does not answer
+                answers()
         running.start_airflow(name, env)
-    api = Api(running.url, airflow_env.USER, airflow_env.password())
-    until(running, api.up, DAGS_SECONDS, "the Airflow API to answer")
+    answers()
     say(f"Airflow answers on {running.url}")
     if sampling:
         running.wait("sample")

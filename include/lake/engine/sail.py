@@ -84,6 +84,8 @@ def _of_this_process() -> tuple[str, str]:
             [*command, "with its parent"], env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
         )
     atexit.register(started.kill)
+    import pyspark.sql.connect.session  # noqa: F401  # half a second, while the server starts
+
     server.wait_for(settings.SAIL, port, lambda: started.poll() is None, log)
     _own[pid] = started, f"sc://127.0.0.1:{port}", token
     return _own[pid][1:]

@@ -47,7 +47,8 @@ _OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "A
 # Sail finds out only when it computes that a function does not take values of such types.
 _OF_TYPES = "coercion failed"
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
-_NO_MEMORY = re.compile(r"Resources exhausted|Failed to allocate .* memory pool")
+_LACK = r"Resources exhausted(: Failed to allocate additional [\d.]+ \w+)?"
+_NO_MEMORY = re.compile(rf"{_LACK}|Failed to allocate .* memory pool")
 _BATCH_ROWS = 8192
 # How the folders of links begin in the system's temporary folder.
 _LINKS = "lake-links-"
@@ -102,8 +103,9 @@ def view(spark: "SparkSession", name: str, address: str, version: int) -> None:
 @cache
 def _links(pid: int) -> Path:
     """A folder for links of this process, which no other user can write to. It goes as those of `server` do."""
-    folder = server.folder_of_this_process("links")
-    if not _is_plain(str(folder)):
+    if _is_plain(str(server.state_folder())):
+        folder = server.folder_of_this_process("links")
+    else:
         shared = Path(tempfile.gettempdir())
         for other in processes.left_over(shared, _LINKS):
             shutil.rmtree(other, ignore_errors=True)  # which does not follow links, and fails for other users' folders
@@ -208,10 +210,10 @@ def _computing() -> Iterator[None]:
     try:
         yield
     except PySparkException as error:
-        if _NO_MEMORY.search(str(error)):
+        if lack := _NO_MEMORY.search(str(error)):
             memory = settings.engine_memory()
             raise SparkRuntimeException(
-                f"{memory} of memory are too little (give LAKE_ENGINE_MEMORY more, or build fewer days): {error}"
+                f"{memory} of memory are too little ({lack[0]}): give LAKE_ENGINE_MEMORY more, or build fewer days"
             ) from None
         if _OF_TYPES in str(error):
             raise AnalysisException(str(error)) from None

@@ -12,7 +12,7 @@ import time
 
 from include.lake import settings
 from include.lake.backfill import plan
-from include.lake.build import runner
+from include.lake.build import failures, runner
 from include.lake.engine import engine
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
@@ -76,6 +76,11 @@ def measure(size: int, engines: list[str], rounds: int, say: Clock) -> tuple[int
             for table in TABLES:
                 try:
                     took = builds(table, rounds, cold=name == settings.SPARK)
+                except Exception as error:  # such as too little memory: the figures of the others count all the same
+                    if failures.is_bug(error):
+                        raise
+                    say(f"{name}, {table}: {failures.first_line(error)}")
+                    continue
                 finally:
                     engine().stop()
                 if name == settings.SAIL:

@@ -1,6 +1,6 @@
 # Each target fetches what it needs. A machine needs only make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test approve laws faults races wap engines bench-checks bench-looks bench-backfill bench-rudder bench-parse compose-test deploy lint format lock clean
+.PHONY: help setup run test approve laws faults races wap engines bench-checks bench-engines bench-looks bench-backfill bench-rudder bench-parse compose-test deploy lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -32,6 +32,9 @@ engines: setup  ## hostile rows for every table, which Spark and Sail have to re
 
 bench-checks: setup  ## what checks cost on top of a build [SCALE=1] [ROUNDS=7]
 	@$(PY) -m scripts.bench_checks
+
+bench-engines: setup  ## the three we_mart tables on Spark cold, Spark warm, Sail [SIZES=10000,100000] [ENGINES=sail,spark] [ROUNDS=3]
+	@$(PY) -m scripts.bench_engines
 
 bench-looks: setup  ## a look with a ledger of a million rows beside one with an empty ledger [ROWS=1000000]
 	@$(PY) -m scripts.bench_looks

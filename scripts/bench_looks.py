@@ -117,9 +117,10 @@ def fill(rows: int) -> None:
 
 def look(home: Path) -> dict[str, float]:
     program = LOOK.format(sql=str(settings.SQL), days=DAYS[-10:])
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=settings.ROOT, capture_output=True, text=True, check=True
-    )
+    # A shell starts it. Linux counts the memory of the process that starts a program as that of the program, too, and
+    # this process has filled the ledger.
+    command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True, check=True)
     figures: dict[str, float] = json.loads(ended.stdout)
     return figures
 

@@ -142,13 +142,12 @@ print(json.dumps({"seconds": seconds, "heavy": heavy, "parsed": json.dumps(parse
 """
 
 
-def test_ten_parses_are_quick_import_nothing_heavy_and_give_the_same_dags(tmp_path):
+def test_ten_parses_are_quick_import_nothing_heavy_and_give_the_same_dags():
     """In new processes, each with other hashes of the same strings."""
     # Compiled modules are kept between the processes, as on any installed Airflow.
     environment = {
         **os.environ,
         **airflow_home.SETTINGS,
-        "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"),
     }
     environment["PYTHONPATH"] = os.pathsep.join(str(airflow_home.ROOT / folder) for folder in ("", "dags", "plugins"))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -100,7 +100,7 @@ def test_the_selects_give_what_plain_python_gives(spark: Any, bundle: int) -> No
     assert rows == [tuple(row.values()) for row in longest_first]
 
 
-DAYS = day_range("2026-03-01", "2026-03-05")
+DAYS = day_range("2026-03-01", "2026-03-04")
 HISTORIES = how_many(50)
 OF_A_LAKE = 50  # histories that share the builds of a lake: one has no id of another
 
@@ -113,7 +113,7 @@ def test_whatever_the_history_of_builds(lake_home: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("LAKE_HOME", str(lake_home / str(lake)))
         chance = random.Random(lake)
         world = {day: events_of(chance, day) for day in DAYS}
-        for day in [*chance.sample(DAYS, len(DAYS)), *chance.sample(DAYS, 2)]:
+        for day in [*chance.sample(DAYS, len(DAYS)), chance.choice(DAYS)]:
             load(day, world[day])
             build_some(chance, spark)
             if chance.random() < 0.5:  # a correction

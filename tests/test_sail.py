@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,47 @@ def test_rows_are_computed_once_and_nothing_of_them_stays(spark: Any, lake_home:
 
 
 def test_the_stage_of_a_killed_build_goes_with_the_next_one(spark: Any, lake_home: Path) -> None:
-    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    left = lake_home / "engine" / "stage" / killed.stdout.strip() / "rows"
-    left.mkdir(parents=True)
+    stage = lake_home / "engine" / "stage"
+    # The pid of the second one is used again, by this process.
+    left = [stage / killed_process() / "rows", stage / f"{os.getpid()}-000000000000" / "rows"]
+    mine, others = (stage / str(processes.name(pid)) / "rows" for pid in (os.getpid(), os.getppid()))
+    for folder in (*left, mine, others):
+        folder.mkdir(parents=True)
     with sail.materialise(spark.sql("select 1 as x")):
-        assert not left.exists()
+        assert not any(folder.exists() for folder in left)
+        assert mine.exists() and others.exists()
+
+
+@pytest.mark.parametrize("home", ["plain", "a lake"])
+def test_the_links_of_a_killed_process_go_with_the_next_one(
+    lake_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.setenv("LAKE_HOME", str(tmp_path / home))
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    place, prefix = (shared, "lake-links-") if " " in home else (tmp_path / home / "engine" / "links", "")
+    table = tmp_path / "창고"
+    table.mkdir()
+    left = place / f"{prefix}{killed_process()}{'.x' if prefix else ''}"
+    left.mkdir(parents=True)
+    (left / "link").symlink_to(table)
+    sail._links.cache_clear()
+    try:
+        link = Path(sail._plain(f"{table}/day"))
+        assert link.parent.resolve() == table and link.is_relative_to(place)
+        assert not left.exists() and table.exists()
+    finally:
+        sail._links.cache_clear()
+
+
+def killed_process() -> str:
+    """The name for files of a process that is dead."""
+    program = "import os; from include.lake.local import processes; print(processes.name(os.getpid()))"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=settings.ROOT, capture_output=True, text=True, check=True
+    )
+    return ended.stdout.strip()
 
 
 def test_an_empty_day_over_an_empty_day_has_its_row_in_the_ledger(shop: Any, spark: Any) -> None:
@@ -137,7 +174,8 @@ def test_memory_that_runs_out_is_one_line_and_nothing_is_published(
     load(("a", 1, DAY))
     engine().start()
     try:
-        with pytest.raises(Exception, match=r"1m of memory are too little \(give LAKE_ENGINE_MEMORY more") as raised:
+        message = r"^1m of memory are too little \(.*\): give LAKE_ENGINE_MEMORY more, or build fewer days$"
+        with pytest.raises(Exception, match=message) as raised:
             build(None)
     finally:
         server.stop(patience=0)

@@ -10,16 +10,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
-from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from include.lake import settings
-from include.lake.build import checks, failures
-from include.lake.build import scope as scopes
+from include.lake.build import failures
 from include.lake.engine import engine
 from include.lake.errors import CONFLICT, ContractError, InputsMissing, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
@@ -28,6 +24,10 @@ from include.lake.project.periods import Period, key_ranges, keys
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent
 from include.lake.storage import ANY_DAY, Commit, store
+
+if TYPE_CHECKING:
+    # PySpark is imported only by a build that computes: to find out that all is fresh should take less than a second.
+    from pyspark.sql import DataFrame, SparkSession
 
 Log = Callable[[str], None]
 # Input -> its days that are not there, each with the reason.
@@ -64,7 +64,7 @@ def build(
     run: str = "cli",
     force: bool = False,
     log: Log = print,
-    spark: SparkSession | None = None,
+    spark: "SparkSession | None" = None,
 ) -> Outcome:
     """Build those partitions of start..end that are not fresh (all of them with `force`); `run` names who asks.
 
@@ -123,7 +123,7 @@ def _consecutive(contract: Contract, days: list[str]) -> list[list[str]]:
 
 
 def _build_days(
-    spark: SparkSession | None, contract: Contract, days: list[str], run: str, force: bool, log: Log, outcome: Outcome
+    spark: "SparkSession | None", contract: Contract, days: list[str], run: str, force: bool, log: Log, outcome: Outcome
 ) -> None:
     """Build some days in one commit; ends well, too, when another builder has done it meanwhile."""
     table, first, last = contract.table, days[0], days[-1]
@@ -147,6 +147,10 @@ def _build_days(
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                 continue
+            from pyspark.errors import AnalysisException
+
+            from include.lake.build import checks
+
             error = checks.masked(error, contract)
             if not _recorded(table, build_id):  # else the connection was lost, and not the commit
                 seconds = (datetime.now(UTC) - started_at).total_seconds()
@@ -224,13 +228,17 @@ def _cure(absent: Absent) -> str:
     return f"./lake build {name} --from {days[0]} --to {days[-1]}"
 
 
-def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
+def compute(spark: "SparkSession", table: str, start: str, end: str) -> "DataFrame":
     """What the SELECT gives for the partitions start..end; nothing is run yet.
 
     It reads the session's views `lineage.view_name(input)`.
 
     The contract's columns in its order, without RUN_TIMESTAMP, and DROP_REASON, null where a row is to be kept.
     """
+    from pyspark.sql import functions as F
+
+    from include.lake.build import checks
+
     contract = contracts.get(table)
     first_day, last_day = Period(contract.grain, start).first_day, Period(contract.grain, end).last_day
     frame = spark.sql(lineage.select(table).over_views(first_day, last_day))
@@ -240,10 +248,13 @@ def compute(spark: SparkSession, table: str, start: str, end: str) -> DataFrame:
 
 
 def _publish(
-    spark: SparkSession, contract: Contract, lake: Look, days: list[str],
+    spark: "SparkSession", contract: Contract, lake: Look, days: list[str],
     build_id: str, started_at: datetime, run: str, log: Log, force: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Compute once, audit, and replace `days` in one commit that carries the build record, which it gives."""
+    from include.lake.build import checks
+    from include.lake.build import scope as scopes
+
     table, clock = contract.table, time.monotonic()
 
     def progress(what: str) -> None:

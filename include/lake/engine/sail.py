@@ -26,6 +26,7 @@ from pyarrow import compute, dataset
 from include.lake import settings
 from include.lake.engine import connect, kinds, sail_server, server
 from include.lake.errors import CODE, DATA
+from include.lake.local import processes
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.storage import Snapshot, arrow, store
 
@@ -45,7 +46,10 @@ _OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "A
 # Sail finds out only when it computes that a function does not take values of such types.
 _OF_TYPES = "coercion failed"
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
-_NO_MEMORY = re.compile(r"Resources exhausted|Failed to allocate .* memory pool")
+_LACK = r"Resources exhausted(: Failed to allocate additional [\d.]+ \w+)?"
+_NO_MEMORY = re.compile(rf"{_LACK}|Failed to allocate .* memory pool")
+# How the folders of links begin in the system's temporary folder.
+_LINKS = "lake-links-"
 
 # Of the port `Engine`, with the functions below.
 start, stop, address = partial(server.start, settings.SAIL), server.stop, partial(server.address, settings.SAIL)
@@ -75,13 +79,15 @@ def _of_this_process() -> tuple[str, str]:
         return _own[pid][1:]
     server.state_folder().mkdir(parents=True, exist_ok=True)
     port, token = server.free_port(), secrets.token_urlsafe(32)
-    command, environment = sail_server.command(port, token, str(pid))
+    command, environment = sail_server.command(port, token, None)
     log = server.state_folder() / "own.log"
     with open(log, "a") as output:
         started = subprocess.Popen(
             [*command, "with its parent"], env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
         )
     atexit.register(started.kill)
+    import pyspark.sql.connect.session  # noqa: F401  # half a second, while the server starts
+
     server.wait_for(settings.SAIL, port, lambda: started.poll() is None, log)
     _own[pid] = started, f"sc://127.0.0.1:{port}", token
     return _own[pid][1:]
@@ -94,15 +100,26 @@ def view(spark: "SparkSession", name: str, address: str, version: int) -> None:
 
 @cache
 def _links(pid: int) -> Path:
-    """A folder for links of this process, which no other user can write to. After a kill it stays, with its links."""
-    folder = Path(tempfile.mkdtemp(prefix="lake-"))
+    """A folder for links of this process, which no other user can write to. It goes as those of `server` do."""
+    if _is_plain(str(server.state_folder())):
+        folder = server.folder_of_this_process("links")
+    else:
+        shared = Path(tempfile.gettempdir())
+        for other in processes.left_over(shared, _LINKS):
+            shutil.rmtree(other, ignore_errors=True)  # which does not follow links, and fails for other users' folders
+        folder = Path(tempfile.mkdtemp(prefix=f"{_LINKS}{processes.name(pid)}."))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
+def _is_plain(address: str) -> bool:
+    """Can Sail find a Delta log there? It finds none where the path has a blank or a letter beyond ASCII."""
+    return re.fullmatch(r"[!-~]+", address) is not None
+
+
 def _plain(address: str) -> str:
-    """An address for Sail, which finds no Delta log where the path has a blank or a letter beyond ASCII."""
-    if re.fullmatch(r"[!-~]+", address):
+    """An address for Sail, with a link in place of a folder whose name it does not understand."""
+    if _is_plain(address):
         return address
     folder, _, name = address.rpartition("/")
     link = _links(os.getpid()) / hashlib.sha256(folder.encode()).hexdigest()[:16]
@@ -186,10 +203,10 @@ def _computing() -> Iterator[None]:
     try:
         yield
     except PySparkException as error:
-        if _NO_MEMORY.search(str(error)):
+        if lack := _NO_MEMORY.search(str(error)):
             memory = settings.engine_memory()
             raise SparkRuntimeException(
-                f"{memory} of memory are too little (give LAKE_ENGINE_MEMORY more, or build fewer days): {error}"
+                f"{memory} of memory are too little ({lack[0]}): give LAKE_ENGINE_MEMORY more, or build fewer days"
             ) from None
         if _OF_TYPES in str(error):
             raise AnalysisException(str(error)) from None

@@ -9,8 +9,9 @@ from include.lake.engine.server import temporary_folder
 from include.lake.errors import LakeError
 
 
-def command(port: int, token: str, name: str = "server") -> tuple[list[str], dict[str, str]]:
-    """The command that runs a server, and its environment. `name`: of its folder for files that it spills."""
+def command(port: int, token: str, name: str | None = "server") -> tuple[list[str], dict[str, str]]:
+    """The command that runs a server, and its environment. `name`: of its folder for files that it spills;
+    None: the folder of this process."""
     if importlib.util.find_spec("pysail") is None:
         raise LakeError("pysail is not installed: run `make setup`")
     cores = settings.engine_cores()

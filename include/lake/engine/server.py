@@ -27,24 +27,20 @@ from include.lake.local import locks, processes
 _START_SECONDS = 120
 
 
-def temporary_folder(name: str) -> Path:
-    """An empty folder for files of an engine, named `server` or by the pid. Removes those of dead processes."""
-    shutil.rmtree(_folder_of("tmp", name), ignore_errors=True)
+def temporary_folder(name: str | None = None) -> Path:
+    """An empty folder for files of an engine: of the server, by its name, or of this process."""
+    shutil.rmtree(folder_of_this_process("tmp", name), ignore_errors=True)
     return folder_of_this_process("tmp", name)
 
 
 def folder_of_this_process(kind: str, name: str | None = None) -> Path:
-    """A folder that goes when this process is dead and another one asks for such a folder; `name`: not by its pid."""
-    for other in (state_folder() / kind).glob("*"):
-        if other.name.isdigit() and not processes.identity(int(other.name)):
-            shutil.rmtree(other, ignore_errors=True)
-    folder = _folder_of(kind, name or str(os.getpid()))
+    """A folder that goes when this process is dead and another one asks for such a folder; `name`: a lasting one."""
+    parent = state_folder() / kind
+    for other in processes.left_over(parent):
+        shutil.rmtree(other, ignore_errors=True)
+    folder = parent / (name or processes.name(os.getpid()) or "")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _folder_of(kind: str, name: str) -> Path:
-    return state_folder() / kind / name
 
 
 # -- the server

@@ -62,7 +62,7 @@ def _in_process() -> "SparkSession":
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder: Any = SparkSession.builder.master(f"local[{settings.engine_cores()}]").appName("lake")
     quiet = {"spark.log.level": "ERROR"}  # Spark shares the terminal with the command line
-    spill = {"spark.local.dir": str(server.temporary_folder(str(os.getpid())))}
+    spill = {"spark.local.dir": str(server.temporary_folder())}
     for name, value in {**spark_server.spark_conf(), **SESSION_CONF, **quiet, **spill}.items():
         builder = builder.config(name, value)
     session: SparkSession = builder.getOrCreate()

@@ -1,6 +1,8 @@
 """Processes that outlive their parent: recognise the process that we started, and end it with its children."""
 
+import hashlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -34,6 +36,20 @@ def identity(pid: int) -> str | None:
         if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return f"{_boot()}/{process.create_time() - psutil.boot_time():.2f}"
     return None
+
+
+def name(pid: int) -> str | None:
+    """A name for files of a process, which no later process with the same pid has; None if it is not alive."""
+    if found := identity(pid):
+        return f"{pid}-{hashlib.sha256(found.encode()).hexdigest()[:12]}"
+    return None
+
+
+def left_over(folder: Path, prefix: str = "") -> list[Path]:
+    """What is in a folder under the `name` of a process, after a prefix, and the process is dead."""
+    pattern = re.compile(re.escape(prefix) + r"((\d+)(?:-[0-9a-f]{12})?)(?:\W.*)?")
+    matches = ((path, pattern.fullmatch(path.name)) for path in folder.glob(f"{prefix}*"))
+    return [path for path, match in matches if match and match[1] != name(int(match[2]))]
 
 
 def of(pid: int) -> Process:

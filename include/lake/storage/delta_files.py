@@ -27,6 +27,9 @@ from include.lake.project.periods import Period, is_key
 from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, load_record, require_days
 from include.lake.storage.arrow import arrow_schema, rows_by_day
 
+# The pool that pyarrow takes by default keeps tens of MB more than it uses. Every task and sensor pays for that.
+pa.set_memory_pool(pa.system_memory_pool())
+
 _DELTA_TYPES = {
     "string": "string", "tinyint": "byte", "int": "integer", "bigint": "long",
     "double": "double", "boolean": "boolean", "date": "date", "timestamp": "timestamp",
@@ -151,8 +154,10 @@ def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> p
     stored, tables = schema.remove(place), [schema.empty_table()]
     for value in values:
         if paths := snapshot.handle.by(column).get(value):
-            files = dataset.dataset(paths, schema=stored, format="parquet", filesystem=_file_system(delta)).to_table()
-            tables.append(files.add_column(place, schema.field(place), pa.repeat(value, len(files))))
+            files = dataset.dataset(paths, schema=stored, format="parquet", filesystem=_file_system(delta))
+            # Threads and read-ahead take more time and memory than such small files are worth.
+            part = files.to_table(use_threads=False, batch_readahead=0)
+            tables.append(part.add_column(place, schema.field(place), pa.repeat(value, len(part))))
     return pa.concat_tables(tables)
 
 

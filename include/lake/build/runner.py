@@ -228,10 +228,12 @@ def _cure(absent: Absent) -> str:
     return f"./lake build {name} --from {days[0]} --to {days[-1]}"
 
 
-def compute(spark: "SparkSession", table: str, start: str, end: str) -> "DataFrame":
+def compute(
+    spark: "SparkSession", table: str, start: str, end: str, published: "DataFrame | None" = None
+) -> "DataFrame":
     """What the SELECT gives for the partitions start..end; nothing is run yet.
 
-    It reads the session's views `lineage.view_name(input)`.
+    It reads the session's views `lineage.view_name(input)`. published: the rows that it goes on from, if it does.
 
     The contract's columns in its order, without RUN_TIMESTAMP, and DROP_REASON, null where a row is to be kept.
     """
@@ -241,6 +243,10 @@ def compute(spark: "SparkSession", table: str, start: str, end: str) -> "DataFra
 
     contract = contracts.get(table)
     first_day, last_day = Period(contract.grain, start).first_day, Period(contract.grain, end).last_day
+    if lineage.select(table).reads_published:
+        if published is None:
+            published = spark.createDataFrame([], ", ".join(f"{one.name} {one.type}" for one in contract.columns))
+        published.createOrReplaceTempView(lineage.view_name(lineage.PUBLISHED))
     frame = spark.sql(lineage.select(table).over_views(first_day, last_day))
     checks.require_types(contract, frame)
     reason = F.col(DROP_REASON) if DROP_REASON in frame.columns else F.lit(None).cast("string").alias(DROP_REASON)
@@ -262,7 +268,7 @@ def _publish(
 
     target = store().ensure(contract)
     with scopes.scope(spark, contract, lake, target, days, whole=force) as scope:
-        frame = scope.of(compute(spark, table, days[0], days[-1]))
+        frame = scope.of(compute(spark, table, days[0], days[-1], scope.continued))
         with engine().materialise(frame) as computed:
             progress("computing and checking")
             audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys is not None)

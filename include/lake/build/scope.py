@@ -4,13 +4,16 @@ Of a table kept by key, a key is touched by rows of an input that came or went s
 of the build's days in an input of days, and all of an input that is kept by key itself. The SELECT is computed for the
 touched keys alone, over all days taken in, and one commit replaces all their rows.
 
-The rows of a key lie in one partition of the table, its place. A build replaces the places of the touched keys, and
-writes the rows of other keys that lie there again as they are.
+A build replaces the partitions (places) in which rows of the touched keys differ from the published ones, and writes
+the rows of other keys that lie there again as they are. So a key that a day shows once more costs no file.
+
+A SELECT may read `published`: the rows of the touched keys as the table has them. Then a day that comes after all days
+taken in needs no history: the SELECT is computed over its rows and these. Over all days `published` has no rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
 
@@ -21,8 +24,8 @@ from pyspark.sql import functions as F
 from include.lake.engine import engine
 from include.lake.errors import InputsMissing, LakeError
 from include.lake.project import contracts, lineage
-from include.lake.project.contracts import DROP_REASON, Contract
-from include.lake.project.lineage import CHANGED, OURS, TOUCHED
+from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.project.lineage import CHANGED, OURS, PUBLISHED, TOUCHED
 from include.lake.state.look import Look, describe_absent
 from include.lake.storage import ANY_DAY, Snapshot, store
 
@@ -31,11 +34,15 @@ _SIGN = f"{OURS}sign"
 
 @dataclass(frozen=True)
 class Scope:
-    """`days`: the partitions that the build takes in. `keys`: the touched keys; None if all rows are computed."""
+    """`days`: the partitions that the build takes in. `keys`: the touched keys; None if all rows are computed.
+
+    continued: the published rows of the touched keys, if the SELECT goes on from these; None if it needs no such rows.
+    """
 
     contract: Contract
     days: list[str]
     keys: DataFrame | None = None
+    continued: DataFrame | None = None
 
     def of(self, frame: DataFrame) -> DataFrame:
         """The rows of a frame that are of the scope."""
@@ -56,21 +63,27 @@ class Scope:
     @contextmanager
     def places(self, computed: DataFrame, published: DataFrame) -> Iterator[tuple[list[str], Any]]:
         """The partitions that the commit replaces, and the rows of other keys in them (materialised), which stay."""
-        column = self.contract.place_column
         if not self.contract.kept_by:
             yield self.days, None
         elif self.keys is None:
             yield [ANY_DAY], None
+        elif not (places := self._changed_places(computed, published)):
+            yield [], None
         else:
-            places, key = [ANY_DAY], list(self.contract.kept_by)
-            staying = published.join(self.keys, key, "left_anti").select(*published.columns)
-            if column:
-                before = self.published(published).select(column)
-                now = computed.where(F.col(DROP_REASON).isNull()).select(column)
-                places = sorted(str(row[0]) for row in engine().collect(before.union(now).distinct()))
-                staying = staying.where(F.col(column).isin(places or [""]))
+            staying = published.join(self.keys, list(self.contract.kept_by), "left_anti").select(*published.columns)
+            if column := self.contract.place_column:
+                staying = staying.where(F.col(column).isin(places))
             with engine().materialise(staying) as rows:
                 yield places, rows
+
+    def _changed_places(self, computed: DataFrame, published: DataFrame) -> list[str]:
+        """The partitions in which the computed rows are others than the published ones of the same keys."""
+        names = [name for name in self.contract.column_names if name != RUN_TIMESTAMP]
+        before = self.published(published).select(*names)
+        now = computed.where(F.col(DROP_REASON).isNull()).select(*names)
+        column = self.contract.place_column
+        place = F.col(column) if column else F.lit(ANY_DAY)
+        return sorted(str(row[0]) for row in engine().collect(_different(before, now).select(place).distinct()))
 
 
 @contextmanager
@@ -103,7 +116,7 @@ class _Views:
 
     def __init__(self, spark: SparkSession, look: Look) -> None:
         self.spark, self.look = spark, look
-        self._names = [lineage.view_name(lineage.THIS)]  # of the audit
+        self._names = [lineage.view_name(lineage.THIS), lineage.view_name(PUBLISHED)]  # of the audit and of compute()
 
     def table(self, name: str, snapshot: Snapshot | None) -> DataFrame:
         """Make a view of a table at one version."""
@@ -135,7 +148,11 @@ def _view_of(of_changed: str, name: str) -> str:
 @contextmanager
 def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bool) -> Iterator[Scope]:
     table, look, spark = contract.table, views.look, views.spark
-    taken = sorted({*look.built(table), *days})
+    before = look.built(table).keys()
+    whole = whole or bool(look.reason_to_compute_all_keys(table))
+    goes_on = not whole and _can_go_on(table, before, days)
+    # A day that goes on from the published rows reads no other days: a source may drop these.
+    taken = sorted(days if goes_on else {*before, *days})
     for name in lineage.inputs(table):
         one = contracts.get(name)
         rows = views.table(f"{OURS}all_{lineage.view_name(name)}", look.snapshot(name))
@@ -147,7 +164,6 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bo
                 )
             rows = rows.where(F.col(one.day_column).isin(taken))
         views.rows(_taken(name), rows)
-    whole = whole or bool(look.reason_to_compute_all_keys(table))
     changes = None if whole else _changes(views, contract, days)
     if changes is None:
         for name in lineage.inputs(table):
@@ -166,10 +182,25 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bo
     with engine().materialise(every.distinct()) as touched:
         views.rows(lineage.view_name(TOUCHED), touched.frame)
         for name in lineage.inputs(table):
-            needed = touches[name].rows if name in touches else None
+            needed = touches[name].rows if name in touches and not goes_on else None
             rows = spark.sql(needed.over_views(days[0], days[-1], _taken)) if needed else spark.table(_taken(name))
             views.rows(lineage.view_name(name), rows)
-        yield Scope(contract, days, touched.frame)
+        scope = Scope(contract, days, touched.frame)
+        if not goes_on:
+            yield scope
+            return
+        with engine().materialise(scope.published(spark.table(lineage.view_name(table)))) as published:
+            yield replace(scope, continued=published.frame)
+
+
+def _can_go_on(table: str, before: Collection[str], days: list[str]) -> bool:
+    """May the SELECT be computed over the rows of `days` and the published ones of the touched keys alone?
+
+    It has to read these, its inputs have to have days, and `days` have to come after all that were taken in.
+    """
+    inputs = [contracts.get(name) for name in lineage.inputs(table)]
+    by_days = all(one.day_column or not one.has_days for one in inputs)
+    return lineage.select(table).reads_published and by_days and bool(before) and max(before) < min(days)
 
 
 def _changes(views: _Views, contract: Contract, days: list[str]) -> dict[str, DataFrame] | None:
@@ -215,6 +246,11 @@ def _changes_of_keys(views: _Views, contract: Contract, name: str, days: list[st
         return None
     if ANY_DAY not in places and (column := contracts.get(name).place_column):
         before, now = (frame.where(F.col(column).isin(sorted(places))) for frame in (before, now))
+    return _different(before, now)
+
+
+def _different(before: DataFrame, now: DataFrame) -> DataFrame:
+    """The rows that one of the frames has, or has more often."""
     # One aggregation: Sail's exceptAll takes twenty times as long.
     both = before.withColumn(_SIGN, F.lit(-1)).union(now.withColumn(_SIGN, F.lit(1)))
     sums = both.groupBy(*now.columns).agg(F.sum(_SIGN).alias(_SIGN))

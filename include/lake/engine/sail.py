@@ -28,7 +28,7 @@ from include.lake.engine import connect, kinds, sail_server, server
 from include.lake.errors import CODE, DATA
 from include.lake.local import processes
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import Snapshot, arrow, store
+from include.lake.storage import ANY_DAY, Snapshot, arrow, store
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -157,9 +157,13 @@ class _Staged:
         stored = [name for name in schema.names if name != RUN_TIMESTAMP]
         fields = [schema.field(name) for name in stored] + [pa.field(DROP_REASON, pa.string())]
         files = dataset.dataset(self.folder, pa.schema(fields), format="parquet")
+        published = compute.field(DROP_REASON).is_null()
+        if contract.kept_by and ANY_DAY not in partitions:
+            place = contract.place_column
+            published &= compute.field(place).isin(partitions or [""]) if place else compute.scalar(False)
 
         def batches() -> Iterator[pa.RecordBatch]:
-            for batch in arrow.batches(files, columns=stored, filter=compute.field(DROP_REASON).is_null()):
+            for batch in arrow.batches(files, columns=stored, filter=published):
                 columns = dict(zip(stored, batch.columns, strict=True))
                 if RUN_TIMESTAMP in schema.names:
                     moment = pa.scalar(run_timestamp, schema.field(RUN_TIMESTAMP).type)

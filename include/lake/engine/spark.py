@@ -17,7 +17,7 @@ from pyarrow.fs import FileSystem
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import Snapshot, arrow, store
+from include.lake.storage import ANY_DAY, Snapshot, arrow, store
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -93,6 +93,8 @@ class Cached:
         from pyspark.sql import functions as F
 
         rows = self.frame.where(F.col(DROP_REASON).isNull()).drop(DROP_REASON)
+        if contract.kept_by and ANY_DAY not in partitions:
+            rows = rows.where(F.col(contract.place_column).isin(partitions) if contract.place_column else F.lit(False))
         if RUN_TIMESTAMP in contract.column_names:
             rows = rows.withColumn(RUN_TIMESTAMP, F.lit(run_timestamp).cast("timestamp"))
         # rebalance: few files of a sensible size per partition, however many tasks computed the rows

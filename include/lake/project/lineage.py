@@ -18,6 +18,8 @@ PARAMETERS = {"start_date", "end_date"}
 THIS = "this"
 # In `touched_by` of a contract: the rows of an input that came or went, and the keys that a build computes.
 CHANGED, TOUCHED = "changed", "touched"
+# In the SELECT of a table kept by key: its own rows of these keys, as they are published.
+PUBLISHED = "published"
 # What we add to a query begins so: no contract can have such a name, and no query may.
 OURS = "__lake_"
 
@@ -60,6 +62,10 @@ class Select(Template):
 
     inputs: tuple[str, ...]
     columns: tuple[str, ...]
+
+    @property
+    def reads_published(self) -> bool:
+        return any(name == PUBLISHED for _, _, name in self.spans)
 
 
 @dataclass(frozen=True)

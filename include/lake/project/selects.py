@@ -15,6 +15,7 @@ from include.lake.project.lineage import (
     CHANGED,
     OURS,
     PARAMETERS,
+    PUBLISHED,
     THIS,
     TOUCHED,
     ParsedCheck,
@@ -70,8 +71,8 @@ def parse_select(text: str, contract: Contract) -> Select:
         if name not in columns:
             raise wrong(f"does not give column {name} of its contract; add it or remove it there")
 
-    spans = _spans(tree, tokens, wrong)
-    inputs = sorted({name for _, _, name in spans} - PARAMETERS)
+    spans = _spans(tree, tokens, wrong, (PUBLISHED,) if contract.kept_by else ())
+    inputs = sorted({name for _, _, name in spans} - PARAMETERS - {PUBLISHED})
     return Select(text, spans, tuple(inputs), tuple(columns))
 
 

@@ -423,7 +423,9 @@ def replace(
     if day and not partitions and since is None:
         return DeltaTable(where).version()
     predicate = None
-    if day and ANY_DAY not in partitions:
+    if contract.kept_by and not day and not partitions:
+        predicate = "1 = 0"  # of a build after which no row differs: it commits its record alone
+    elif day and ANY_DAY not in partitions:
         keys = [Period.parse(contract.grain, text).text for text in sorted(partitions)]
         # No partition is '': a build that replaces none needs a commit all the same, for its record.
         predicate = f"{day} in ({', '.join(map(repr, keys or ['']))})"

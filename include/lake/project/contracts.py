@@ -113,6 +113,30 @@ class Touch(_Strict):
     rows: _Text | None = Field(default=None, description="a SELECT of the rows that the keys in `touched` need")
 
 
+class Vault(_Strict):
+    """A table of a Data Vault. Its SELECT, `key`, `kept_by` and `touched_by` follow from this and from its columns.
+
+    The first column of the table is its hash key, the last two are load_date and record_source.
+
+    hub: the business keys, which are columns of the stage. link, transactional_link: the hubs that it joins, tables of
+    the same schema. satellite: the hub that it describes; its payload are the columns between key and effective_from.
+    stage: the table of days with the events; it has all business keys, the payloads, event_ts and record_source.
+    sources: those record sources whose events count, all by default. Of one instant the first of them counts.
+    optional: of a link: those of its hubs that an event may lack. Without one of the others it gives no row.
+    implied_by: of a transactional link: a source whose first event stands for those of a key of the first hub, where no
+        other source has one.
+    """
+
+    hub: Annotated[tuple[_Name, ...] | None, _List] = Field(default=None, description="a list of the business keys")
+    link: Annotated[tuple[_Name, ...] | None, _List] = Field(default=None, description="a list of hubs")
+    satellite: _Name | None = Field(default=None, description="the hub that it describes")
+    transactional_link: Annotated[tuple[_Name, ...] | None, _List] = Field(default=None, description="a list of hubs")
+    stage: _TableName = Field(description="the table of days with the events, such as audio_vault.stage_events")
+    sources: Annotated[tuple[_Name, ...], _List] = Field(default=(), description="a list of record sources")
+    optional: Annotated[tuple[_Name, ...], _List] = Field(default=(), description="a list of some of its hubs")
+    implied_by: _Name | None = Field(default=None, description="one of `sources`")
+
+
 class Contract(_Strict):
     """What a table promises. `table` and `path` come from where the file is, the rest are the fields of the file.
 
@@ -137,6 +161,7 @@ class Contract(_Strict):
         is complete; without it a day is there with its first row.
     empty_after: of a source: hours after the end of a day from which on the day counts as empty if it has no rows.
     view: nothing is kept of it: its SELECT, over all rows of its inputs, is computed when somebody reads it.
+    vault: of a hub, link or satellite: its parts, from which vault.py makes the SELECT; see `Vault`.
     day_of: of a source: a timestamp column. A row belongs to its UTC day, and a load fills the day column in.
     ignore_other_columns: of a source: its files have more columns than the contract, and a load leaves these out.
     """
@@ -171,12 +196,16 @@ class Contract(_Strict):
     )
     empty_after: _Hours | None = Field(default=None, description=_IN_HOURS)
     view: bool = Field(default=False, description="true or false (without quotes)")
+    vault: Vault | None = Field(
+        default=None, description="a mapping with `stage` and one of hub, link, satellite, transactional_link"
+    )
     day_of: _Name | None = Field(default=None, description="the timestamp column of whose UTC day a row is")
     ignore_other_columns: bool = Field(default=False, description="true or false (without quotes)")
 
     @property
     def select_path(self) -> Path:
-        return self.path.with_suffix(".sql")
+        """The file that says the SELECT: of a table of a vault its contract."""
+        return self.path if self.vault else self.path.with_suffix(".sql")
 
     @cached_property
     def is_source(self) -> bool:
@@ -272,11 +301,16 @@ def restored(values: dict[str, Any], path: Path, is_source: bool) -> Contract:
             "reads": tuple((name, earlier) for name, earlier in values["reads"]),
             "kept_by": tuple(values["kept_by"]),
             "touched_by": tuple((name, Touch.model_construct(**touch)) for name, touch in values["touched_by"]),
+            "vault": values["vault"] and Vault.model_construct(**_tuples(values["vault"])),
         }
     )
     # What the cached property would find on disk, but of the time when the files were looked at.
     contract.__dict__["is_source"] = is_source
     return contract
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _as_tuple(value) for name, value in values.items()}
 
 
 def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
@@ -335,6 +369,30 @@ def _contradictions_of_a_source(contract: Contract) -> Iterator[tuple[_Place, st
             yield ("day_of",), "`day_of` is for sources of days: name the day column in `partitioned_by`, or remove it"
 
 
+# What follows from `vault`.
+_OF_A_VAULT = ("key", "kept_by", "touched_by", "reads", "view")
+_VAULT_KINDS = ("hub", "link", "satellite", "transactional_link")
+
+
+def _contradictions_of_a_vault_table(contract: Contract, vault: Vault) -> Iterator[tuple[_Place, str]]:
+    kinds = [kind for kind in _VAULT_KINDS if getattr(vault, kind)]
+    if len(kinds) != 1:
+        yield ("vault",), f"`vault` needs one of {', '.join(_VAULT_KINDS)}, and has {' and '.join(kinds) or 'none'}"
+    for field in _OF_A_VAULT:
+        if getattr(contract, field):
+            yield (field,), f"`{field}` follows from `vault`: remove it"
+    if contract.path.with_suffix(".sql").exists():
+        yield ("vault",), f"its SELECT follows from `vault`: remove {contract.path.with_suffix('.sql').name}, or `vault`"
+    if contract.column_names[-2:] != ["load_date", "record_source"]:
+        yield ("columns",), "the last two columns of a table of a vault are load_date and record_source"
+    if vault.satellite and contract.column_names[-3:-2] != ["effective_from"]:
+        yield ("columns",), "the column before load_date is effective_from: from when on a row of a satellite holds"
+    if vault.optional and not set(vault.optional) < set(vault.link or ()):
+        yield ("vault", "optional"), "`optional` names hubs of a `link`, and never all of them"
+    if vault.implied_by and (not vault.transactional_link or vault.implied_by not in vault.sources):
+        yield ("vault", "implied_by"), "`implied_by` is of a transactional link, and one of its `sources`"
+
+
 def _contradictions_of_a_build(contract: Contract) -> Iterator[tuple[_Place, str]]:
     for field in ("ready_when", "empty_after"):
         if getattr(contract, field) is not None:
@@ -342,6 +400,9 @@ def _contradictions_of_a_build(contract: Contract) -> Iterator[tuple[_Place, str
     for field in ("day_of", "ignore_other_columns"):
         if getattr(contract, field):
             yield (field,), f"`{field}` is for files of a source, and this table has a SELECT: remove it"
+    if contract.vault:
+        yield from _contradictions_of_a_vault_table(contract, contract.vault)
+        return
     if contract.view:
         for field in ("key", "partitioned_by", "kept_by", "touched_by", "reads", "checks"):
             if getattr(contract, field):
@@ -385,6 +446,10 @@ def _problem(error: Any, values: dict[Any, Any]) -> tuple[_Place, str]:
         prefix = f"column {column.get('name', int(place[1]) + 1)}: "
     if error["type"] == "extra_forbidden":  # of a column, whose fields alone are not looked at before
         return place, prefix + _unknown(field, fields)
+    if field == "vault" and len(place) > 1:
+        field, fields, prefix = place[1], Vault.model_fields, "`vault`: "
+        if error["type"] == "extra_forbidden":
+            return place, prefix + _unknown(field, fields)
     if field == "touched_by" and len(place) > 1:  # its pairs are a mapping in the file
         (name, _), *_ = [list(values["touched_by"].items())[int(place[1])]]
         return (field, name), f"`touched_by` of {name} is wrong; write {fields[str(field)].description}"

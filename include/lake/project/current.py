@@ -22,7 +22,7 @@ from include.lake import settings
 from include.lake.errors import ContractError, LakeError, UsageError
 
 # These modules parse one file each. Their short names for the current project (`contracts.get`) import this module.
-from include.lake.project import contracts, lineage, task_lists
+from include.lake.project import contracts, lineage, task_lists, vault
 from include.lake.project.kept import Kept, Stamp, digest
 
 if TYPE_CHECKING:
@@ -117,18 +117,29 @@ class Project:
         raise UsageError(f"there is no table {table!r}: {hint}")
 
     def _parsed_contract(self, table: str, path: Path) -> "Contract":
-        text, source = self.text(path), self._source(table)
+        text, source = self.text(path), self._file(table)
 
         def make() -> "Contract":
             plain = _kept.on_disk.value(source, lambda: contracts.plain(contracts.parse(text, path)))
             return contracts.restored(plain, path, table not in self._selects)
 
-        return _kept.parsed("contract", table, source, make)
+        parsed: Contract = _kept.parsed("contract", table, source, make)
+        return vault.completed(parsed, self.contract) if parsed.vault else parsed
 
-    def _source(self, table: str) -> str:
+    def _file(self, table: str) -> str:
         """What a contract is made of: its text, its place, and whether there is a SELECT."""
         path = self._paths[table]
-        return self._once("source", table, lambda: digest(self.text(path), str(path), str(table in self._selects)))
+        return self._once("file", table, lambda: digest(self.text(path), str(path), str(table in self._selects)))
+
+    def _source(self, table: str) -> str:
+        """The same, with what a contract has from others: a table of a vault from its hubs and its stage."""
+        contract = self.contract(table)
+        return digest(self._file(table), repr(contract.touched_by)) if contract.vault else self._file(table)
+
+    def select_text(self, table: str) -> str:
+        """The SELECT of a table that we build, or of a view: the text of its file, or what its `vault` means."""
+        contract = self.contract(table)
+        return vault.select(contract, self.contract) if contract.vault else self.text(contract.select_path)
 
     # -- SELECTs
 
@@ -138,7 +149,7 @@ class Project:
 
     def _checked_select(self, table: str) -> "Select":
         contract = self.contract(table)
-        text = self.text(contract.select_path)
+        text = self.select_text(table)
         source = digest(text, self._source(table))
 
         def make() -> "Select":

@@ -1,0 +1,224 @@
+"""Makes the SELECTs of a Data Vault from what the contracts declare: hubs, links, satellites, transactional links.
+
+Each SELECT takes the events of a stage and the rows that the table has published, and keeps of each key
+
+- in hubs and links the row of the earliest day; of this day that of the alphabetically first source,
+- in satellites one row for each change of the payload, in order of effective_from,
+- in transactional links each event once.
+
+To keep that of some rows, and of these with later ones, is to keep it of all. So a day needs no history.
+A hash key is the MD5 of its business keys, as upper-case hex. Each is trimmed and in upper case, null or '' is ^^, and
+|| joins them. It is null where all of them are null: then there is no row.
+"""
+
+from collections.abc import Callable, Iterable
+
+from include.lake import settings
+from include.lake.errors import ContractError
+from include.lake.project.contracts import Contract, Touch
+
+LOAD_DATE, RECORD_SOURCE, EFFECTIVE_FROM, EVENT_TS = "load_date", "record_source", "effective_from", "event_ts"
+# As `lineage` has them, which imports this module.
+CHANGED, TOUCHED, PUBLISHED = "changed", "touched", "published"
+_EVENT, _NOTHING, _BETWEEN = "event", "^^", "||"
+# The text of a value in a key, so that all engines have the same: six decimals are a tenth of a metre of a place.
+_TEXT_OF = {
+    "string": "{}",
+    "timestamp": "date_format({}, 'yyyy-MM-dd HH:mm:ss.SSS')",
+    "double": "cast(cast({} as decimal(18, 6)) as string)",
+}
+_OTHER_TEXT = "cast({} as string)"
+
+Find = Callable[[str], Contract]
+
+
+def completed(contract: Contract, find: Find) -> Contract:
+    """The contract with the fields that follow from `vault`. ContractError for what does not fit together."""
+    made = _Made(contract, find)
+    columns = tuple(
+        column.model_copy(update={"nullable": False})
+        if column.name in made.filled and "nullable" not in column.model_fields_set
+        else column
+        for column in contract.columns
+    )
+    touch = Touch(keys=made.touched_keys(), rows=made.needed_rows())
+    full = contract.model_copy(
+        update={
+            "columns": columns,
+            "key": made.key,
+            "kept_by": made.kept_by,
+            "touched_by": ((made.vault.stage, touch),),
+        }
+    )
+    full.__dict__["is_source"] = False
+    return full
+
+
+def select(contract: Contract, find: Find) -> str:
+    """The SELECT of a table of a vault."""
+    made = _Made(contract, find)
+    if made.vault.satellite:
+        return made.satellite()
+    return made.transactional_link() if made.vault.transactional_link else made.hub_or_link()
+
+
+class _Made:
+    """The parts of a vault table: what its columns are in the stage."""
+
+    def __init__(self, contract: Contract, find: Find) -> None:
+        assert contract.vault is not None
+        self.contract, self.vault, self.find = contract, contract.vault, find
+        self.stage = find(self.vault.stage)
+        self._types = {column.name: column.type for column in self.stage.columns}
+        if not self.stage.day_column:
+            raise self._wrong("stage", f"{self.stage.table} has no days")
+        for name in (EVENT_TS, RECORD_SOURCE):
+            self._of_stage(name, "stage")
+        self.hash_key = contract.column_names[0]
+        self.between = contract.column_names[1:-2]
+        self.parents = [
+            self._hub(name)
+            for name in self.vault.link or self.vault.transactional_link or (self.vault.satellite or "",)
+            if name
+        ]
+        self.expressions = self._expressions()
+        if missing := [name for name in contract.column_names if name not in self.expressions]:
+            raise self._wrong("columns", f"{missing[0]} is no column of {self.stage.table}")
+        self.kept_by = (self.parents[0][0],) if self.vault.implied_by else (self.hash_key,)
+        self.key = (self.hash_key, EFFECTIVE_FROM) if self.vault.satellite else (self.hash_key,)
+        optional = {self._hub(name)[0] for name in self.vault.optional}
+        self.needed = [name for name, _ in self.parents if name not in optional] if self.vault.link else [self.hash_key]
+        self.filled = {*self.key, *self.kept_by, *self.needed, LOAD_DATE, RECORD_SOURCE}
+
+    def _wrong(self, field: str, what: str) -> ContractError:
+        return ContractError(f"{settings.shown(self.contract.path)}: `{field}`: {what}")
+
+    def _of_stage(self, name: str, field: str) -> str:
+        if name not in self._types:
+            raise self._wrong(field, f"{self.stage.table} has no column {name}")
+        return name
+
+    def _hub(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """The hash key of a hub and its business keys."""
+        table = f"{self.contract.table.partition('.')[0]}.{name}"
+        hub = self.find(table)
+        if not hub.vault or not hub.vault.hub:
+            raise self._wrong("vault", f"{table} is no hub")
+        return hub.column_names[0], hub.vault.hub
+
+    def _expressions(self) -> dict[str, str]:
+        """Column -> what it is, of an event."""
+        vault = self.vault
+        found = {name: f"{_EVENT}.{name}" for name in self.between if name in self._types}
+        found |= {name: self._hash(keys) for name, keys in self.parents}
+        found[LOAD_DATE] = f"{_EVENT}.{self.stage.day_column}"
+        found[RECORD_SOURCE] = f"{_EVENT}.{RECORD_SOURCE}"
+        if vault.hub:
+            found[self.hash_key] = self._hash(vault.hub)
+        elif vault.satellite:
+            found[EFFECTIVE_FROM] = f"{_EVENT}.{EVENT_TS}"
+            found[self.hash_key] = self._hash(self.parents[0][1])
+        else:
+            own = [name for name in self.between if name not in dict(self.parents)]
+            found[self.hash_key] = self._hash([*(key for _, keys in self.parents for key in keys), *own])
+        return found
+
+    def _hash(self, names: Iterable[str]) -> str:
+        """The hash key of some columns of the stage, each taken once."""
+        texts = []
+        for name in dict.fromkeys(names):
+            kind = self._types[self._of_stage(name, "vault")]
+            text = _TEXT_OF.get(kind, _OTHER_TEXT).format(f"{_EVENT}.{name}")
+            texts.append(f"nullif(upper(trim({text})), '')")
+        parts = ", ".join(f"coalesce({text}, '{_NOTHING}')" for text in texts)
+        one = f"coalesce({', '.join(texts)})" if len(texts) > 1 else texts[0]
+        return f"case when {one} is not null then upper(md5(concat_ws('{_BETWEEN}', {parts}))) end"
+
+    def _counts(self) -> str:
+        """The condition that an event is of one of the sources; empty for all."""
+        if not self.vault.sources:
+            return ""
+        return f"{_EVENT}.{RECORD_SOURCE} in ({', '.join(map(repr, self.vault.sources))})"
+
+    def _where(self, *conditions: str) -> str:
+        texts = [text for text in (self._counts(), *conditions) if text]
+        return f"\nwhere {' and '.join(texts)}" if texts else ""
+
+    def touched_keys(self) -> str:
+        (name,) = self.kept_by
+        expression = self.expressions[name].replace(f"{_EVENT}.", f"{CHANGED}.")
+        return f"select {expression} as {name}\nfrom {CHANGED}{self._where().replace(f'{_EVENT}.', f'{CHANGED}.')}"
+
+    def needed_rows(self) -> str:
+        (name,) = self.kept_by
+        return (
+            f"select {_EVENT}.*\nfrom {self.stage.table} as {_EVENT}\n"
+            f"left semi join {TOUCHED} on {TOUCHED}.{name} = {self.expressions[name]}{self._where()}"
+        )
+
+    def _observed(self) -> str:
+        """All rows that count: of the events, and the published ones."""
+        columns = self.contract.column_names
+        given = ",\n".join(
+            f"        {self.expressions[name]}"
+            + ("" if self.expressions[name] == f"{_EVENT}.{name}" else f" as {name}")
+            for name in columns
+        )
+        own = ", ".join(f"{PUBLISHED}.{name}" for name in columns)
+        where = f"\n    where {self._counts()}" if self._counts() else ""
+        return (
+            f"with observed as (\n    select\n{given}\n    from {self.stage.table} as {_EVENT}{where}\n"
+            f"    union all\n    select {own}\n    from {PUBLISHED}\n)"
+        )
+
+    def _outer(self, source: str, condition: str, extra: str = "") -> str:
+        names = ",\n".join(f"    {name}" for name in self.contract.column_names)
+        return f"select\n{names}{extra}\nfrom {source}\nwhere {condition}\n"
+
+    def hub_or_link(self) -> str:
+        order = ", ".join([LOAD_DATE, RECORD_SOURCE, *self.between])
+        known = " and ".join(f"{name} is not null" for name in self.needed)
+        return (
+            f"{self._observed()},\nranked as (\n    select\n        observed.*,\n"
+            f"        row_number() over (partition by {self.hash_key} order by {order}) as place\n"
+            f"    from observed\n    where {known}\n)\n" + self._outer("ranked", "place = 1")
+        )
+
+    def transactional_link(self) -> str:
+        ranked = (
+            f"{self._observed()},\nranked as (\n    select\n        observed.*,\n        row_number() over (partition by "
+            f"{self.hash_key} order by {LOAD_DATE}, {RECORD_SOURCE}) as place\n    from observed\n"
+        )
+        if not (implied := self.vault.implied_by):
+            return f"{ranked}    where {self.hash_key} is not null\n)\n" + self._outer("ranked", "place = 1")
+        (session,) = self.kept_by
+        own = [name for name in self.between if name not in dict(self.parents)]
+        order = ", ".join([f"case when {RECORD_SOURCE} = '{implied}' then 1 else 0 end", *own, self.hash_key])
+        return (
+            f"{ranked}),\nplaced as (\n    select\n        ranked.*,\n"
+            f"        row_number() over (partition by {session} order by {order}) as turn\n"
+            f"    from ranked\n    where place = 1\n)\n"
+            + self._outer(
+                "placed",
+                f"{session} is null or {RECORD_SOURCE} <> '{implied}' or turn = 1",
+                f",\n    case when {session} is null then 'no_{session.removesuffix('_pk')}' end as drop_reason",
+            )
+        )
+
+    def satellite(self) -> str:
+        payload = self.between[:-1]
+        sources = self.vault.sources
+        rank = " ".join(f"when '{source}' then {place}" for place, source in enumerate(sources))
+        first = f"case {RECORD_SOURCE} {rank} end, " if len(sources) > 1 else ""
+        order = first + ", ".join([*payload, RECORD_SOURCE])
+        window = f"over (partition by {self.hash_key} order by {EFFECTIVE_FROM})"
+        before = "".join(f",\n        lag({name}) {window} as before_{name}" for name in payload)
+        same = " and ".join(f"{name} <=> before_{name}" for name in payload)
+        return (
+            f"{self._observed()},\ninstants as (\n    select\n        observed.*,\n"
+            f"        row_number() over (partition by {self.hash_key}, {EFFECTIVE_FROM} order by {order}) as place\n"
+            f"    from observed\n    where {self.hash_key} is not null\n),\ncompared as (\n    select\n"
+            f"        instants.*,\n        row_number() {window} as number{before}\n    from instants\n"
+            f"    where place = 1\n)\n" + self._outer("compared", f"number = 1 or not ({same})")
+        )
+

@@ -1,5 +1,6 @@
 """Contracts are checked whole, and a wrong file costs what stands on it and nothing else."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,8 @@ def built(tmp_path: Path) -> Path:
         (MORE, f"{MORE}\nempty_after: 1", 3, "`empty_after` is for sources"),
         (MORE, f"{MORE}\nday_of: topic", 3, "`day_of` is for files of a source"),
         (MORE, f"{MORE}\nignore_other_columns: true", 3, "`ignore_other_columns` is for files of a source"),
+        ("bigint}", "bigint, named: Calls}", 6, "column calls: `named` is for files of a source"),
+        ("calls, type: bigint}", "at, type: timestamp, unit: ms}", 6, "column at: `unit` is for files of a source"),
         # No YAML, or none of ours.
         ("Calls per", "Calls: per", 1, "is wrong YAML: "),
         ("Calls per day and topic.", "!!python/object:os.system x", 1, "is wrong YAML: could not determine"),
@@ -163,6 +166,28 @@ def test_what_a_contract_leaves_out_has_its_default(built: Path) -> None:
         ("partitioned_by: [part_date]\n", "", 2, "`ready_when` is for days, and this source has none"),
         ("empty_after: 1.5", "checks: [hour > 0]", 4, "`checks` is for what we build"),
         ("empty_after: 1.5", "reads: {a.b: 1}", 4, "`reads` is for what we build"),
+        ("hour, type", "hour, named: 5, type", 6, "column hour: `named`: 5 is wrong; write the name of the column"),
+        ("hour, type", "hour, named: ' ', type", 6, "column hour: `named`: ' ' is wrong"),
+        (
+            "hour, type",
+            "hour, named: part_date, type",
+            6,
+            "column hour: `named` is part_date, which is a column; write",
+        ),
+        ("hour, type", "hour, named: hour, type", 6, "column hour: `named` is hour, which is a column; write another"),
+        (
+            "hour, type: string}",
+            "hour, named: Hour, type: string}\n  - {name: minute, named: Hour, type: string}",
+            7,
+            "column minute: `named` is Hour, as of another column; write another name",
+        ),
+        (
+            "hour, type: string}",
+            "hour, type: bigint, unit: ms}",
+            6,
+            "column hour: `unit` is for timestamps, and this is",
+        ),
+        ("hour, type: string}", "hour, type: timestamp, unit: s}", 6, "column hour: `unit`: 's' is wrong; write ms"),
     ],
 )
 def test_the_fields_of_a_source_are_checked_too(tmp_path: Path, old: str, new: str, line: int, problem: str) -> None:
@@ -172,6 +197,20 @@ def test_the_fields_of_a_source_are_checked_too(tmp_path: Path, old: str, new: s
     with pytest.raises(ContractError) as error:
         contracts.parse(SOURCE.replace(old, new, 1), path)
     assert str(error.value).startswith(f"{path}:{line}: ") and problem in str(error.value)
+
+
+def test_what_files_call_a_column_changes_no_code_id_and_is_kept_on_disk(project: Project) -> None:
+    source = SOURCE.replace("hour, type: string", "hour, type: timestamp").replace("max(hour) = '23'", "count(*) > 0")
+    reader = SELECT.replace("service_log.weverse_server_log", "schema.calls").replace("log.topic", "'a' as topic")
+    files = {"schema/sums.yaml": BUILT, "schema/sums.sql": reader.replace("date_id", "part_date")}
+    project({**files, "schema/calls.yaml": source})
+    before = current.project().code_id("schema.sums")
+    project({"schema/calls.yaml": source.replace("hour, type: timestamp", "hour, named: H, type: timestamp, unit: ms")})
+    contract = contracts.get("schema.calls")
+    assert [(column.named, column.unit) for column in contract.columns] == [("H", "ms"), (None, None)]
+    assert current.project().code_id("schema.sums") == before
+    plain = json.loads(json.dumps(contracts.plain(contract)))
+    assert contracts.restored(plain, contract.path, is_source=True) == contract
 
 
 NOT_READY = {

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from include.lake.build import files
+from include.lake.build import files, values
 from include.lake.build.load import _checked, load
 from include.lake.cli import main as cli
 from include.lake.errors import LakeError, UsageError
@@ -557,6 +557,174 @@ def test_what_spark_writes_is_loaded(shop: None, tmp_path: Path, spark: Any) -> 
     frame.write.json(str(tmp_path / "lines"))
     load(THING, [str(tmp_path / "lines")])
     assert {row["text"] for row in rows(THING) if row["day"] == "2026-01-06"} == set(texts)
+
+
+CALLED = """
+about: Things that files call otherwise.
+partitioned_by: [day]
+day_of: at
+columns:
+  - {name: text, named: theText, type: string}
+  - {name: whole, named: The Whole, type: bigint}
+  - {name: at, type: timestamp, unit: ms}
+  - {name: born, named: bornAt, type: timestamp, unit: ms, sensitive: true}
+  - {name: day, named: theDay, type: string}
+"""
+CALL = "shop.called"
+# 2026-01-05T23:59:59.999Z and the millisecond after it.
+LAST_MS, NEXT_MS = 1767657599999, 1767657600000
+
+
+@pytest.fixture
+def called(lake_home: Path, project: Any) -> None:
+    project({"shop/called.yaml": CALLED})
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "delta", "folders"])
+def test_columns_by_the_names_of_the_files_and_moments_as_numbers(called: None, tmp_path: Path, kind: str) -> None:
+    columns = {
+        "theText": ["a", None, "c"],
+        "The Whole": [1, None, -3],
+        "at": [LAST_MS, NEXT_MS, NEXT_MS],
+        "bornAt": [0, None, -1],
+    }
+    table = pa.table(columns)
+    path = tmp_path / f"a.{kind}"
+    match kind:
+        case "jsonl":
+            json_lines(path, *table.to_pylist())
+        case "csv":
+            csv_of(path, *({name: str("" if v is None else v) for name, v in row.items()} for row in table.to_pylist()))
+        case "parquet":
+            write(path, table)
+        case "delta":
+            write_deltalake(str(path), table.rename_columns({"The Whole": "whole"}))  # Delta allows no blanks
+        case "folders":
+            for part, day in (table[:1], "2026-01-05"), (table[1:], "2026-01-06"):
+                write(path / f"theDay={day}" / "a.parquet", part)
+    loaded = load(CALL, [str(path)])
+    assert loaded.no_values == ([] if kind == "folders" else ["day"])
+    assert sorted(rows(CALL), key=lambda row: (row["at"], row["whole"] is not None)) == [
+        {
+            "text": "a", "whole": 1, "at": datetime(2026, 1, 5, 23, 59, 59, 999000, UTC),
+            "born": datetime(1970, 1, 1, tzinfo=UTC), "day": "2026-01-05",
+        },
+        {"text": None, "whole": None, "at": datetime(2026, 1, 6, tzinfo=UTC), "born": None, "day": "2026-01-06"},
+        {
+            "text": "c", "whole": -3, "at": datetime(2026, 1, 6, tzinfo=UTC),
+            "born": datetime(1969, 12, 31, 23, 59, 59, 999000, UTC), "day": "2026-01-06",
+        },
+    ]  # fmt: skip
+
+
+def test_the_contracts_own_names_and_real_moments_are_read_as_well(called: None, tmp_path: Path) -> None:
+    moment = datetime(2026, 1, 5, 12, 0, 0, 1, tzinfo=UTC)
+    own = [{"text": "x", "whole": 7, "at": moment.isoformat(), "born": "2026-01-05T21:00:00.000001+09:00"}]
+    files_of_it = [json_lines(tmp_path / "a.jsonl", *own), csv_of(tmp_path / "a.csv", *own)]
+    typed = pa.table({"text": ["x"], "whole": [7], "at": [moment], "born": pa.array([moment], pa.timestamp("us"))})
+    for file in [*files_of_it, write(tmp_path / "a.parquet", typed)]:
+        load(CALL, [file])
+        assert rows(CALL) == [{"text": "x", "whole": 7, "at": moment, "born": moment, "day": DAY}]
+    # Two files may differ, and one file may not.
+    other = json_lines(tmp_path / "b.jsonl", {"theText": "y", "at": LAST_MS})
+    assert load(CALL, [files_of_it[0], other]).now == {DAY: 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "a.jsonl",
+            '{"at": 1, "theText": "a", "text": "a"}\n',
+            "a.jsonl:1 has theText and text, two names of the column",
+        ),
+        ("a.jsonl", '{"at": 1, "text": "a"}\n{"at": 1, "theText": "a"}\n', "a.jsonl:2 has text and theText, two names"),
+        ("a.csv", "at,text,theText\n1,a,a\n", "a.csv has text and theText, two names of the column text"),
+        ("a.parquet", pa.table({"at": [1], "whole": [1], "The Whole": [1]}), "has whole and The Whole, two names"),
+        ("text=a/theText=b/a.csv", "at\n1\n", "its folders say text twice"),
+        ("a.csv", "at,theText,theText\n1,a,a\n", "has theText twice"),
+        (
+            "a.csv",
+            "at,thetext,wholes,The Whol,txt\n1,a,a,a,a\n",
+            "'thetext' (is it theText?), 'wholes' (is it whole?), 'The Whol' (is it The Whole?), 'txt' (is it text?)",
+        ),
+        ("a.csv", "at;theText\n1;a\n", "separate the columns with commas, not ';'"),
+        ("a.jsonl", '{"x": 1}\n', "no column 'x'"),
+    ],
+)
+def test_both_names_of_a_column_in_a_file_and_unknown_ones_are_refused(
+    called: None, tmp_path: Path, name: str, content: str | pa.Table, told: str
+) -> None:
+    write(tmp_path / "in" / name, content)
+    with pytest.raises(UsageError) as error:
+        load(CALL, [str(tmp_path / "in")])
+    assert told in str(error.value) and "\n" not in str(error.value)
+    assert storage.open_table(CALL) is None
+
+
+def test_what_has_none_of_the_columns_is_told_both_names(called: None, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none of the columns of shop.called \(text or theText, .*, at, "):
+        load(CALL, [json_lines(tmp_path / "a.jsonl", {"x": 1})], ignore_columns=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        (1767571200000.0, datetime(2026, 1, 5, tzinfo=UTC)),
+        ("1767571200000", datetime(2026, 1, 5, tzinfo=UTC)),  # CSV has texts alone
+        ("1711012012345", datetime(2024, 3, 21, 9, 6, 52, 345000, UTC)),  # and not 23:45 of a day of 1711
+        ("2026-01-05", datetime(2026, 1, 5, tzinfo=UTC)),
+        (-62135596800000, datetime(1, 1, 1, tzinfo=UTC)),
+        (253402300799999, datetime(9999, 12, 31, 23, 59, 59, 999000, UTC)),
+        (253402300800000, "is out of range: it counts milliseconds since 1970"),
+        (-62135596800001, "is out of range"),
+        (10**400, "is out of range"),
+        (1e300, "is out of range"),
+        (1767571200000.5, "is no whole number of milliseconds"),
+        ("1767571200000.5", "is no whole number of milliseconds"),
+        ("1.7675712E12", "is no whole number of milliseconds"),
+        (float("nan"), "is no whole number of milliseconds"),
+        (float("inf"), "is no whole number of milliseconds"),
+        (Decimal("0.5"), "is no whole number of milliseconds"),
+        (True, "is not timestamp"),
+        ("soon", "is not timestamp"),
+        ([1], "is not timestamp"),
+    ],
+)
+def test_a_moment_as_a_number_is_held_or_refused(tmp_path: Path, value: Any, held: Any) -> None:
+    columns = {column.name: column for column in contracts.parse(CALLED, tmp_path / "shop" / "called.yaml").columns}
+    found = [
+        values.as_column(columns[name], pa.timestamp("us", "UTC"), [None, value], False) for name in ("at", "born")
+    ]
+    if isinstance(held, str):
+        assert all(array.to_pylist() == [None, None] for array, _ in found)
+        assert held in found[0][1][1] and "at: " in found[0][1][1]
+        assert "born: '***' " in found[1][1][1] or isinstance(value, list), (
+            "of a sensitive column nobody sees the value"
+        )
+    else:
+        assert all((array.to_pylist(), wrong) == ([None, held], {}) for array, wrong in found)
+
+
+def test_numbers_in_a_parquet_file_are_refused_one_by_one(called: None, tmp_path: Path) -> None:
+    at = [NEXT_MS + 0.5, LAST_MS, None, 1e20]
+    file = write(tmp_path / "a.parquet", pa.table({"at": at}))
+    loaded = load(CALL, [file], drop_bad=True)
+    assert loaded.now == {DAY: 1}
+    assert loaded.reasons == [
+        f"{file}:1: at: '1767657600000.5' is no whole number of milliseconds",
+        f"{file}:3: day is missing",
+        f"{file}:4: at: '1e+20' is out of range: it counts milliseconds since 1970",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_an_empty_text_is_null_in_what_is_no_text(shop: None, tmp_path: Path, kind: str) -> None:
+    row = {"text": "", "small": "", "whole": "", "number": "", "flag": "", "born": "", "at": "", "tags": "", "day": DAY}
+    path = tmp_path / f"a.{kind}"
+    {"jsonl": json_lines, "csv": csv_of, "parquet": lambda p, r: write(p, pa.Table.from_pylist([r]))}[kind](path, row)
+    load(THING, [str(path)])
+    assert rows(THING) == [dict.fromkeys([*row, "secret"]) | {"day": DAY, "text": None if kind == "csv" else ""}]
 
 
 TRACKS = "rudder.tracks"

@@ -42,16 +42,37 @@ class Batch:
 
 
 class Names:
-    """Compares the column names of the files with those of the contract."""
+    """Compares the column names of the files with those of the contract. `matched`: the columns that files have."""
 
     def __init__(self, contract: Contract, ignore: bool) -> None:
-        self.table, self.columns, self.matched = contract.table, contract.column_names, set[str]()
-        self._known, self._ignore, self._unknown = set(self.columns), ignore, dict[str, str]()
+        self.table, self.matched = contract.table, set[str]()
+        self._ignore, self._unknown = ignore, dict[str, str]()
+        # A name in a file -> its column, which has a name of its own and sometimes one more.
+        self._known = {name: name for name in contract.column_names}
+        self._known |= {column.named: column.name for column in contract.columns if column.named}
+        self._columns = [
+            f"{column.name} or {column.named}" if column.named else column.name for column in contract.columns
+        ]
+
+    def column(self, name: str) -> str | None:
+        """The column that a file calls `name`; None if the contract does not know it."""
+        return self._known.get(name)
 
     def see(self, names: Collection[str], place: str) -> None:
-        """Remember the unknown names, so that `refuse` can report them."""
+        """Remember the names of a file; the unknown ones, so that `refuse` can report them.
+
+        UsageError if the file has both names of a column: nobody knows which of them counts.
+        """
         unknown = [name for name in names if name not in self._known]
-        self.matched |= set(names) - set(unknown)
+        by_column: dict[str, str] = {}
+        for name in names:
+            column = self._known.get(name)
+            if column and by_column.setdefault(column, name) != name:
+                raise UsageError(
+                    f"{place} has {by_column[column]} and {name}, two names of the column {column}: "
+                    "nothing was loaded; leave one of them out"
+                )
+        self.matched |= by_column.keys()
         if not self._ignore:
             for name in unknown:
                 self._unknown.setdefault(name, place)
@@ -62,7 +83,8 @@ class Names:
         if repeated:
             raise UsageError(f"{path} has {', '.join(repeated)} twice: nothing was loaded; give each column one name")
         before, self.matched = self.matched, set()
-        self.see([*names, *folder], str(path))
+        self.see(names, str(path))
+        self.see(folder, str(path))
         self.refuse()
         self.need(path)
         self.matched |= before
@@ -71,19 +93,21 @@ class Names:
         """UsageError for a file without any known column name."""
         if not self.matched:
             raise UsageError(
-                f"{path} has none of the columns of {self.table} ({', '.join(self.columns)}): nothing was loaded"
+                f"{path} has none of the columns of {self.table} ({', '.join(self._columns)}): nothing was loaded"
             )
 
     def refuse(self) -> None:
         """UsageError with all unknown names, the place of the first one, and similar known names."""
         if not self._unknown:
             return
-        names = []
+        names, known = [], {name.lower(): name for name in self._known}
         for name in list(self._unknown)[:_SHOWN]:
-            near = difflib.get_close_matches(name.lower(), self.columns, n=1)
-            names.append(f"{name!r} (is it {near[0]}?)" if near else repr(name))
+            near = difflib.get_close_matches(name.lower(), known, n=1)
+            names.append(f"{name!r} (is it {known[near[0]]}?)" if near else repr(name))
         more = f" and {len(self._unknown) - _SHOWN} more" if len(self._unknown) > _SHOWN else ""
-        mark = next((mark for mark in ";\t|" if any(self._known & set(n.split(mark)[1:]) for n in self._unknown)), None)
+        mark = next(
+            (mark for mark in ";\t|" if any(self._known.keys() & set(n.split(mark)[1:]) for n in self._unknown)), None
+        )
         cure = (
             f"separate the columns with commas, not {mark!r}"
             if mark
@@ -134,8 +158,9 @@ def _folder(path: Path, start: Path, names: Names) -> dict[str, str | None]:
     for place, part in enumerate(path.parts[:-1]):
         name, equals, text = part.partition("=")
         name = unquote(name)
-        if not equals or (place < depth and name not in names.columns):
+        if not equals or (place < depth and not names.column(name)):
             continue
+        name = names.column(name) or name
         try:
             value = None if text == _NULL_PARTITION else unquote(text, errors="strict")
         except UnicodeDecodeError:
@@ -175,10 +200,11 @@ _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
 
 def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
     batch, rows, size = Batch(path, folder), list[dict[str, Any]](), 0
-    keys: set[str] = set()
+    keys: dict[str, None] = {}  # of all rows of the file, in their order
 
     def full() -> Batch:
-        batch.columns = {name: [row.get(name) for row in rows] for name in keys & set(names.columns)}
+        by_column = {column: key for key in keys if (column := names.column(key))}
+        batch.columns = {column: [row.get(key) for row in rows] for column, key in by_column.items()}
         return batch
 
     any_row = False
@@ -202,9 +228,9 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                     batch.bad.append((number, "is not an object with columns"))
                     continue
                 any_row = True
-                if not row.keys() <= keys:
-                    keys |= row.keys()
-                    names.see(row.keys(), f"{path}:{number}")
+                if not row.keys() <= keys.keys():
+                    keys |= dict.fromkeys(row)
+                    names.see(keys, f"{path}:{number}")
                 rows.append(row)
                 batch.lines.append(number)
             size += len(raw)
@@ -213,7 +239,7 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                 batch, size = Batch(path, folder), 0
                 rows.clear()
     names.see(folder, str(path))
-    if any_row and not any(name in names.columns for name in [*keys, *folder]):
+    if any_row and not any(map(names.column, [*keys, *folder])):
         names.refuse()
         names.matched.clear()
         names.need(path)
@@ -247,8 +273,8 @@ def _csv(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Ba
 
     def full() -> Batch:
         values = zip(*rows, strict=True) if rows else ((),) * len(header)
-        by_name = zip(header, values, strict=True)
-        batch.columns = {n: [value or None for value in column] for n, column in by_name if n in names.columns}
+        by_column = zip(map(names.column, header), values, strict=True)
+        batch.columns = {name: [value or None for value in column] for name, column in by_column if name}
         return batch
 
     with _open(path) as stream:
@@ -316,25 +342,26 @@ def _parquet(path: Path, folder: dict[str, str | None], names: Names) -> Iterato
         columns = [name for name in schema.names if not (name.startswith("__index_level_") and schema.pandas_metadata)]
         names.header(columns, folder, path)
         number = 1
-        for rows in file.iter_batches(_ROWS, columns=[name for name in columns if name in names.columns]):
-            yield _arrow(path, folder, rows, number)
+        for rows in file.iter_batches(_ROWS, columns=[name for name in columns if names.column(name)]):
+            yield _arrow(path, folder, rows, number, names)
             number += rows.num_rows
 
 
 def _delta(path: Path, names: Names) -> Iterator[Batch]:
     def choose(columns: list[str]) -> list[str]:
         names.header(columns, (), path)
-        return [name for name in columns if name in names.columns]
+        return [name for name in columns if names.column(name)]
 
     number = 1
     for rows in delta_folder.batches(path, choose, _ROWS):
-        yield _arrow(path, {}, rows, number)
+        yield _arrow(path, {}, rows, number, names)
         number += rows.num_rows
 
 
-def _arrow(path: Path, folder: dict[str, str | None], rows: pa.RecordBatch, number: int) -> Batch:
+def _arrow(path: Path, folder: dict[str, str | None], rows: pa.RecordBatch, number: int, names: Names) -> Batch:
     lines = list(range(number, number + rows.num_rows))
-    return Batch(path, folder, lines, dict(zip(rows.schema.names, rows.columns, strict=True)))
+    columns = zip(map(names.column, rows.schema.names), rows.columns, strict=True)
+    return Batch(path, folder, lines, {name: column for name, column in columns if name})
 
 
 _READERS: dict[str, Callable[[Path, dict[str, str | None], Names], Iterator[Batch]]] = {

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -24,6 +24,7 @@ _YEARS = {
     "date": [pa.scalar(day).value for day in (date.min, date.max)],
     "timestamp": [pa.scalar(moment).value for moment in (datetime.min, datetime.max)],
 }
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Unfit(ValueError):
@@ -59,9 +60,14 @@ def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) ->
 
 
 def as_value(column: Column, value: Any) -> Any:
-    """One value as a Python value of the column's type; Unfit with the reason."""
+    """One value as a Python value of the column's type; Unfit with the reason.
+
+    An empty text is null in a column of another type than string: CSV has no other null, and programs write it as JSON.
+    """
+    if value is None or (value == "" and column.type != "string"):
+        return None
     try:
-        return None if value is None else _value(column.type, value)
+        return _since_1970(value) if column.unit else _value(column.type, value)
     except (ValueError, TypeError, OverflowError, ArithmeticError, RecursionError) as error:
         raise Unfit(reason(column, value, str(error) if isinstance(error, Unfit) else None)) from None
 
@@ -210,6 +216,25 @@ def _timestamp(value: Any) -> datetime:
     if getattr(value, "nanosecond", 0):  # only pandas timestamps have nanoseconds
         raise Unfit("has more digits than a timestamp can hold (microseconds)")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _since_1970(value: Any) -> datetime:
+    """Convert to a timestamp; a number, also one that is written as a text, is milliseconds since 1970 (UTC).
+
+    CSV has texts alone. A text of digits is never a date here: 1711012012345 is also 23:45 of a day of 1711.
+    """
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        number: Any = int(value.partition(".")[0]) if _WHOLE.fullmatch(value) else None
+    elif isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        number = int(value) if value == value // 1 else None  # not so for a fraction, and NaN
+    else:
+        return _timestamp(value)
+    if number is None:
+        raise Unfit("is no whole number of milliseconds")
+    try:
+        return _EPOCH + timedelta(milliseconds=number)
+    except OverflowError:
+        raise Unfit("is out of range: it counts milliseconds since 1970") from None
 
 
 def _json(value: Any) -> str:

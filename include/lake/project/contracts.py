@@ -82,6 +82,8 @@ class Column(_Strict):
     """One column. `nullable`: may a row have no value here (by default: yes, but for key and day columns).
 
     `sensitive`: its values are masked where rows are shown that failed a check.
+    `named`: of a source: what files call the column, if it is another name, such as sessionId for session_id.
+    `unit`: of a timestamp of a source: what a number in a file counts, and since when: ms since 1970 (UTC).
     """
 
     name: _Name = Field(
@@ -93,6 +95,8 @@ class Column(_Strict):
     comment: str = Field(default="", description="a text (in quotes where YAML reads something else)")
     nullable: bool = Field(default=True, description="true or false (without quotes)")
     sensitive: bool = Field(default=False, description="true or false (without quotes)")
+    named: _Text | None = Field(default=None, description="the name of the column in files, a text")
+    unit: Literal["ms"] | None = Field(default=None, description="ms: numbers are milliseconds since 1970 (UTC)")
 
 
 class Check(_Strict):
@@ -148,7 +152,7 @@ class Contract(_Strict):
         days touch. Then `key` is unique in the whole table, and `partitioned_by` only says where a key's rows lie:
         at best the newest day of the key, so that a build rewrites few files.
     touched_by: input -> which keys its rows touch; not needed for an input that has the columns of `kept_by` itself.
-    columns: name, type, comment, nullable, in order.
+    columns: name, type and the other fields of `Column`, in order.
     checks: SQL that must hold before anything is published: an expression that is true of every row, or with aggregates
         (`count(*) > 0`) of every day, or a SELECT that gives the rows that break it: from `this` (what would be
         published), the table's inputs, and the table itself (as it is published now). `{warn: …}` only reports.
@@ -170,7 +174,7 @@ class Contract(_Strict):
     path: Path
     about: _Text = Field(description="a text that says what a row of the table is")
     columns: Annotated[tuple[Column, ...], Field(min_length=1), _List] = Field(
-        description="a list of {name, type, comment, nullable, sensitive}"
+        description="a list of {name, type, comment, nullable, sensitive, named, unit}"
     )
     key: Annotated[tuple[_Name, ...], _List] = Field(
         default=(), description="a list of the columns that together occur once a day, or [] where rows may repeat"
@@ -367,6 +371,21 @@ def _contradictions_of_a_source(contract: Contract) -> Iterator[tuple[_Place, st
             yield ("day_of",), f"`day_of` names {contract.day_of}, which is no timestamp column"
         if not contract.day_column or contract.grain != "day":
             yield ("day_of",), "`day_of` is for sources of days: name the day column in `partitioned_by`, or remove it"
+    yield from _contradictions_of_the_columns_of_a_source(contract)
+
+
+def _contradictions_of_the_columns_of_a_source(contract: Contract) -> Iterator[tuple[_Place, str]]:
+    names = contract.column_names
+    in_files = [column.named for column in contract.columns]
+    for position, column in enumerate(contract.columns):
+        place = ("columns", position, "named")
+        if column.named in names:
+            yield place, f"column {column.name}: `named` is {column.named}, which is a column; write another name"
+        elif column.named and column.named in in_files[:position]:
+            yield place, f"column {column.name}: `named` is {column.named}, as of another column; write another name"
+        if column.unit and column.type != "timestamp":
+            place = ("columns", position, "unit")
+            yield place, f"column {column.name}: `unit` is for timestamps, and this is {column.type}; remove it"
 
 
 # What follows from `vault`.
@@ -403,6 +422,11 @@ def _contradictions_of_a_build(contract: Contract) -> Iterator[tuple[_Place, str
     if contract.vault:
         yield from _contradictions_of_a_vault_table(contract, contract.vault)
         return
+    for position, column in enumerate(contract.columns):
+        for field in ("named", "unit"):
+            if getattr(column, field):
+                cure = f"`{field}` is for files of a source, and this table has a SELECT: remove it"
+                yield ("columns", position, field), f"column {column.name}: {cure}"
     if contract.view:
         for field in ("key", "partitioned_by", "kept_by", "touched_by", "reads", "checks"):
             if getattr(contract, field):

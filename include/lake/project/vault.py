@@ -23,9 +23,10 @@ CHANGED, TOUCHED, PUBLISHED = "changed", "touched", "published"
 _EVENT, _NOTHING, _BETWEEN = "event", "^^", "||"
 # The text of a value in a key, so that all engines have the same: six decimals are a tenth of a metre of a place.
 _TEXT_OF = {
-    "string": "{}",
+    "string": "nullif(upper(trim({})), '')",
     "timestamp": "date_format({}, 'yyyy-MM-dd HH:mm:ss.SSS')",
     "double": "cast(cast({} as decimal(18, 6)) as string)",
+    "boolean": "upper(cast({} as string))",
 }
 _OTHER_TEXT = "cast({} as string)"
 
@@ -128,11 +129,12 @@ class _Made:
         texts = []
         for name in dict.fromkeys(names):
             kind = self._types[self._of_stage(name, "vault")]
-            text = _TEXT_OF.get(kind, _OTHER_TEXT).format(f"{_EVENT}.{name}")
-            texts.append(f"nullif(upper(trim({text})), '')")
-        parts = ", ".join(f"coalesce({text}, '{_NOTHING}')" for text in texts)
-        one = f"coalesce({', '.join(texts)})" if len(texts) > 1 else texts[0]
-        return f"case when {one} is not null then upper(md5(concat_ws('{_BETWEEN}', {parts}))) end"
+            texts.append(_TEXT_OF.get(kind, _OTHER_TEXT).format(f"{_EVENT}.{name}"))
+        if len(texts) == 1:
+            return f"upper(md5({texts[0]}))"
+        parts = "".join(f",\n            coalesce({text}, '{_NOTHING}')" for text in texts)
+        nothing = _BETWEEN.join([_NOTHING] * len(texts))
+        return f"upper(md5(nullif(\n            concat_ws('{_BETWEEN}'{parts}),\n            '{nothing}'\n        )))"
 
     def _counts(self) -> str:
         """The condition that an event is of one of the sources; empty for all."""

@@ -31,7 +31,7 @@ plays as (
         details.play_end_ts
     from audio_vault.hub_song_play as play
     inner join details on details.song_play_pk = play.song_play_pk and details.place = 1
-    inner join songs on songs.song_play_pk = play.song_play_pk and songs.place = 1
+    left join songs on songs.song_play_pk = play.song_play_pk and songs.place = 1
 ),
 logins as (
     select

@@ -727,6 +727,56 @@ def test_an_empty_text_is_null_in_what_is_no_text(shop: None, tmp_path: Path, ki
     assert rows(THING) == [dict.fromkeys([*row, "secret"]) | {"day": DAY, "text": None if kind == "csv" else ""}]
 
 
+# As eventsim writes them: numbers of milliseconds, names in camel case, and nobody in some rows.
+PLACE = {
+    "city": "Portland",
+    "zip": "04101",
+    "state": "ME",
+    "userAgent": "Mozilla/5.0 (X11)",
+    "lon": -70.26,
+    "lat": 43.66,
+}
+PERSON = {"userId": 7, "lastName": "Kim", "firstName": "Ada", "gender": "F", "registration": 1740000000123}
+LISTEN = {
+    "artist": "Lumotide", "song": "Small Rain ", "duration": 219.5, "ts": LAST_MS, "sessionId": 583,
+    "auth": "Logged In", "level": "paid", "itemInSession": 0, **PLACE, **PERSON,
+}  # fmt: skip
+PAGE = {"page": "Home", "auth": "Guest", "method": "GET", "status": 200, "level": "free", "itemInSession": 1}
+EVENTSIM = {
+    "audio_raw.listen_events": [LISTEN, LISTEN | {"ts": NEXT_MS, "userId": ""}],
+    "audio_raw.auth_events": [
+        {"ts": LAST_MS, "sessionId": 583, "level": "paid", "itemInSession": 0, **PLACE, **PERSON, "success": True},
+        {"ts": NEXT_MS, "sessionId": 584, "level": "free", "itemInSession": 0, **PLACE, "success": False},
+    ],
+    "audio_raw.page_view_events": [
+        {**LISTEN, "page": "NextSong", "method": "PUT", "status": 200},
+        {"ts": NEXT_MS, "sessionId": 584, **PAGE, **PLACE, **dict.fromkeys(PERSON)},
+    ],
+    "audio_raw.status_change_events": [
+        {"ts": LAST_MS, "sessionId": 583, "auth": "Logged In", "level": "free", "itemInSession": 9, **PLACE, **PERSON},
+        {"ts": NEXT_MS, "sessionId": 583, "auth": "Logged In", "level": "paid", "itemInSession": 12, **PLACE, **PERSON},
+    ],
+}
+
+
+@pytest.mark.parametrize("table", EVENTSIM)
+def test_events_are_loaded_as_eventsim_has_them(lake_home: Path, tmp_path: Path, table: str) -> None:
+    events = EVENTSIM[table]
+    loaded = load(table, [json_lines(tmp_path / "events.jsonl", *events)])
+    assert (loaded.now, loaded.no_values) == ({"2026-01-05": 1, "2026-01-06": 1}, ["part_date"])
+    held = sorted(rows(table), key=lambda row: row["ts"])
+    called = {column.name: column.named or column.name for column in contracts.get(table).columns}
+    for row, event, day in zip(held, events, ("2026-01-05", "2026-01-06"), strict=True):
+        moments = {
+            name: number and datetime.fromtimestamp(number // 1000, UTC).replace(microsecond=number % 1000 * 1000)
+            for name in ("ts", "registration")
+            for number in [event.get(name)]
+        }
+        wanted = {name: event.get(called[name]) for name in row} | moments | {"part_date": day}
+        assert row == wanted | ({"user_id": None} if event.get("userId") == "" else {})
+    assert held[0]["ts"] == datetime(2026, 1, 5, 23, 59, 59, 999000, UTC) and held[0]["user_id"] == 7
+
+
 TRACKS = "rudder.tracks"
 # As RudderStack has it in a warehouse: more columns than ours, no day, moments of any zone.
 TRACK = {

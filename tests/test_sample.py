@@ -371,3 +371,123 @@ def test_a_day_of_tracks_knows_few_people_of_long_ago() -> None:
     today, before = tracks[tracks.day == days[-1]], tracks[tracks.day < days[-1]]
     seen = before[before.anonymous_id.isin(today.anonymous_id)].groupby("anonymous_id").day.max()
     assert len(seen) > 10 and (seen < days[-45]).sum() < 0.2 * len(seen)
+
+
+MUSIC = [table for table in generate.DAILY if table.startswith("audio_raw.")]
+MONTH = calendar.day_range("2026-01-01", DAYS[1])
+
+
+@cache
+def music(table: str, first: str = MONTH[0], last: str = MONTH[-1], scale: float = SCALE) -> pd.DataFrame:
+    """The rows of a range of days, as the contract has them but for the types; times are ms since 1970."""
+    world = universe(1, scale)
+    made = {
+        day: generate.DAILY[f"audio_raw.{table}"](world, day_number(day)) for day in calendar.day_range(first, last)
+    }
+    frames = [pa.table(columns).to_pandas(integer_object_nulls=True).assign(day=day) for day, columns in made.items()]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_music_is_of_its_utc_day_and_every_table_has_rows_each_day() -> None:
+    assert len(MUSIC) == 4
+    for scale in (0.005, SCALE):
+        for table in MUSIC:
+            found = music(table.partition(".")[2], scale=scale)
+            assert set(found.ts // DAY - found.day.map(day_number)) == {0}, table
+            assert found.day.nunique() == len(MONTH), table
+
+
+def test_a_session_is_of_one_user_and_a_song_is_a_page_too() -> None:
+    pages, plays = music("page_view_events"), music("listen_events")
+    event = ["session_id", "item_in_session"]
+    same = [*event, "ts", "user_id", "artist", "song", "duration", "city", "lat", "user_agent", "level", "registration"]
+    songs = pages[pages.page == "NextSong"]
+    for column in ("artist", "song", "duration"):
+        assert songs[column].notna().all() and pages[column].isna().sum() == len(pages) - len(songs)
+    pd.testing.assert_frame_equal(
+        *(rows[same].drop_duplicates().sort_values(event, ignore_index=True) for rows in (songs, plays))
+    )
+    assert pages.groupby("session_id").user_id.nunique().max() == 1
+    once = pages.drop_duplicates(["session_id", "item_in_session"])
+    assert once.sort_values(event).groupby("session_id").ts.diff().min() > 0, "no two at once: a play has a start"
+    assert (once.groupby("session_id").item_in_session.max() + 1 == once.groupby("session_id").size()).mean() > 0.95
+
+
+def test_a_plan_changes_with_the_event_that_says_so() -> None:
+    pages, changes = music("page_view_events"), music("status_change_events")
+    logged_in = pages.dropna(subset="user_id").drop_duplicates(["session_id", "item_in_session"]).sort_values("ts")
+    before = logged_in.groupby("user_id")["level"].shift()
+    turns = logged_in[before.notna() & (before != logged_in["level"])]
+    assert len(turns) > 20 and set(turns.page) <= {"Submit Upgrade", "Submit Downgrade"}
+    assert ((turns.page == "Submit Upgrade") == (turns["level"] == "paid")).all()
+    events = changes.drop_duplicates(["session_id", "item_in_session"])
+    assert set(turns.session_id) <= set(events.session_id) and set(events["level"]) == {"free", "paid"}
+    assert events.user_id.notna().all() and set(events.auth) == {"Logged In"}
+
+
+def test_people_and_dirt_of_the_music() -> None:
+    pages, plays, logins = music("page_view_events"), music("listen_events"), music("auth_events")
+    good = logins[logins.success]
+    firsts = plays.groupby("session_id").ts.min()
+    first_login = good.groupby("session_id").ts.min().reindex(firsts.index)
+    places = pages.drop_duplicates(["city", "state", "zip", "lat", "lon"]).dropna(subset="lat")
+    of_user = pages.dropna(subset="user_id").groupby("user_id")
+    days_of_play = plays.groupby("session_id").day.nunique()
+    logged_in = set(zip(good.session_id, good.day, strict=True))
+    without = pd.Series([pair not in logged_in for pair in zip(plays.session_id, plays.day, strict=True)])
+    is_later = plays.day > plays.groupby("session_id").day.transform("min")
+    elsewhere = good.groupby("session_id")[["city", "user_agent"]].nunique()
+    names = plays[["song", "artist"]].apply(lambda column: column.str.strip().str.lower())
+    found = {
+        "failed logins": ~logins.success,
+        "guests": pages.auth == "Guest",
+        "plays of guests": plays.user_id.isna(),
+        "plays of sessions without login": first_login.isna(),
+        "plays before the login": first_login > firsts,
+        "sessions that go on after midnight": days_of_play > 1,
+        "plays after midnight, with no login of that day": is_later & without,
+        "sessions with logins from two places": elsewhere.city > 1,
+        "sessions with logins from two devices": elsewhere.user_agent > 1,
+        "cities of two states": places.groupby("city").state.nunique() > 1,
+        "places with two zips": places.groupby(["lat", "lon"]).zip.nunique() > 1,
+        "users of two places": of_user.city.nunique() > 1,
+        "users of two devices": of_user.user_agent.nunique() > 1,
+        "no coordinates": pages.lat.isna() & pages.lon.isna(),
+        "songs in another case": plays.song.str.isupper(),
+        "songs with a blank at the end": plays.song.str.endswith(" "),
+        "artists with a blank at the end": plays.artist.str.endswith(" "),
+        "songs of one name by two artists": names.groupby("song").artist.nunique() > 1,
+        "half seconds": plays.duration % 1 == 0.5,
+        "repeated plays": plays.duplicated(),
+        "repeated logins": logins.duplicated(),
+        "repeated pages": pages.duplicated(),
+        "errors": pages.status == 404,
+    }
+    counts = {kind: int(where.sum()) for kind, where in found.items()}
+    assert min(counts.values()) >= 1, counts
+    person = ["user_id", "last_name", "first_name", "gender", "registration"]
+    for rows_of in (pages, plays, logins):
+        assert (rows_of[person].isna().nunique(axis=1) == 1).all(), "a person is known or not"
+    assert (logins.user_id.notna() == logins.success).all()
+    assert logins.user_agent.str.fullmatch(r'"[^"]+"').all() and not pages.user_agent.str.contains('"').any()
+    assert (pages.dropna(subset="user_id").registration < pages.dropna(subset="user_id").ts).all()
+    renamed = [music("page_view_events", day, day, 1.0).dropna(subset="user_id") for day in ("2020-01-01", MONTH[0])]
+    surnames = [rows_of.drop_duplicates("user_id").set_index("user_id").last_name for rows_of in renamed]
+    both = surnames[0].index.intersection(surnames[1].index)
+    assert 0 < (surnames[0][both] != surnames[1][both]).mean() < 0.2
+
+
+def test_shares_of_the_music() -> None:
+    day = (MONTH[4], MONTH[4], 1.0)
+    pages, plays, logins = (music(table, *day) for table in ("page_view_events", "listen_events", "auth_events"))
+    assert len(plays) == pytest.approx(6_000, rel=0.15)
+    assert 0.6 < len(plays) / len(pages) < 0.8
+    assert 5 <= len(music("status_change_events", *day)) < 60
+    for rows_of in (pages, plays):
+        assert rows_of.duplicated().mean() == pytest.approx(0.005, rel=0.3)
+    assert 0.003 < pages.lat.isna().mean() < 0.03
+    assert 0.02 < (~logins.success).mean() < 0.12
+    assert 0.1 < 1 - plays.session_id.isin(logins[logins.success].session_id).mean() < 0.4
+    songs = plays.groupby(["artist", "song"]).size().sort_values(ascending=False)
+    assert len(songs) > 500 and songs.head(10).sum() > 5 * songs[100:110].sum(), "few songs have most listeners"
+    assert 0.04 < (plays.duration % 1 == 0.5).mean() < 0.25

@@ -13,13 +13,17 @@ from include.lake.project import days as calendar
 from include.lake.project.contracts import Contract
 from include.lake.storage.arrow import arrow_schema
 from include.sample import current as undated
-from include.sample import logs, snapshots
+from include.sample import logs, snapshots, streaming
 from include.sample.clock import DAY, KST, NEVER, day_number
 from include.sample.tracks import tracks
 from include.sample.universe import FIRST_DAY, LAST_DAY, Universe, universe
 
 # A source with a day column: function of the universe and the day.
 DAILY = {
+    "audio_raw.auth_events": streaming.auth_events,
+    "audio_raw.listen_events": streaming.listen_events,
+    "audio_raw.page_view_events": streaming.page_view_events,
+    "audio_raw.status_change_events": streaming.status_change_events,
     "rudder.tracks": tracks,
     "service_log.weverse_server_log": logs.server_log,
     "we_mart.ods_wv_member_profile": snapshots.member_profile,

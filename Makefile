@@ -1,6 +1,6 @@
 # Each target fetches what it needs. A machine needs only make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test approve laws faults races wap engines bench-checks bench-engines bench-looks bench-backfill bench-rudder bench-parse compose-test deploy lint format lock clean
+.PHONY: help setup run test approve laws faults races wap engines bench-checks bench-engines bench-looks bench-backfill bench-rudder bench-vault bench-parse compose-test deploy lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -42,8 +42,11 @@ bench-looks: setup  ## a look with a ledger of a million rows beside one with an
 bench-backfill: setup  ## 90 days with a run per day against the backfill DAG [DAYS=90] [SCALE=0.1]
 	@$(PY) -m scripts.bench_backfill
 
-bench-rudder: setup  ## a day of the tables kept by key, with 30, 90 and 300 days of history [HISTORIES=30,90] [SCALE=1]
-	@$(PY) -m scripts.bench_rudder
+bench-rudder: setup  ## a day of the sessions with 30, 90 and 300 days of history [HISTORIES=30,90] [SCALE=1]
+	@$(PY) -m scripts.bench_kept rudder
+
+bench-vault: setup  ## a day of the audio warehouse with 30, 90 and 300 days of history [HISTORIES=30,90] [SCALE=1]
+	@$(PY) -m scripts.bench_kept vault
 
 bench-parse: setup  ## the parse of the DAG files with 100 and with 500 tables
 	@$(PY) -m scripts.bench_parse

@@ -1,8 +1,8 @@
-"""`make bench-rudder`: what a day costs the tables kept by key, with 30, 90 and 300 days of history behind it.
+"""`make bench-rudder`, `make bench-vault`: what a day costs the tables kept by key, with 30, 90 and 300 days of history.
 
 Each history is built at once. Then its last days are taken in one by one, and the last one is measured, beside the
 rebuild of all keys: what dbt's models of the same tables do in every run.
-Settings: HISTORIES (30,90,300), SCALE (1: 10,000 events a day). It uses a temporary LAKE_HOME.
+Settings: HISTORIES (30,90,300), SCALE (1: some 10,000 events a day). It uses a temporary LAKE_HOME.
 """
 
 import os
@@ -24,16 +24,16 @@ from include.lake.project.days import day_range, days_before
 from include.lake.state import ledger
 from include.lake.storage import delta_files as storage
 from include.sample import generate
-from include.sample.tracks import tracks
 from scripts.options import read_number
 from scripts.stack import Clock
 
 LAST = "2026-06-30"
 WARM = 1  # days that are taken in one by one before the measured one
-SOURCE = "rudder.tracks"
+# Name of the bench -> how the names of its tables begin.
+TABLES = {"rudder": "rudder.", "vault": "audio_"}
 
 
-def main() -> int:
+def main(name: str) -> int:
     say = Clock()
     scale = read_number("SCALE", 1.0, float)
     histories = os.environ.get("HISTORIES") or "30,90,300"
@@ -45,25 +45,29 @@ def main() -> int:
             home = os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-bench-")
             try:
                 engine().start()
-                found[int(text)] = of_history(say, int(text), scale)
+                found[int(text)] = of_history(say, TABLES[name], int(text), scale)
             finally:
                 engine().stop()
                 shutil.rmtree(home, ignore_errors=True)
     except LakeError as error:
-        print(f"make bench-rudder: {error}", file=sys.stderr)
+        print(f"make bench-{name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     report(found)
     return 0
 
 
-def of_history(say: Clock, count: int, scale: float) -> dict[str, Any]:
+def of_history(say: Clock, prefix: str, count: int, scale: float) -> dict[str, Any]:
     """Table -> seconds of the day, rows that it computed, rows and bytes that it wrote; and seconds of a rebuild."""
     days = day_range(days_before(LAST, count - 1), LAST)
-    world, contract = generate._universe(scale, 1), contracts.get(SOURCE)
-    every = [generate._table(contract, tracks(world, generate.day_number(day)), day) for day in days]
-    storage.replace(contract, pa.concat_tables(every))
-    say(f"{count} days: {sum(rows.num_rows for rows in every):,} events")
-    tables = [name for name in lineage.in_order() if contracts.get(name).kept_by and name.startswith("rudder.")]
+    world, events = generate._universe(scale, 1), 0
+    for source, made in generate.DAILY.items():
+        if source.startswith(prefix):
+            contract = contracts.get(source)
+            every = [generate._table(contract, made(world, generate.day_number(day)), day) for day in days]
+            storage.replace(contract, pa.concat_tables(every))
+            events += sum(rows.num_rows for rows in every)
+    say(f"{count} days: {events:,} events")
+    tables = [name for name in lineage.in_order() if name.startswith(prefix) and contracts.get(name).is_built]
     seconds: dict[str, dict[str, float]] = {"day": {}, "rebuild": {}}
     with engine().opened() as spark:
         work = [(days[0], days[-WARM - 2]), *((day, day) for day in days[-WARM - 1 :]), (days[-1], days[-1])]
@@ -105,4 +109,4 @@ def report(found: dict[int, dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

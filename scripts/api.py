@@ -49,7 +49,7 @@ class Api:
 
 
 def families() -> list[str]:
-    """The families of DAGs that a script starts and follows: FAMILIES=wev,rudder, by default wev."""
+    """The families of DAGs that a script starts and follows: FAMILIES=wev,rudder,audio, by default wev."""
     there = sorted({path.parent.parent.name for path in task_lists.paths()})
     named = [name.strip() for name in (os.environ.get("FAMILIES") or _FAMILIES).split(",") if name.strip()]
     if wrong := [name for name in named if name not in there]:

@@ -1,4 +1,4 @@
-"""`make bench-rudder`, `make bench-vault`: what a day costs the tables kept by key, with 30, 90 and 300 days of history.
+"""`make bench-rudder`, `make bench-vault`: what a day costs tables kept by key, with 30 to 300 days of history.
 
 Each history is built at once. Then its last days are taken in one by one, and the last one is measured, beside the
 rebuild of all keys: what dbt's models of the same tables do in every run.

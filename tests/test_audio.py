@@ -1,4 +1,4 @@
-"""The audio warehouse: its SELECTs give what plain Python gives, over random histories, whatever the order of builds."""
+"""The audio warehouse gives what plain Python gives, over random histories, whatever the order of builds."""
 
 import os
 import random

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from include.lake import settings
 from include.lake.backfill import request
 from include.lake.errors import LakeError, UsageError
-from include.lake.project import contracts, lineage, periods
+from include.lake.project import contracts, current, lineage, periods
 from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.project.periods import Period
@@ -181,6 +181,9 @@ def _parser() -> argparse.ArgumentParser:
 
     of = command("lineage", _lineage, "show what a table is made of and what is made of it; all tables by default")
     of.add_argument("table", nargs="?", metavar="TABLE")
+
+    sql = command("show-sql", _show_sql, "show the SELECT of a table, also one that is made from its contract")
+    sql.add_argument("table", metavar="TABLE")
 
     new = command("new", _new, "write stubs of SELECT, contract and test case, and the line in the task list")
     new.add_argument("table", metavar="TABLE")
@@ -436,6 +439,15 @@ def _lineage(options: Any) -> None:
     tree(contracts.get(options.table).table, 0)
     below = [name for name in order if options.table in lineage.inputs(name)]
     print(f"read by: {', '.join(below) or 'no table'}")
+
+
+def _show_sql(options: Any) -> None:
+    contract = contracts.get(options.table)
+    if contract.is_source:
+        raise UsageError(f"{contract.table} is a source, it has no SELECT: {_maker(contract)}")
+    print(current.project().select_text(contract.table).rstrip())
+    for name, touch in lineage.touches(contract.table).items():
+        print(f"\n-- The keys that the rows of {name} touch, where they came or went:\n{touch.keys.text.strip()}")
 
 
 def _test(options: Any) -> int:

@@ -401,7 +401,10 @@ def _contradictions_of_a_vault_table(contract: Contract, vault: Vault) -> Iterat
         if getattr(contract, field):
             yield (field,), f"`{field}` follows from `vault`: remove it"
     if contract.path.with_suffix(".sql").exists():
-        yield ("vault",), f"its SELECT follows from `vault`: remove {contract.path.with_suffix('.sql').name}, or `vault`"
+        yield (
+            ("vault",),
+            f"its SELECT follows from `vault`: remove {contract.path.with_suffix('.sql').name}, or `vault`",
+        )
     if contract.column_names[-2:] != ["load_date", "record_source"]:
         yield ("columns",), "the last two columns of a table of a vault are load_date and record_source"
     if vault.satellite and contract.column_names[-3:-2] != ["effective_from"]:
@@ -468,12 +471,10 @@ def _problem(error: Any, values: dict[Any, Any]) -> tuple[_Place, str]:
         field, fields = place[2], Column.model_fields
         column = values["columns"][place[1]]
         prefix = f"column {column.get('name', int(place[1]) + 1)}: "
-    if error["type"] == "extra_forbidden":  # of a column, whose fields alone are not looked at before
-        return place, prefix + _unknown(field, fields)
     if field == "vault" and len(place) > 1:
         field, fields, prefix = place[1], Vault.model_fields, "`vault`: "
-        if error["type"] == "extra_forbidden":
-            return place, prefix + _unknown(field, fields)
+    if error["type"] == "extra_forbidden":  # of a column or a vault, whose fields alone are not looked at before
+        return place, prefix + _unknown(field, fields)
     if field == "touched_by" and len(place) > 1:  # its pairs are a mapping in the file
         (name, _), *_ = [list(values["touched_by"].items())[int(place[1])]]
         return (field, name), f"`touched_by` of {name} is wrong; write {fields[str(field)].description}"

@@ -106,13 +106,21 @@ class Project:
         contract = self._answers.get(("contract", table))
         if isinstance(contract, contracts.Contract):  # by far the most frequent question
             return contract
+        return self._once("contract", table, lambda: self._completed(table))
+
+    def _completed(self, table: str) -> "Contract":
+        parsed = self._parsed(table)
+        return vault.completed(parsed, self._parsed) if parsed.vault else parsed
+
+    def _parsed(self, table: str) -> "Contract":
+        """What the file of a contract says, without what follows from it."""
         if table in self._paths:
-            return self._once("contract", table, lambda: self._parsed_contract(table, self._paths[table]))
+            return self._once("parsed", table, lambda: self._parsed_contract(table, self._paths[table]))
         if table in self._misplaced:
             raise ContractError(self._misplaced[table])
         import difflib
 
-        near = difflib.get_close_matches(str(table), self.contracts, n=1)
+        near = difflib.get_close_matches(str(table), self._paths, n=1)
         hint = f"did you mean {near[0]}?" if near else "./lake lineage lists the tables"
         raise UsageError(f"there is no table {table!r}: {hint}")
 
@@ -123,8 +131,7 @@ class Project:
             plain = _kept.on_disk.value(source, lambda: contracts.plain(contracts.parse(text, path)))
             return contracts.restored(plain, path, table not in self._selects)
 
-        parsed: Contract = _kept.parsed("contract", table, source, make)
-        return vault.completed(parsed, self.contract) if parsed.vault else parsed
+        return _kept.parsed("contract", table, source, make)
 
     def _file(self, table: str) -> str:
         """What a contract is made of: its text, its place, and whether there is a SELECT."""
@@ -139,7 +146,7 @@ class Project:
     def select_text(self, table: str) -> str:
         """The SELECT of a table that we build, or of a view: the text of its file, or what its `vault` means."""
         contract = self.contract(table)
-        return vault.select(contract, self.contract) if contract.vault else self.text(contract.select_path)
+        return vault.select(contract, self._parsed) if contract.vault else self.text(contract.select_path)
 
     # -- SELECTs
 

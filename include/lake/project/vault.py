@@ -14,7 +14,7 @@ A hash key is the MD5 of its business keys, as upper-case hex. Each is trimmed a
 from collections.abc import Callable, Iterable
 
 from include.lake import settings
-from include.lake.errors import ContractError
+from include.lake.errors import ContractError, UsageError
 from include.lake.project.contracts import Contract, Touch
 
 LOAD_DATE, RECORD_SOURCE, EFFECTIVE_FROM, EVENT_TS = "load_date", "record_source", "effective_from", "event_ts"
@@ -37,9 +37,7 @@ def completed(contract: Contract, find: Find) -> Contract:
     """The contract with the fields that follow from `vault`. ContractError for what does not fit together."""
     made = _Made(contract, find)
     columns = tuple(
-        column.model_copy(update={"nullable": False})
-        if column.name in made.filled and "nullable" not in column.model_fields_set
-        else column
+        column.model_copy(update={"nullable": False}) if column.name in made.filled else column
         for column in contract.columns
     )
     touch = Touch(keys=made.touched_keys(), rows=made.needed_rows())
@@ -69,10 +67,13 @@ class _Made:
     def __init__(self, contract: Contract, find: Find) -> None:
         assert contract.vault is not None
         self.contract, self.vault, self.find = contract, contract.vault, find
-        self.stage = find(self.vault.stage)
+        try:
+            self.stage = find(self.vault.stage)
+        except UsageError as error:
+            raise self._wrong("vault", str(error)) from None
         self._types = {column.name: column.type for column in self.stage.columns}
-        if not self.stage.day_column:
-            raise self._wrong("stage", f"{self.stage.table} has no days")
+        if not self.stage.day_column or self.stage.vault:
+            raise self._wrong("stage", f"{self.stage.table} is no table of days")
         for name in (EVENT_TS, RECORD_SOURCE):
             self._of_stage(name, "stage")
         self.hash_key = contract.column_names[0]
@@ -102,7 +103,10 @@ class _Made:
     def _hub(self, name: str) -> tuple[str, tuple[str, ...]]:
         """The hash key of a hub and its business keys."""
         table = f"{self.contract.table.partition('.')[0]}.{name}"
-        hub = self.find(table)
+        try:
+            hub = self.find(table)
+        except UsageError as error:
+            raise self._wrong("vault", str(error)) from None
         if not hub.vault or not hub.vault.hub:
             raise self._wrong("vault", f"{table} is no hub")
         return hub.column_names[0], hub.vault.hub
@@ -142,9 +146,8 @@ class _Made:
             return ""
         return f"{_EVENT}.{RECORD_SOURCE} in ({', '.join(map(repr, self.vault.sources))})"
 
-    def _where(self, *conditions: str) -> str:
-        texts = [text for text in (self._counts(), *conditions) if text]
-        return f"\nwhere {' and '.join(texts)}" if texts else ""
+    def _where(self) -> str:
+        return f"\nwhere {self._counts()}" if self._counts() else ""
 
     def touched_keys(self) -> str:
         (name,) = self.kept_by
@@ -160,67 +163,64 @@ class _Made:
 
     def _observed(self) -> str:
         """All rows that count: of the events, and the published ones."""
-        columns = self.contract.column_names
-        given = ",\n".join(
-            f"        {self.expressions[name]}"
-            + ("" if self.expressions[name] == f"{_EVENT}.{name}" else f" as {name}")
-            for name in columns
-        )
-        own = ", ".join(f"{PUBLISHED}.{name}" for name in columns)
+        given = []
+        for name in self.contract.column_names:
+            expression = self.expressions[name]
+            given.append(expression if expression == f"{_EVENT}.{name}" else f"{expression} as {name}")
+        columns = ",\n        ".join(given)
+        own = ", ".join(f"{PUBLISHED}.{name}" for name in self.contract.column_names)
         where = f"\n    where {self._counts()}" if self._counts() else ""
         return (
-            f"with observed as (\n    select\n{given}\n    from {self.stage.table} as {_EVENT}{where}\n"
+            f"with observed as (\n    select\n        {columns}\n    from {self.stage.table} as {_EVENT}{where}\n"
             f"    union all\n    select {own}\n    from {PUBLISHED}\n)"
         )
 
-    def _outer(self, source: str, condition: str, extra: str = "") -> str:
-        names = ",\n".join(f"    {name}" for name in self.contract.column_names)
-        return f"select\n{names}{extra}\nfrom {source}\nwhere {condition}\n"
+    def _outer(self, source: str, condition: str, *more: str) -> str:
+        names = ",\n    ".join([*self.contract.column_names, *more])
+        return f"select\n    {names}\nfrom {source}\nwhere {condition}\n"
 
     def hub_or_link(self) -> str:
         order = ", ".join([LOAD_DATE, RECORD_SOURCE, *self.between])
         known = " and ".join(f"{name} is not null" for name in self.needed)
-        return (
-            f"{self._observed()},\nranked as (\n    select\n        observed.*,\n"
-            f"        row_number() over (partition by {self.hash_key} order by {order}) as place\n"
-            f"    from observed\n    where {known}\n)\n" + self._outer("ranked", "place = 1")
-        )
+        ranked = _numbered("ranked", "observed", "place", self.hash_key, order, known)
+        return f"{self._observed()},\n{ranked}\n{self._outer('ranked', 'place = 1')}"
 
     def transactional_link(self) -> str:
-        ranked = (
-            f"{self._observed()},\nranked as (\n    select\n        observed.*,\n        row_number() over (partition by "
-            f"{self.hash_key} order by {LOAD_DATE}, {RECORD_SOURCE}) as place\n    from observed\n"
-        )
+        order = f"{LOAD_DATE}, {RECORD_SOURCE}"
         if not (implied := self.vault.implied_by):
-            return f"{ranked}    where {self.hash_key} is not null\n)\n" + self._outer("ranked", "place = 1")
-        (session,) = self.kept_by
+            ranked = _numbered("ranked", "observed", "place", self.hash_key, order, f"{self.hash_key} is not null")
+            return f"{self._observed()},\n{ranked}\n{self._outer('ranked', 'place = 1')}"
+        (first_hub,) = self.kept_by
         own = [name for name in self.between if name not in dict(self.parents)]
-        order = ", ".join([f"case when {RECORD_SOURCE} = '{implied}' then 1 else 0 end", *own, self.hash_key])
-        return (
-            f"{ranked}),\nplaced as (\n    select\n        ranked.*,\n"
-            f"        row_number() over (partition by {session} order by {order}) as turn\n"
-            f"    from ranked\n    where place = 1\n)\n"
-            + self._outer(
-                "placed",
-                f"{session} is null or {RECORD_SOURCE} <> '{implied}' or turn = 1",
-                f",\n    case when {session} is null then 'no_{session.removesuffix('_pk')}' end as drop_reason",
-            )
+        turns = ", ".join([f"case when {RECORD_SOURCE} = '{implied}' then 1 else 0 end", *own, self.hash_key])
+        ranked = _numbered("ranked", "observed", "place", self.hash_key, order)
+        placed = _numbered("placed", "ranked", "turn", first_hub, turns, "place = 1")
+        outer = self._outer(
+            "placed",
+            f"{first_hub} is null or {RECORD_SOURCE} <> '{implied}' or turn = 1",
+            f"case when {first_hub} is null then 'no_{first_hub.removesuffix('_pk')}' end as drop_reason",
         )
+        return f"{self._observed()},\n{ranked},\n{placed}\n{outer}"
 
     def satellite(self) -> str:
-        payload = self.between[:-1]
-        sources = self.vault.sources
-        rank = " ".join(f"when '{source}' then {place}" for place, source in enumerate(sources))
-        first = f"case {RECORD_SOURCE} {rank} end, " if len(sources) > 1 else ""
-        order = first + ", ".join([*payload, RECORD_SOURCE])
+        payload, sources = self.between[:-1], self.vault.sources
+        places = " ".join(f"when '{source}' then {place}" for place, source in enumerate(sources))
+        first = [f"case {RECORD_SOURCE} {places} end"] if len(sources) > 1 else []
+        order = ", ".join([*first, *payload, RECORD_SOURCE])
+        instant = f"{self.hash_key}, {EFFECTIVE_FROM}"
+        instants = _numbered("instants", "observed", "place", instant, order, f"{self.hash_key} is not null")
         window = f"over (partition by {self.hash_key} order by {EFFECTIVE_FROM})"
-        before = "".join(f",\n        lag({name}) {window} as before_{name}" for name in payload)
+        before = [f"lag({name}) {window} as before_{name}" for name in payload]
+        compared = _numbered("compared", "instants", "number", self.hash_key, EFFECTIVE_FROM, "place = 1", before)
         same = " and ".join(f"{name} <=> before_{name}" for name in payload)
-        return (
-            f"{self._observed()},\ninstants as (\n    select\n        observed.*,\n"
-            f"        row_number() over (partition by {self.hash_key}, {EFFECTIVE_FROM} order by {order}) as place\n"
-            f"    from observed\n    where {self.hash_key} is not null\n),\ncompared as (\n    select\n"
-            f"        instants.*,\n        row_number() {window} as number{before}\n    from instants\n"
-            f"    where place = 1\n)\n" + self._outer("compared", f"number = 1 or not ({same})")
-        )
+        outer = self._outer("compared", f"number = 1 or not ({same})")
+        return f"{self._observed()},\n{instants},\n{compared}\n{outer}"
 
+
+def _numbered(
+    name: str, source: str, number: str, by: str, order: str, where: str = "", more: Iterable[str] = ()
+) -> str:
+    """A table expression: the rows of `source` with their number among those that are equal in `by`."""
+    columns = [f"{source}.*", f"row_number() over (partition by {by} order by {order}) as {number}", *more]
+    condition = f"\n    where {where}" if where else ""
+    return f"{name} as (\n    select\n        {f',{chr(10)}        '.join(columns)}\n    from {source}{condition}\n)"

@@ -1,7 +1,7 @@
 """`make run`: runs the whole lake on this machine until Ctrl-C, from sample data to green runs in the Airflow UI.
 
-Settings: DAYS and SCALE of the sample data, FAMILIES of DAGs (wev,rudder,audio), ONCE=1 to end after the runs, LAKE_HOME,
-LAKE_UI_PORT.
+Settings: DAYS and SCALE of the sample data, FAMILIES of DAGs (wev,rudder,audio), ONCE=1 to end after the runs,
+LAKE_HOME, LAKE_UI_PORT.
 """
 
 import json

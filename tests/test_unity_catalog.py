@@ -22,8 +22,9 @@ from include.lake.project.days import day_range
 from include.lake.state import ledger, presence
 from include.lake.state.look import FRESH, Look
 from include.lake.state.presence import Ask
-from include.lake.storage import store, unity_catalog, warehouse
+from include.lake.storage import Snapshot, store, unity_catalog, warehouse
 from include.sample import generate
+from tests import buyers
 from tests.databricks import statements
 from tests.databricks.server import Workspace, serving
 from tests.shop import DAY, FILES, LAST, NEXT, TABLE, build
@@ -34,12 +35,15 @@ EVENT, TOTAL = (f"`{statements.CATALOG}`.{table}" for table in (SOURCE, TABLE))
 
 
 @pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A session of one Spark with Delta, which all tests of this file share."""
-    with (
-        statements.spark_server(tmp_path_factory.mktemp("server")) as (address, token),
-        statements.session(address, token) as session,
-    ):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Address and token of one Spark with Delta, which all tests of this file share."""
+    with statements.spark_server(tmp_path_factory.mktemp("server")) as where:
+        yield where
+
+
+@pytest.fixture(scope="module")
+def spark(server: tuple[str, str]) -> Iterator[Any]:
+    with statements.session(*server) as session:
         yield session
 
 
@@ -169,6 +173,153 @@ def test_an_empty_day_over_an_empty_day(run: Any, monkeypatch: pytest.MonkeyPatc
     (row,) = (row for row in ledger.read([TABLE]) if row["partition"] == NEXT)
     assert (row["status"], row["version"], row["rows"]) == (ledger.BUILT, version, 0)
     assert [row["version"] for row in ledger.record(TABLE)] == []
+
+
+# -- tables kept by key
+
+
+@pytest.fixture
+def shop(run: Any, project: Callable[[dict[str, str]], None]) -> Any:
+    """A run of Databricks; the project has the three tables of buyers instead."""
+    for path in (settings.SQL / "shop").glob("*"):
+        path.unlink()
+    project(buyers.FILES)
+    return run
+
+
+def test_tables_kept_by_key(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days in any order, one by one; a day that changes no row; a killed build; another writer; a correction."""
+    first, second, third = buyers.DAYS[:3]
+    world: dict[str, buyers.Events] = {
+        second: [("phone", "ann", 2), ("laptop", "bob", 1)],
+        first: [("phone", None, 5), ("tablet", "ann", 1)],
+        third: [(None, "ann", 3)],
+    }
+    for day, events in world.items():
+        buyers.load(day, events)
+    buyers.build(shop, second)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "record", lambda table: killed())
+        with pytest.raises(KeyboardInterrupt):
+            buyers.build(shop, first, tables=["shop.owner"])
+    version = newest("shop.owner")
+    buyers.build(shop, first)
+    assert newest("shop.owner") == version, "the commit of the killed build counts"
+    buyers.build(shop, third)
+    assert newest("shop.owner") == version + 1, "no row differs, and the record has a commit all the same"
+    (last,) = store().commits(opened("shop.owner"), contracts.get("shop.owner"), version)
+    assert (list(last.day_bytes), list(last.metadata["days"])) == ([], [third])
+    assert buyers.found() == buyers.expected(world)
+    assert buyers.states(*world) == {table: [FRESH] * 3 for table in buyers.TABLES}
+    shop.sql(f"optimize {unity_catalog.address('shop.owner')}").collect()
+    assert buyers.states(*world)["shop.owner"] == [FRESH] * 3
+    shop.sql(f"delete from {unity_catalog.address('shop.owner')} where device = 'laptop'")
+    assert buyers.states(*world)["shop.owner"] == ["stale"] * 3
+    world[second] = [("phone", "bob", 2)]
+    buyers.load(second, world[second])
+    buyers.build(shop, first, third)
+    assert buyers.found() == buyers.expected(world)
+
+
+def opened(table: str) -> Snapshot:
+    snapshot = store().open(table)
+    assert snapshot is not None
+    return snapshot
+
+
+def newest(table: str) -> int:
+    return opened(table).version
+
+
+@pytest.mark.parametrize("numbered", [True, False], ids=["left out", "found out"])
+def test_another_build_of_the_same_key_comes_first(
+    shop: Any, server: tuple[str, str], monkeypatch: pytest.MonkeyPatch, numbered: bool
+) -> None:
+    """It commits right before ours. Delta leaves ours out. Else the history tells, and ours is done again."""
+    first, second, third = buyers.DAYS[:3]
+    world: dict[str, buyers.Events] = {
+        first: [("phone", "ann", 5)], second: [("phone", "bob", 1)], third: [("phone", None, 1)],
+    }  # fmt: skip
+    for day, events in world.items():
+        buyers.load(day, events)
+    buyers.build(shop, first, tables=["shop.owner"])
+    options, rivals = unity_catalog.keys_options, [third]
+
+    def rival_first(*arguments: Any) -> dict[str, str]:
+        given = options(*arguments)
+        if rivals:
+            with statements.session(*server) as other:
+                buyers.build(databricks.enter(other), rivals.pop(), tables=["shop.owner"])
+            databricks.enter(shop)
+            given = {name: text for name, text in given.items() if numbered or not name.startswith("txn")}
+        return given
+
+    monkeypatch.setattr(unity_catalog, "keys_options", rival_first)
+    before = newest("shop.owner")
+    buyers.build(shop, second, tables=["shop.owner"])
+    assert newest("shop.owner") == before + (2 if numbered else 3)
+    assert buyers.rows("shop.owner") == buyers.expected(world)["shop.owner"] == [("phone", "bob", third)]
+    buyers.build(shop, first, third, tables=["shop.owner"])
+    assert {row["status"] for row in ledger.read(["shop.owner"])} == {"built"} | (
+        {"changed"} if not numbered else set()
+    )
+    assert buyers.rows("shop.owner") == [("phone", "bob", third)]
+    assert {Look().own_state("shop.owner", day).state for day in world} == {FRESH}
+
+
+def test_older_versions_that_are_gone(shop: Any) -> None:
+    """Then all keys are computed."""
+    first, second = buyers.DAYS[:2]
+    world: dict[str, buyers.Events] = {
+        first: [("phone", "ann", 5), ("tablet", "cid", 1)],
+        second: [("phone", "bob", 1)],
+    }
+    for day, events in world.items():
+        buyers.load(day, events)
+        buyers.build(shop, day, tables=buyers.TABLES[: 3 if day == first else 2])
+    older = store().open("shop.buyer", newest("shop.buyer") - 1)
+    assert older and store().is_readable(older, None, ["*"])
+    shop.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    shop.sql(f"vacuum {unity_catalog.address('shop.buyer')} retain 0 hours").collect()
+    shop.conf.unset("spark.databricks.delta.retentionDurationCheck.enabled")
+    assert not store().is_readable(older, None, ["*"])
+    buyers.build(shop, second)
+    assert buyers.found() == buyers.expected(world)
+
+
+VIEW = """\
+about: Buyers who spend more than the others' average.
+view: true
+columns: [{name: average, type: double}, {name: buyer, type: string, comment: who buys}]
+"""
+VIEW_SQL = """\
+select level.buyer, level.average
+from shop.level as level
+left semi join shop.buyer as buyer on buyer.buyer = level.buyer
+"""
+
+
+def test_views_are_made_by_the_builds_of_what_they_read(
+    shop: Any, project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    make = unity_catalog._make
+    monkeypatch.setattr(unity_catalog, "_make", lambda table, text: (made.append(table), make(table, text)))
+    project({"shop/big.yaml": VIEW, "shop/big.sql": VIEW_SQL})
+    name = unity_catalog.address("shop.big")
+    buyers.load(DAY, [("phone", "ann", 6)])
+    buyers.build(shop, DAY, tables=["shop.owner", "shop.buyer"])
+    assert "shop.level" not in made, "one of its inputs is not there yet"
+    buyers.build(shop, DAY)
+    assert [(row["buyer"], row["average"]) for row in shop.sql(f"select * from {name}").collect()] == [("ann", 6.0)]
+    assert unity_catalog._columns(name)["buyer"] == ("string", "who buys")
+    count = made.count("shop.big")
+    buyers.build(shop, DAY, force=True)
+    assert made.count("shop.big") == count, "nothing has changed"
+    project({"shop/big.yaml": VIEW.replace("who buys", "누가")})
+    buyers.build(shop, DAY)
+    assert made.count("shop.big") == count + 1
+    assert unity_catalog._columns(name)["buyer"] == ("string", "누가")
 
 
 # -- from Airflow: by the statement API

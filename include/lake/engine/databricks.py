@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from include.lake.engine import kinds, spark
 from include.lake.errors import UsageError
-from include.lake.storage import unity_catalog
+from include.lake.project.contracts import Contract
+from include.lake.storage import Snapshot, unity_catalog
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -68,6 +69,13 @@ class _Cached(spark.Cached):
 
     def _save(self, writer: Any, address: str) -> None:
         writer.saveAsTable(address)
+
+    def _publish_keys(
+        self, rows: "DataFrame", contract: Contract, target: Snapshot, places: list[str], record: Mapping[str, Any]
+    ) -> None:
+        options = unity_catalog.keys_options(target, places, record)
+        self._save(rows.write.format("delta").mode("overwrite").options(**options), target.address)
+        unity_catalog.require_commit(target, record["build_id"])
 
 
 @contextmanager

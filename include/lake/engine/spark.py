@@ -103,7 +103,7 @@ class Cached:
             rows = rows.union(staying.frame.select(*contract.column_names))
         rows = rows.hint("rebalance", *contract.partitioned_by)
         if contract.kept_by:
-            _publish_from_stage(rows, contract, target, partitions, record)
+            self._publish_keys(rows, contract, target, partitions, record)
             return
         place = f"`{contract.day_column}` >= '{partitions[0]}' and `{contract.day_column}` <= '{partitions[-1]}'"
         writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", place)
@@ -112,28 +112,27 @@ class Cached:
     def _save(self, writer: Any, address: str) -> None:
         writer.save(address)
 
+    def _publish_keys(
+        self, rows: "DataFrame", contract: Contract, target: Snapshot, places: list[str], record: Mapping[str, Any]
+    ) -> None:
+        """Let delta-rs commit the rows, exactly on top of the target's version.
 
-def _publish_from_stage(
-    rows: "DataFrame", contract: Contract, target: Snapshot, partitions: list[str], record: Mapping[str, Any]
-) -> None:
-    """Let delta-rs commit the rows, exactly on top of the target's version.
-
-    Rows of a table kept by key stand on all earlier ones. Spark would also commit on top of a version that it was not
-    told of, and then a key of another build might be lost or there twice.
-    """
-    stage = f"{target.address}/_stage/{uuid.uuid4().hex}"
-    files, folder = FileSystem.from_uri(stage)
-    try:
-        rows.write.parquet(stage)
-        schema = arrow.arrow_schema(contract)
-        staged = dataset.dataset(folder, schema, format="parquet", filesystem=files)
-        store().replace(
-            contract, lambda: pa.RecordBatchReader.from_batches(schema, arrow.batches(staged)),
-            partitions=partitions, record=record, since=target,
-        )  # fmt: skip
-    finally:
-        with suppress(FileNotFoundError):
-            files.delete_dir(folder)
+        Rows of a table kept by key stand on all earlier ones. Spark would also commit on top of a version that it was
+        not told of, and then a key of another build might be lost or there twice.
+        """
+        stage = f"{target.address}/_stage/{uuid.uuid4().hex}"
+        files, folder = FileSystem.from_uri(stage)
+        try:
+            rows.write.parquet(stage)
+            schema = arrow.arrow_schema(contract)
+            staged = dataset.dataset(folder, schema, format="parquet", filesystem=files)
+            store().replace(
+                contract, lambda: pa.RecordBatchReader.from_batches(schema, arrow.batches(staged)),
+                partitions=places, record=record, since=target,
+            )  # fmt: skip
+        finally:
+            with suppress(FileNotFoundError):
+                files.delete_dir(folder)
 
 
 @contextmanager

@@ -310,6 +310,10 @@ def ensure(contract: Contract) -> Snapshot:
     return _snapshot(contract.table, delta)
 
 
+def ensure_views(table: str) -> None:
+    """Nothing: a folder has no views, and `./lake show` computes them."""
+
+
 def tidy(table: str, older_than: timedelta = KEPT) -> None:
     """Delete the files that no version of the table needs any more, and what killed writers have left behind.
 

@@ -4,6 +4,7 @@ Its functions are those of the port `Store`. SQL has two ways there. A run of Da
 writes. Everybody else (Airflow, the command line) asks a SQL warehouse, and reads how our own tables are in the ledger.
 """
 
+import hashlib
 import json
 import re
 import uuid
@@ -18,8 +19,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from include.lake import settings
-from include.lake.errors import ContractError, LakeError, UsageError
-from include.lake.project import contracts
+from include.lake.errors import ContractError, LakeError, WriteConflict
+from include.lake.project import contracts, lineage
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.periods import Period, is_key
 from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, load_record, require_days
@@ -40,6 +41,10 @@ _STILL = {
     "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL", "ROW TRACKING BACKFILL", "CLUSTER BY",
     "COMPUTE STATS", "ADD CONSTRAINT", "DROP CONSTRAINT",
 }  # fmt: skip
+# In the record of a build of keys: the version that it was computed from, and the places that it replaced.
+_SINCE, _PLACES = "since", "places"
+# The property of a view that tells whether it is the one of our files.
+_CODE = "'lake.code_id'"
 # Statements at a time of those who look from outside: about as many as the smallest warehouse runs at once.
 _AT_A_TIME = 10
 # Commits that are read when a table is opened: mostly all that came since the last look.
@@ -178,7 +183,7 @@ def prepare(tables: Iterable[str]) -> None:
     def ask(table: str) -> None:
         with suppress(LakeError):  # whoever looks at the table meets its error
             contract, snapshot = contracts.get(table), open(table)
-            if snapshot and ledger and contract.day_column:
+            if snapshot and ledger and contract.has_days:
                 rows(ledger, {"table": [table]})
             if snapshot and contract.is_source:
                 days(snapshot, contract)
@@ -305,13 +310,14 @@ def commits(
     """
     if after >= snapshot.version:
         return []
-    history = snapshot.handle["history"]
-    if history[-1]["version"] > after + 1:
-        # Commits that came after the snapshot are listed first.
-        history = _sql(f"describe history {snapshot.address} limit {min(snapshot.version - after, _COMMITS) + 100}")
+    history = _history(snapshot, after)
     listed = sorted(
         (row for row in history if after < row["version"] <= snapshot.version), key=lambda row: row["version"]
     )
+    if contract.kept_by:
+        bases = [since for row in listed if (since := _since(row)) is not None]
+        history = _history(snapshot, min([after, *bases]))
+        listed = [{**row, "userMetadata": None} if _is_misplaced(row, history) else row for row in listed]
     first = listed[0]["version"] if listed else snapshot.version + 1
     if first > after + 1:  # older commits were cleaned away, and one stands for them all
         gap = {"version": first - 1, "operation": "RESTORE", "userMetadata": None}
@@ -321,7 +327,9 @@ def commits(
         *others, last = group
         changes, files = dict[str, int](), dict[str, str]()
         operations = {row["operation"] for row in (*others, last)} - _STILL
-        if not ours and operations and contract.day_column:
+        if not ours and operations and contract.kept_by:
+            changes = {ANY_DAY: 0}
+        elif not ours and operations and contract.day_column:
             restored = "RESTORE" in operations
             changes, files = _changed(snapshot, contract, after, last["version"], ids(), restored)
         for row in (*others, last):
@@ -332,6 +340,32 @@ def commits(
     return commits
 
 
+def _history(snapshot: Snapshot, after: int) -> list[dict[str, Any]]:
+    """The commits after a version, newest first; of a long history some hundred. Others may be among them."""
+    history: list[dict[str, Any]] = snapshot.handle["history"]
+    if history[-1]["version"] > after + 1:
+        # Commits that came after the snapshot are listed first.
+        history = _sql(f"describe history {snapshot.address} limit {min(snapshot.version - after, _COMMITS) + 100}")
+    return history
+
+
+def _since(row: dict[str, Any]) -> int | None:
+    """The version that a build of keys was computed from; None for other commits."""
+    since: int | None = _metadata(row["userMetadata"]).get(_SINCE)
+    return since
+
+
+def _is_misplaced(row: dict[str, Any], history: list[dict[str, Any]]) -> bool:
+    """Did another commit come between a build of keys and the version that it was computed from?
+
+    Then keys of the other may be lost. It counts as a commit of somebody else, so all keys are computed anew.
+    """
+    since = _since(row)
+    return since is not None and any(
+        since < other["version"] < row["version"] and other["operation"] not in _STILL for other in history
+    )
+
+
 def _metadata(text: str | None) -> dict[str, Any]:
     with suppress(ValueError, TypeError):
         if isinstance(metadata := json.loads(text or "{}"), dict):
@@ -340,11 +374,13 @@ def _metadata(text: str | None) -> dict[str, Any]:
 
 
 def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
-    """The days of a commit of ours, with their bytes; None if it is of somebody else."""
+    """The days (or places) of a commit of ours, with their bytes; None if it is of somebody else."""
     metadata = _metadata(row["userMetadata"])
     if metadata.get("table") != contract.table:
         return None
-    if "build_id" in metadata:
+    if _PLACES in metadata:
+        rows = dict.fromkeys(metadata[_PLACES], 1)
+    elif "build_id" in metadata:
         rows = {day: facts["rows"] for day, facts in metadata["days"].items()}
     elif "load_id" in metadata:
         rows = {**dict.fromkeys(metadata["empty_days"], 0), **metadata["loaded"]}
@@ -359,8 +395,18 @@ def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
 
 
 def is_readable(snapshot: Snapshot, column: str | None, values: Collection[str]) -> bool:
-    """Are the files of an older version still there? Only tables kept by key ask, which are not built here."""
-    return False
+    """Are the files of an older version still there, of the partitions with these values of a column?
+
+    The query opens each of them. Delta itself refuses a version that is older than a week.
+    """
+    condition, bound = _condition({column: values} if column and ANY_DAY not in values else {})
+    try:
+        _sql(f"select count(distinct _metadata.file_name) as files from {_at(snapshot)}{condition}", bound)
+    except Exception as error:
+        if not _GONE.search(str(error)):
+            raise
+        return False
+    return True
 
 
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
@@ -381,7 +427,11 @@ def query(snapshot: Snapshot, sql: str) -> pa.Table:
 
 
 def _column(column: Column) -> str:
-    return f"`{column.name}` {column.type}" + (f" comment {literal(column.comment)}" if column.comment else "")
+    return f"`{column.name}` {column.type}{_comment(column.comment)}"
+
+
+def _comment(text: str) -> str:
+    return f" comment {literal(text)}" if text else ""
 
 
 def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str) -> None:
@@ -391,6 +441,11 @@ def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str)
         f"create table if not exists {address(table)} ({columns}) using delta{layout} comment {literal(about)} "
         f"tblproperties ({properties})"
     )
+    _make(table, text)
+
+
+def _make(table: str, text: str) -> None:
+    """Run the statement that makes a table or a view, and make its schema if need be."""
     try:
         _run().sql(text)
     except Exception as error:
@@ -407,9 +462,6 @@ def ensure(contract: Contract) -> Snapshot:
     New columns are added and comments follow the contract; another type or a column taken away is a ContractError.
     """
     table, name = contract.table, address(contract.table)
-    if contract.kept_by:
-        # Its commit has to stand on the version that it was computed from, and nothing here can say so to Databricks.
-        raise UsageError(f"{table} is kept by key, which LAKE_ENGINE=databricks does not build: use spark or sc://…")
     snapshot = open(table)
     if snapshot is None:
         _create(table, ", ".join(map(_column, contract.columns)), contract.partitioned_by, contract.about)
@@ -445,6 +497,78 @@ def ensure(contract: Contract) -> Snapshot:
     newest = open(table) if changes else snapshot
     assert newest is not None, "it was there"
     return newest
+
+
+def keys_options(target: Snapshot, places: Sequence[str], record: Mapping[str, Any]) -> dict[str, str]:
+    """How Spark replaces places of a table kept by key, with the record of the build, unless another build came first.
+
+    Delta numbers the writes of an application. It leaves out a write whose number is not above the newest one, and of
+    two at the same time it refuses one. Here the number of a build is that of the commit of the build before it. Who
+    has not seen the newest build has a number that is taken.
+    """
+    contract = contracts.get(target.table)
+    if ANY_DAY in places:
+        where = "true"
+    else:
+        where = f"`{contract.place_column}` in ({', '.join(map(literal, places))})" if places else "false"
+    return {
+        "replaceWhere": where,
+        "userMetadata": json.dumps({**record, _SINCE: target.version, _PLACES: [*places]}, separators=(",", ":")),
+        "txnAppId": f"lake {target.table_id}",
+        "txnVersion": str(_number(target)),
+    }
+
+
+def _number(target: Snapshot) -> int:
+    """The version of the newest build of a table; without one the oldest version of its history, which is no lower."""
+    for history in (lambda: target.handle["history"], lambda: _history(target, -1)):
+        rows = [row for row in history() if row["version"] <= target.version]
+        if builds := [row["version"] for row in rows if _since(row) is not None]:
+            return int(builds[0])
+    return int(rows[-1]["version"])
+
+
+def require_commit(target: Snapshot, build_id: str) -> None:
+    """WriteConflict unless this build of keys has committed right on top of the version that it was computed from."""
+    newest = open(target.table)
+    assert newest is not None, "it was written"
+    if newest.version == target.version:
+        raise LakeError(f"{target.table}: Databricks made no commit for a build: see scripts/first_hour.py, 14")
+    commits_since = commits(newest, contracts.get(target.table), target.version)
+    if not any(commit.metadata.get("build_id") == build_id for commit in commits_since):
+        raise WriteConflict(f"{target.table}: another build came first")
+
+
+def ensure_views(table: str) -> None:
+    """Make the views that read a table, and those again whose contract or SELECT is another one.
+
+    A view that reads a table which is not there yet is made by the first build of that.
+    """
+    for name in lineage.in_order() if _session else ():
+        contract = contracts.get(name)
+        if contract.view and table in lineage.inputs(name):
+            _ensure_view(contract)
+
+
+def _ensure_view(contract: Contract) -> None:
+    name, select = address(contract.table), lineage.select(contract.table)
+    comments = {column.name: f"`{column.name}`{_comment(column.comment)}" for column in contract.columns}
+    head = f"({', '.join(comments[column] for column in select.columns)}){_comment(contract.about)}"
+    # A view is of all days: its SELECT names none.
+    text = select.over_views("1970-01-01", "1970-01-01", address)
+    code_id = literal(hashlib.sha256(f"{head}{text}".encode()).hexdigest()[:16])
+    try:
+        if literal(_sql(f"show tblproperties {name} ({_CODE})")[0]["value"]) == code_id:
+            return
+    except Exception as error:
+        if not _ABSENT.search(str(error)):
+            raise
+    try:
+        _make(contract.table, f"create or replace view {name} {head} tblproperties ({_CODE} = {code_id}) as {text}")
+    except Exception as error:
+        # Another input is not there yet; or another run makes the same view.
+        if not _ABSENT.search(str(error)) and "ALREADY_EXISTS" not in str(error):
+            raise
 
 
 def write(

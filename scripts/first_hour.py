@@ -9,6 +9,7 @@ place that it names.
 import sys
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 RECORD = '{"build_id": "first-hour"}'
@@ -74,14 +75,82 @@ def retention(spark: Any, schema: str) -> str:
     return "as expected"
 
 
+def number_taken(spark: Any, schema: str) -> str:
+    """13 A write whose number is taken is left out (storage/unity_catalog.py: keys_options)."""
+    _numbered(spark, schema, 3, "1")
+    version = _version(spark, schema, "keys")
+    _numbered(spark, schema, 3, "2")
+    _numbered(spark, schema, 2, "2")
+    return _expected(_version(spark, schema, "keys") == version, "each makes a commit")
+
+
+def empty_with_number(spark: Any, schema: str) -> str:
+    """14 A write of no rows over no rows that has a number makes a commit (unity_catalog.py: require_commit)."""
+    version = _version(spark, schema, "keys")
+    _numbered(spark, schema, 4, "")
+    return _expected(_version(spark, schema, "keys") == version + 1, "it makes none: no build could say so")
+
+
+def one_of_two(spark: Any, schema: str) -> str:
+    """15 Of two writes with one number at once, one is taken (unity_catalog.py: keys_options)."""
+    version = _version(spark, schema, "keys")
+
+    def write(place: str) -> str:
+        try:
+            _numbered(spark, schema, 5, place)
+        except Exception as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(2) as pool:
+        errors = "".join(pool.map(write, "34"))
+    count = _version(spark, schema, "keys") - version
+    known = not errors or "DELTA_CONCURRENT" in errors
+    return _expected(count == 1 and known, f"{count} commits, {errors[:200]}")
+
+
+def whole_table(spark: Any, schema: str) -> str:
+    """16 replaceWhere true replaces all rows, and keeps partitions and comments (unity_catalog.py: keys_options)."""
+    _numbered(spark, schema, 6, "9", "true")
+    places = [row["place"] for row in spark.sql(f"select place from {schema}.keys").collect()]
+    detail = spark.sql(f"describe detail {schema}.keys").collect()[0]
+    kept = detail["partitionColumns"] == ["place"] and detail["description"] == "Keys."
+    return _expected(
+        places == ["9"] and kept, f"places {places}, {detail['partitionColumns']}, {detail['description']}"
+    )
+
+
+def files_gone(spark: Any, schema: str) -> str:
+    """17 The files of an older version can be counted by name (unity_catalog.py: is_readable)."""
+    version = _version(spark, schema, "keys") - 1
+    text = f"select count(distinct _metadata.file_name) as files from {schema}.keys version as of {version}"
+    return _expected(spark.sql(text).collect()[0]["files"] >= 1, "it counts none")
+
+
+def view(spark: Any, schema: str) -> str:
+    """18 A view tells its properties, one that is not there says so (unity_catalog.py: ensure_views)."""
+    spark.sql(
+        f"create or replace view {schema}.shown (`place` comment 'where') comment 'Shown.' "
+        f"tblproperties ('lake.code_id' = 'abc') as select keys.place from {schema}.keys as keys"
+    )
+    code_id = spark.sql(f"show tblproperties {schema}.shown ('lake.code_id')").collect()[0]["value"]
+    try:
+        spark.sql(f"show tblproperties {schema}.absent ('lake.code_id')").collect()
+        absent = "no error"
+    except Exception as error:
+        absent = str(error)
+    return _expected(code_id == "abc" and "TABLE_OR_VIEW_NOT_FOUND" in absent, f"{code_id}, {absent[:200]}")
+
+
 CHECKS: list[Callable[[Any, str], str]] = [
-    persist, replace_where, empty_over_empty, old_version, row_tracking, features, retention,
+    persist, replace_where, empty_over_empty, old_version, row_tracking, features, retention, number_taken,
+    empty_with_number, one_of_two, whole_table, files_gone, view,
 ]  # fmt: skip
 # What a session of Spark cannot try.
 BY_HAND = """\
 By hand: 6 let a check fail, and compare the task's error with the run's; 7 seconds of a cold and of a warm start;
 8 ask for the run 1, and with an expired token; 9 the shortest auto-stop of the warehouse; 12 cancel a run, and clear
-its task."""
+its task; 19 after a week, the operations of Databricks itself in the history: see _STILL in unity_catalog.py."""
 
 
 def main(schema: str, spark: Any = None) -> int:
@@ -111,8 +180,19 @@ def _expected(fits: bool, otherwise: str) -> str:
     return "as expected" if fits else f"OTHERWISE: {otherwise}"
 
 
-def _version(spark: Any, schema: str) -> int:
-    return int(spark.sql(f"describe history {schema}.days limit 1").collect()[0]["version"])
+def _version(spark: Any, schema: str, table: str = "days") -> int:
+    return int(spark.sql(f"describe history {schema}.{table} limit 1").collect()[0]["version"])
+
+
+def _numbered(spark: Any, schema: str, number: int, place: str, where: str = "") -> None:
+    """Replace a place of a table by one row, or nothing by no rows, as a build of keys does."""
+    name = f"{schema}.keys"
+    layout = "(number bigint, place string) using delta partitioned by (place) comment 'Keys.'"
+    spark.sql(f"create table if not exists {name} {layout}")
+    rows = spark.sql(f"select 1L as number, '{place}' as place" + ("" if place else " limit 0"))
+    options = {"replaceWhere": where or (f"place in ('{place}')" if place else "false"), "userMetadata": RECORD}
+    options |= {"txnAppId": "first hour", "txnVersion": str(number)}
+    rows.write.format("delta").mode("overwrite").options(**options).saveAsTable(name)
 
 
 def _write(rows: Any, schema: str, day: str = "2026-01-01") -> None:

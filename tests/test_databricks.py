@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,18 @@ import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from lake_airflow import databricks as submitting
-from lake_airflow.databricks import SubmitBuild, payload
+from lake_airflow.databricks import SubmitBuild, backfill_payload, payload
 
 from include.lake import settings
+from include.lake.backfill import request
+from include.lake.backfill import run as backfill
 from include.lake.cli import entry
 from include.lake.engine import databricks
 from include.lake.project import contracts, lineage, task_lists
+from include.lake.state.look import FRESH, Look
 from include.lake.storage import store, unity_catalog, warehouse
 from scripts import deploy, first_hour
+from tests import builders, buyers
 from tests.databricks import statements
 from tests.databricks.jobs import Jobs
 from tests.databricks.server import TOKEN, Workspace, serving
@@ -50,6 +55,9 @@ def test_what_every_task_submits_is_as_it_was_approved(target: None) -> None:
         )
         for listed in task_lists.read_all()
     }
+    (table, *_) = task_lists.read_all()[0].tables
+    asked = request.check([table], DAY, DAY, "due", request.AUTOMATIC, yes=True)
+    found[f"backfill/{table}"] = backfill_payload(table, asked, "backfill/RUN")
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
     for table in lineage.in_order():
         if contracts.get(table).is_built:
@@ -91,6 +99,11 @@ def test_the_same_code_is_the_same_wheel(tmp_path: Path, project: Callable[[dict
     assert first.name == again.name and first.read_bytes() == again.read_bytes()
     project(FILES)
     assert deploy.build(tmp_path / "a").name != first.name
+
+
+def test_a_backfill_inside_a_run_takes_no_lock(target: None, lake_home: Path) -> None:
+    with backfill._claimed(TABLE, [DAY], print):
+        assert not lake_home.exists()
 
 
 # -- on a Spark with Delta
@@ -236,6 +249,54 @@ def test_a_killed_task_cancels_its_run(workspace: Jobs) -> None:
     with pytest.raises(AirflowFailException, match="it ended"):
         task.ended(context(kept), event_of(deferred))
     assert kept == {}
+
+
+@pytest.mark.spark
+def test_a_cleared_task_does_not_wait_for_the_run_that_it_cancelled(workspace: Jobs) -> None:
+    workspace.held = workspace.lingering = True
+    kept = Store()
+    task, _ = submit(kept)
+    task.on_kill()
+    submit(kept)
+    assert len(workspace.runs) == 2 and kept["lake_run"]["run_id"] == max(workspace.runs)
+
+
+@pytest.mark.spark
+def test_a_token_that_is_not_valid_any_more(workspace: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the task looks at the run of an earlier try."""
+    name = "AIRFLOW_CONN_DATABRICKS_DEFAULT"
+    monkeypatch.setenv(name, os.environ[name].replace(TOKEN, "an old one"))
+    for kept in ({}, {"lake_run": {"token": "x", "run_id": 101}}):
+        with pytest.raises(AirflowFailException, match=r"\ADatabricks refuses the run: the token .* make a new one\Z"):
+            submit(Store(kept))
+
+
+@pytest.mark.spark
+def test_runs_at_once_of_a_table_kept_by_key(
+    workspace: Jobs, cluster: Any, project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 5: each day touches every key, so each build has to stand on those before it."""
+    for path in (settings.SQL / "shop").glob("*"):
+        path.unlink()
+    project(buyers.FILES)
+    monkeypatch.setenv("LAKE_WHEEL", deploy.upload(deploy.build(tmp_path), "/Volumes/dev/ops/lake"))
+    chance = random.Random(1)
+    for number in range(builders.how_many(1)):
+        cluster[2].sql(f"drop schema if exists {statements.CATALOG}.shop cascade")
+        world: dict[str, buyers.Events] = {
+            day: [(name, chance.choice(["u", "v", None]), 1) for name in "abc"] for day in buyers.DAYS[:2]
+        }
+        databricks.enter(cluster[2])
+        for day, events in world.items():
+            buyers.load(day, events)
+        runs = []
+        for day in world:
+            body = payload("build", ["shop.owner"], day, day, RUN) | {"idempotency_token": f"{number} {day}"}
+            runs.append(workspace._submit(body)[1]["run_id"])
+        assert {workspace.wait(run, 240) for run in runs} == {"SUCCESS"}, workspace.runs
+        assert buyers.rows("shop.owner") == buyers.expected(world)["shop.owner"]
+        assert {Look().own_state("shop.owner", day).state for day in world} == {FRESH}
+        unity_catalog.use(None)
 
 
 @pytest.mark.spark

@@ -29,7 +29,8 @@ TIMEOUT_SECONDS = 6 * 3600
 ENVIRONMENT = "5"
 # Where the task keeps its run between its tries.
 _KEY = "lake_run"
-_ENDED = ("TERMINATED", "SKIPPED", "INTERNAL_ERROR")
+# A run that is being cancelled was of a try before. One that ends well just now has built: the new run finds that out.
+_ENDED = ("TERMINATING", "TERMINATED", "SKIPPED", "INTERNAL_ERROR")
 # The words of the entry point alone: Databricks itself writes "status code: 503".
 _CLASS = re.compile(r"(?:\A|RunFailed: )(data|code|conflict|infrastructure): ")
 
@@ -64,6 +65,11 @@ def payload(work: str, tables: list[str], first: str, last: str, run: str, **opt
     return body | {"tasks": [task]}
 
 
+def backfill_payload(table: str, asked: request.Request, run: str) -> dict[str, Any]:
+    options = {"mode": asked.mode, "days_per_batch": asked.days_per_batch or request.AUTOMATIC}
+    return payload("backfill", [table], asked.first, asked.last, run, **options)
+
+
 def connection() -> tuple[str, str]:
     """Host and token of the connection, as the statement API wants them."""
     hook = _hook()
@@ -92,7 +98,28 @@ def _run(hook: Any, run_id: int) -> dict[str, Any] | None:
     except AirflowException as error:
         if re.search(r"does not exist|Status Code: 404", str(error)):
             return None
-        raise
+        raise _in_one_line(error) from None
+
+
+def _submitted(hook: Any, body: dict[str, Any]) -> int:
+    """Submit a run; its id."""
+    try:
+        return int(hook.submit_run(body))
+    except AirflowException as error:
+        raise _in_one_line(error) from None
+
+
+def _in_one_line(error: AirflowException) -> AirflowException:
+    """An error of the Jobs API with the cure; one that Airflow retries if that helps."""
+    text = str(error)
+    cures = {
+        "401": f"the token of the connection {CONNECTION} is not valid (any more): make a new one",
+        "403": f"the user of the connection {CONNECTION} may not submit runs: see Permissions in the README",
+        "429": "the workspace has as many runs as its quota allows: Airflow tries again later",
+    }
+    cure = next((cure for status, cure in cures.items() if re.search(rf"\b{status}\b", text)), None)
+    retry = not re.search(r"\b(400|401|403)\b", text)
+    return (AirflowException if retry else AirflowFailException)(f"Databricks refuses the run: {cure or text}")
 
 
 class Submitted:
@@ -173,23 +200,6 @@ class Submitted:
             _hook().cancel_run(self._run_id)
 
 
-def _submitted(hook: Any, body: dict[str, Any]) -> int:
-    """Submit a run; its id. An error of the API in one line, with the cure."""
-    try:
-        return int(hook.submit_run(body))
-    except AirflowException as error:
-        text = str(error)
-        cures = {
-            "401": f"the token of the connection {CONNECTION} is not valid (any more): make a new one",
-            "403": f"the user of the connection {CONNECTION} may not submit runs: see Permissions in the README",
-            "429": "the workspace has as many runs as its quota allows: Airflow tries again later",
-        }
-        cure = next((cure for status, cure in cures.items() if re.search(rf"\b{status}\b", text)), None)
-        line = f"Databricks refuses the run: {cure or text}"
-        retry = not re.search(r"\b(400|401|403)\b", text)
-        raise (AirflowException if retry else AirflowFailException)(line) from None
-
-
 class SubmitBuild(Submitted, BuildTable):
     """Build one table for the day of the run, as a run of Databricks."""
 
@@ -227,8 +237,7 @@ class SubmitBackfill(Submitted, BackfillTable):
 
     def execute(self, context: Any) -> dict[str, Any]:
         asked, run = self.asked(context)
-        options = {"mode": asked.mode, "days_per_batch": asked.days_per_batch or request.AUTOMATIC}
-        self.follow(context, payload("backfill", [self.table], asked.first, asked.last, run, **options))
+        self.follow(context, backfill_payload(self.table, asked, run))
         return {"table": self.table}
 
     def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:

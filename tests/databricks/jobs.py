@@ -40,10 +40,13 @@ with connect.session(os.environ["OF_SPARK"], {}, os.environ["OF_TOKEN"]) as sess
 
 
 class Jobs:
-    """Answers runs/submit, get, get-output and cancel, and keeps uploaded files in a folder. `held`: no run starts."""
+    """Answers runs/submit, get, get-output and cancel, and keeps uploaded files in a folder.
+
+    `held`: no run starts. `lingering`: a cancelled run is ending, and does not end.
+    """
 
     def __init__(self, folder: Path, address: str, token: str) -> None:
-        self.folder, self.held = folder, False
+        self.folder, self.held, self.lingering = folder, False, False
         self.runs: dict[int, dict[str, Any]] = {}
         self._environment = {"OF_SPARK": address, "OF_TOKEN": token, "LAKE_HOME": str(folder / "home")}
         self._tokens: dict[str, int] = {}
@@ -118,7 +121,7 @@ class Jobs:
     def _look_after(self, run: dict[str, Any]) -> None:
         if run["ended"]:
             return
-        if run["cancelled"]:
+        if run["cancelled"] and not self.lingering:
             run["ended"] = "CANCELED"
         elif run["child"] and run["child"].poll() is not None:
             run["logs"] = (self.folder / f"run{run['id']}.log").read_text()
@@ -130,7 +133,7 @@ class Jobs:
                 run["ended"] = "SUCCESS"
 
     def _shown(self, run: dict[str, Any]) -> dict[str, Any]:
-        state = {"life_cycle_state": "RUNNING", "state_message": ""}
+        state = {"life_cycle_state": "TERMINATING" if run["cancelled"] else "RUNNING", "state_message": ""}
         if run["ended"]:
             state = {"life_cycle_state": "TERMINATED", "result_state": run["ended"], "state_message": "it ended"}
         return {

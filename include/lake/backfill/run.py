@@ -146,6 +146,9 @@ def _claimed(table: str, days: list[str], log: Log) -> Iterator[None]:
 
     The system ends the claim with the process, however it ends. Nothing depends on it but that work is done once.
     """
+    if settings.on_databricks():  # a run has a machine of its own, where a lock holds nobody off
+        yield
+        return
     path = settings.home() / "run" / f"{table}.days"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:

@@ -29,8 +29,9 @@ from include.lake.storage.arrow import arrow_schema, rows_by_day
 Values = Mapping[str, str | int]
 # Ten years: Delta's own default is 30 days. The commits are the proof of what the ledger says.
 _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
-# What SQL says of a table that is not there, and of a version that nobody can read any more.
+# What SQL says of a table that is not there, of one that two make at once, and of a version that nobody can read.
 _ABSENT = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE")
+_TOGETHER = re.compile(r"ALREADY_EXISTS|DELTA_PROTOCOL_CHANGED|DELTA_METADATA_CHANGED|DELTA_CONCURRENT")
 _GONE = re.compile(
     r"DELTA_VERSION_NOT_FOUND|TIME_TRAVEL|[Cc]annot time travel|FILE_NOT_EXIST|FILE_NOT_FOUND|FileNotFound|"
     r"DELTA_LOG_FILE_NOT_FOUND|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_STATE_RECOVER"
@@ -441,7 +442,12 @@ def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str)
         f"create table if not exists {address(table)} ({columns}) using delta{layout} comment {literal(about)} "
         f"tblproperties ({properties})"
     )
-    _make(table, text)
+    try:
+        _make(table, text)
+    except Exception as error:
+        # Of two runs that make a table at once, Delta refuses one. It is there for both.
+        if not _TOGETHER.search(str(error)) or open(table) is None:
+            raise
 
 
 def _make(table: str, text: str) -> None:
@@ -567,7 +573,7 @@ def _ensure_view(contract: Contract) -> None:
         _make(contract.table, f"create or replace view {name} {head} tblproperties ({_CODE} = {code_id}) as {text}")
     except Exception as error:
         # Another input is not there yet; or another run makes the same view.
-        if not _ABSENT.search(str(error)) and "ALREADY_EXISTS" not in str(error):
+        if not _ABSENT.search(str(error)) and not _TOGETHER.search(str(error)):
             raise
 
 

@@ -341,7 +341,8 @@ def test_a_list_with_a_broken_table_is_broken_and_the_others_can_be_asked_for(pr
     contract = (settings.SQL / "service_log/weverse_server_log.yaml").read_text()
     project({"service_log/weverse_server_log.yaml": f"{contract}\nkey: 5\n"})
     (message,) = set(lineage.broken().values())
-    assert [listed.dag_id for listed in task_lists.read_all()] == ["audio_streaming_dwh_daily", "rudder_sessionization_daily"]  # no session in it
+    others = ["audio_streaming_dwh_daily", "rudder_sessionization_daily"]
+    assert [listed.dag_id for listed in task_lists.read_all()] == others  # no session in them
     assert set(task_lists.broken().values()) == {message}
     assert request.check([members], "2026-01-01", "2026-01-02").tables == (members,)
     with pytest.raises(UsageError, match="is not over in Asia/Seoul"):

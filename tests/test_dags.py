@@ -64,8 +64,14 @@ def picture(dag) -> dict:
             facts |= {"look_back_days": task.look_back_days, "tables": task.tables}
         return facts | {"timeout_hours": task.execution_timeout and hours(task.execution_timeout)}
 
+    def schedule(timetable) -> dict | None:
+        if isinstance(timetable, DailyPartitions):
+            return timetable.serialize()
+        cron = getattr(timetable, "expression", None)
+        return cron and {"cron": cron, "timezone": dag.timezone.name}
+
     return {
-        "schedule": dag.timetable.serialize() if isinstance(dag.timetable, DailyPartitions) else None,
+        "schedule": schedule(dag.timetable),
         "max_active_runs": dag.max_active_runs, "owner": dag.owner, "tags": sorted(dag.tags),
         "tasks": {task.task_id: of(task) for task in sorted(dag.tasks, key=lambda task: task.task_id)},
     }  # fmt: skip
@@ -132,11 +138,12 @@ import airflow.sdk
 from airflow.sdk import DAG, BaseOperator, TaskGroup
 started = time.process_time()
 import backfill
+import maintenance
 import wev
 seconds = time.process_time() - started
 heavy = sorted(set(sys.modules) & {"pyspark", "pyarrow", "databricks", "deltalake", "pandas", "numpy", "fastapi"})
 from airflow.serialization.serialized_objects import DagSerialization
-parsed = [DagSerialization.to_dict(value) for file in (backfill, wev)
+parsed = [DagSerialization.to_dict(value) for file in (backfill, maintenance, wev)
           for value in vars(file).values() if isinstance(value, DAG)]
 print(json.dumps({"seconds": seconds, "heavy": heavy, "parsed": json.dumps(parsed, sort_keys=True)}))
 """
@@ -269,7 +276,7 @@ def test_a_wrong_contract_breaks_the_dags_that_need_it_and_no_other(project):
     project({"we_mart/unread.yaml": "about: x", "we_mart/wv1_join_info.yaml": f"{contract}key: 5\n"})
     bag = DagBag(DAGS)
     # Both lists of wev build what is made of wv1_join_info.
-    assert set(bag.dags) == {"backfill", "rudder_sessionization_daily"}
+    assert set(bag.dags) == {"backfill", "lake_maintenance", "rudder_sessionization_daily"}
     tasks = {task.task_id for task in bag.dags["backfill"].tasks if not task.task_id.startswith("rudder.")}
     assert tasks == {"plan", "summary", "we_mart.wv_server_log_base"}
     messages = {name.rpartition("/")[2]: text for name, text in bag.import_errors.items()}
@@ -282,7 +289,7 @@ def test_a_wrong_contract_breaks_the_dags_that_need_it_and_no_other(project):
     (settings.SQL / "we_mart/wv1_join_info.yaml").write_text(contract)
     project({})
     bag = DagBag(DAGS)
-    assert set(bag.dags) == {"backfill", *(path.stem for path in TASK_LISTS)}
+    assert set(bag.dags) == {"backfill", "lake_maintenance", *(path.stem for path in TASK_LISTS)}
     assert [name.rpartition("/")[2] for name in bag.import_errors] == ["backfill.py"]
 
 

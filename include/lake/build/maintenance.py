@@ -50,7 +50,8 @@ def maintain(table: str, older_than: timedelta = KEPT) -> str:
     if done.note:
         # On Databricks it is the same for every table.
         return done.note if settings.on_databricks() else f"{table} {done.note}"
-    files = f"{done.after:,} files" if done.after == done.before else f"{done.after:,} files instead of {done.before:,}"
+    now = f"{done.after:,} file{'s' * (done.after != 1)}"
+    files = now if done.after == done.before else f"{now} instead of {done.before:,}"
     lost = f", {done.lost:,} partitions left to builds of this moment" if done.lost else ""
     return f"{table}: {files}, {_size(done.freed)} freed{lost} ({time.monotonic() - began:.1f} s)"
 

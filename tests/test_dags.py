@@ -16,6 +16,7 @@ from tests import airflow_home
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from lake_airflow import tasks
+from lake_airflow.maintenance import MaintainTable
 from lake_airflow.tasks import DAY, BuildTable, LateDays, PartitionSensor, usable_partition
 from lake_airflow.timetable import DailyPartitions
 from utils.dynamic_dag import factory
@@ -112,6 +113,21 @@ def test_tasks_and_edges_are_those_of_the_selects(bag, path):
     for name, sensor in waited.items():
         assert not sensor.upstream_task_ids
         assert sensor.readers == [table for table in task_list.tables if name in lineage.inputs(table)] != []
+
+
+def test_maintenance_has_a_task_for_each_table_and_leaves_the_workers_to_builds(bag, lake_home, monkeypatch):
+    dag = bag.dags["lake_maintenance"]
+    tables = {task.table: task for task in dag.tasks if isinstance(task, MaintainTable)}
+    assert tables.keys() == {*(name for name, one in contracts.load_all().items() if not one.view), contracts.LEDGER}
+    assert (dag.max_active_runs, dag.max_active_tasks) == (1, 2) and "clustered_by" in dag.doc_md
+    for task in dag.tasks:
+        assert task.retries and task.execution_timeout and (task.priority_weight, task.weight_rule) == (0, "absolute")
+    assert tables["we_mart.we_user"].execute({}) == "we_mart.we_user does not exist yet"
+    assert dag.get_task("left_over").execute({}) == 0
+    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
+    monkeypatch.setenv("LAKE_CATALOG", "wev_dev")
+    assert tables["we_mart.we_user"].execute({}) == "Databricks maintains its managed tables itself"
+    assert dag.get_task("left_over").execute({}) == 0
 
 
 @pytest.mark.parametrize("path", TASK_LISTS, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import time
 from collections import Counter
 from datetime import timedelta
@@ -20,6 +21,7 @@ from include.lake.engine import server
 from include.lake.engine import spark as on_spark
 from include.lake.errors import WriteConflict
 from include.lake.project import contracts, lineage
+from include.lake.project.days import day_range
 from include.lake.state import ledger
 from include.lake.state.look import Look
 from include.lake.storage import Maintained, delta_files, delta_upkeep, store, unity_catalog
@@ -209,6 +211,21 @@ def test_a_second_maintenance_gives_way(sources: Any) -> None:
 
 def maintain(table: str) -> None:
     assert delta_files.maintain(table)
+
+
+def test_kills_at_random_instants_harm_nothing(sources: Any) -> None:
+    sources(clustered())
+    days, chance = day_range("2026-01-01", "2026-01-20"), random.Random(7)
+    small_files(EVENT, days)
+    before = rows(EVENT)
+    for _ in range(4):
+        process = builders.start(maintain, EVENT)
+        time.sleep(chance.uniform(0.1, 1.0))
+        process.kill()
+        process.join(builders.SECONDS)
+        assert rows(EVENT) == before
+    store().maintain(EVENT)
+    assert rows(EVENT) == before and set(files(EVENT).values()) == {1}
 
 
 def test_the_reason_of_the_lock_is_still_there(sources: Any) -> None:

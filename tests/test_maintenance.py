@@ -25,11 +25,24 @@ from include.lake.project.days import day_range
 from include.lake.state import ledger
 from include.lake.state.look import Look
 from include.lake.storage import Maintained, delta_files, delta_upkeep, store, unity_catalog
-from tests import builders, test_kept
+from tests import builders
 from tests.shop import CONTRACT, DAY, FILES, LAST, NEXT, SOURCE, TABLE, build, load
 
 EVENT = "shop.event"
 ROWS = 4  # of each small file
+NEWEST = """\
+about: The newest day of each name.
+key: [name]
+kept_by: [name]
+partitioned_by: [newest_day]
+clustered_by: [name]
+columns:
+  - {name: name, type: string}
+  - {name: newest_day, type: string}
+"""
+NEWEST_SQL = """\
+select event.name, max(event.day) as newest_day from shop.event as event where event.name is not null group by event.name
+"""
 
 
 def small_files(table: str, days: list[str], count: int = 3) -> None:
@@ -301,13 +314,10 @@ def test_a_build_that_meets_maintenance_publishes_what_it_has_computed(
 def test_a_build_of_keys_that_meets_maintenance_publishes_what_it_has_computed(
     shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner = test_kept.OWNER.replace("columns:", "clustered_by: [buyer]\ncolumns:", 1)
-    shop(test_kept.FILES | {"shop/owner.yaml": owner})
-    table, met, computed, compute, overtaken = "shop.owner", [], [], runner.compute, runner.overtaken
-    schema = delta_files.arrow_schema(contracts.get(EVENT))
-    for day, user in ((DAY, "a"), (NEXT, "b")):
-        some = {"device": ["d1", f"d{user}"], "user": [user, None], "amount": [1, 2], "day": [day] * 2}
-        delta_files.replace(contracts.get(EVENT), pa.table(some, schema=schema))
+    shop({"shop/newest.yaml": NEWEST, "shop/newest.sql": NEWEST_SQL})
+    table, met, computed, compute, overtaken = "shop.newest", [], [], runner.compute, runner.overtaken
+    load(("a", 1, DAY), ("b", 2, DAY))
+    load(("a", 3, NEXT), ("c", 4, NEXT))
     runner.build(table, DAY, DAY, spark=spark, log=lambda line: None)
 
     def at_the_last_moment(*arguments: Any) -> bool:
@@ -320,7 +330,7 @@ def test_a_build_of_keys_that_meets_maintenance_publishes_what_it_has_computed(
     version = delta(table).version()
     runner.build(table, NEXT, NEXT, spark=spark, log=lambda line: None)
     assert len(computed) == len(met) == 1 and operations(table, version) == ["OPTIMIZE", "WRITE"]
-    assert sorted(rows(table)) == [("d1", "b", NEXT), ("da", "da", DAY), ("db", "db", NEXT)]
+    assert sorted(rows(table)) == [("a", NEXT), ("b", DAY), ("c", NEXT)]
 
 
 def test_what_changed_rows_is_a_conflict_as_before(sources: Any) -> None:

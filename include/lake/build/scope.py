@@ -148,7 +148,7 @@ def _view_of(of_changed: str, name: str) -> str:
 @contextmanager
 def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bool) -> Iterator[Scope]:
     table, look, spark = contract.table, views.look, views.spark
-    before = look.built(table).keys()
+    before = look.built_days(table)
     whole = whole or bool(look.reason_to_compute_all_keys(table))
     goes_on = not whole and _can_go_on(table, before, days)
     # A day that goes on from the published rows reads no other days: a source may drop these.

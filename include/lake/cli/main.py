@@ -344,7 +344,7 @@ def _why(table: str, day: str) -> None:
 
     day = _partition(contracts.get(table), day)
     tell(table, day, 0)
-    if build := None if not contracts.get(table).is_built else lake.built(table).get(day):
+    if build := None if not contracts.get(table).is_built else lake.build_of(table, day):
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(build["dropped"].items()))
         warned = "".join(f", `{name}` warns {count:,} times" for name, count in build["checks"].items() if count)
         print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {build['rows']:,} rows{lost}{warned}")

@@ -395,6 +395,7 @@ def test_the_command_says_what_it_did(sources: Any, capsys: pytest.CaptureFixtur
     ("arguments", "error"),
     [
         (["--older-than-days", "0"], "--older-than-days 0: at least 7, for a build or a reader may still read files"),
+        (["--older-than-days", "9999999999"], "--older-than-days 9,999,999,999: at most 3,660 days"),
         (["shop.totl"], "there is no table 'shop.totl': did you mean shop.total"),
         (["shop.both"], "shop.both is a view, which keeps no rows"),
     ],

@@ -12,6 +12,8 @@ from include.lake.errors import UsageError
 from include.lake.project import contracts
 from include.lake.storage import KEPT, store
 
+_MAX_DAYS = 3660
+
 
 @dataclass(frozen=True)
 class Line:
@@ -37,6 +39,10 @@ def age(days: int) -> timedelta:
         raise UsageError(
             f"--older-than-days {days}: at least {KEPT.days}, for a build or a reader may still read files that were "
             f"replaced in the last {KEPT.days} days"
+        )
+    if days > _MAX_DAYS:
+        raise UsageError(
+            f"--older-than-days {days:,}: at most {_MAX_DAYS:,} days, for the log itself is kept ten years"
         )
     return timedelta(days=days)
 

@@ -1,7 +1,7 @@
 """`make bench-rudder`, `make bench-vault`: what a day costs tables kept by key, with 30 to 300 days of history.
 
-Each history is built in batches of days. Then its last days are taken in one by one, and the last one is measured, beside the
-rebuild of all keys: what dbt's models of the same tables do in every run.
+Each history is built in batches of days. Then its last days are taken in one by one, and the last one is measured,
+beside the rebuild of all keys: what dbt's models of the same tables do in every run.
 Settings: HISTORIES (30,90,300), SCALE (1: some 10,000 events a day). It uses a temporary LAKE_HOME.
 """
 

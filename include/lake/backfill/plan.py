@@ -176,19 +176,20 @@ class Costs:
 
     def __init__(self, lake: Look) -> None:
         self.lake = lake
+        self._reads: dict[str, list[tuple[str, str]]] = {}
         self._sizes: dict[str, dict[str, int]] = {}
         self._means: dict[str, float] = {}
         self._rates: dict[str, float | None] = {}
 
     def bytes(self, table: str, day: str) -> float:
         """Bytes that one more day in a build reads and writes; the earlier days that it also reads are in any build."""
-        grain = contracts.get(table).grain
-        read = [
-            (name, partition)
-            for name in _inputs_with_days(table)
-            for partition in periods.read_of(grain, day, contracts.get(name).grain)
-        ]
-        return sum(self._size(name, partition) for name, partition in [(table, day), *read])
+        if table not in self._reads:
+            self._reads[table] = [(name, contracts.get(name).grain) for name in _inputs_with_days(table)]
+        grain, size = contracts.get(table).grain, self._size(table, day)
+        for name, read in self._reads[table]:
+            parts = [day] if read == grain else periods.read_of(grain, day, read)
+            size += sum(self._size(name, part) for part in parts)
+        return size
 
     def _size(self, table: str, day: str) -> float:
         if table not in self._sizes:

@@ -64,6 +64,7 @@ class Project:
             path = settings.SQL / f"{table.replace('.', '/')}.sql"
             self._misplaced[table] = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
         self._answers: dict[Any, Any] = {}
+        self._good: dict[str, Contract] = {}
 
     def text(self, path: Path) -> str:
         """The text of one of the files; ContractError if it has none."""
@@ -103,10 +104,10 @@ class Project:
 
     def contract(self, table: str) -> "Contract":
         """The contract of `table`; ContractError if it is wrong, UsageError with the nearest name if there is none."""
-        contract = self._answers.get(("contract", table))
-        if isinstance(contract, contracts.Contract):  # by far the most frequent question
-            return contract
-        return self._once("contract", table, lambda: self._completed(table))
+        contract = self._good.get(table)
+        if contract is None:  # seldom: it is by far the most frequent question
+            contract = self._good[table] = self._once("contract", table, lambda: self._completed(table))
+        return contract
 
     def _completed(self, table: str) -> "Contract":
         parsed = self._parsed(table)

@@ -528,6 +528,28 @@ def _yaml(text: str, shown: str) -> tuple[yaml.Node | None, Any]:
         raise ContractError(wrong_yaml(error, shown)) from None
 
 
+def constants(text: str, path: Path) -> dict[str, str]:
+    """Name -> value in SQL, of a file of constants; ContractError with file, line and cure."""
+    shown = settings.shown(path)
+    node, values = _yaml(text, shown)
+    if not isinstance(values, dict):
+        raise ContractError(f"{shown}:1: has no constants: write a mapping such as {{longest_idle_minutes: 30}}")
+    found = {}
+    for name, value in values.items():
+        where = f"{shown}:{line_of(node, (name,))}"
+        if not re.fullmatch(_NAME, str(name)) or name in ("start_date", "end_date"):
+            raise ContractError(f"{where}: {name!r} is no name of a constant: use a-z, 0-9 and _, and no day's name")
+        if isinstance(value, str) and not set(value) & set("'\\\n"):  # engines read these in several ways
+            found[name] = f"'{value}'"
+        elif isinstance(value, (bool, int)):
+            found[name] = str(value).lower()
+        else:
+            raise ContractError(
+                f"{where}: {value!r} is wrong: a constant is a text without quotes, a whole number, true or false"
+            )
+    return found
+
+
 def wrong_yaml(error: Exception, shown: str) -> str:
     """Why a text is no YAML, with the file and the line."""
     mark = getattr(error, "problem_mark", None)

@@ -1,6 +1,7 @@
 """`make setup`: makes the virtual environment with Java, and fetches the Delta jars. A second run takes under a second.
 
-With `--for-engine` it fetches the jars only where LAKE_ENGINE is Spark: Sail needs none. A Python without packages runs it, so it uses only the standard library.
+With `--for-engine` it fetches the jars only where LAKE_ENGINE is Spark: Sail needs none.
+A Python without packages runs it, so it uses only the standard library.
 """
 
 import fcntl

@@ -14,7 +14,8 @@ help:  ## this list
 setup:  ## virtual environment (with Java), Delta jars: what is missing of them
 	@sh scripts/setup.sh
 
-run: setup  ## the engine, PostgreSQL and Airflow with sample data, until Ctrl-C [ONCE=1: ends after green runs] [DAYS=3] [SCALE=0.1] [FAMILIES=wev,rudder,audio]
+run:  ## the engine, PostgreSQL and Airflow with sample data, until Ctrl-C [ONCE=1: ends after green runs] [DAYS=3] [SCALE=0.1] [FAMILIES=wev,rudder,audio]
+	@sh scripts/setup.sh --for-engine
 	@$(PY) -m scripts.run
 
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]

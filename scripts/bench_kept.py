@@ -1,7 +1,7 @@
 """`make bench-rudder`, `make bench-vault`: what a day costs tables kept by key, with 30 to 300 days of history.
 
-Each history is built at once. Then its last days are taken in one by one, and the last one is measured, beside the
-rebuild of all keys: what dbt's models of the same tables do in every run.
+Each history is built in batches of days. Then its last days are taken in one by one, and the last one is measured,
+beside the rebuild of all keys: what dbt's models of the same tables do in every run.
 Settings: HISTORIES (30,90,300), SCALE (1: some 10,000 events a day). It uses a temporary LAKE_HOME.
 """
 
@@ -28,6 +28,7 @@ from scripts.options import read_number
 from scripts.stack import Clock
 
 LAST = "2026-06-30"
+BATCH = 30  # days of a build, until the history is there
 WARM = 1  # days that are taken in one by one before the measured one
 # Name of the bench -> how the names of its tables begin.
 TABLES = {"rudder": "rudder.", "vault": "audio_"}
@@ -70,7 +71,10 @@ def of_history(say: Clock, prefix: str, count: int, scale: float) -> dict[str, A
     tables = [name for name in lineage.in_order() if name.startswith(prefix) and contracts.get(name).is_built]
     seconds: dict[str, dict[str, float]] = {"day": {}, "rebuild": {}}
     with engine().opened() as spark:
-        work = [(days[0], days[-WARM - 2]), *((day, day) for day in days[-WARM - 1 :]), (days[-1], days[-1])]
+        before = days[: -WARM - 1]
+        batches = [before[at : at + BATCH] for at in range(0, len(before), BATCH)]
+        work = [(batch[0], batch[-1]) for batch in batches]
+        work += [*((day, day) for day in days[-WARM - 1 :]), (days[-1], days[-1])]
         for number, (first, last) in enumerate(work):
             force = number == len(work) - 1
             for table in tables:

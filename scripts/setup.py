@@ -1,5 +1,6 @@
 """`make setup`: makes the virtual environment with Java, and fetches the Delta jars. A second run takes under a second.
 
+With `--for-engine` it fetches the jars only where LAKE_ENGINE is Spark: Sail needs none.
 A Python without packages runs it, so it uses only the standard library.
 """
 
@@ -171,7 +172,8 @@ def main() -> int:
         with open(LOCK) as lock:  # a second setup waits for the first, and then has nothing to do
             take(lock, "another setup of this folder")
             venv()
-            jars()
+            if "--for-engine" not in sys.argv[1:] or settings.engine() == settings.SPARK:
+                jars()
     except LakeError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

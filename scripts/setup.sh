@@ -28,4 +28,4 @@ usable "$python" || python=$(find_python) || {
         "or name it: make setup PYTHON=/path/to/python3.11" >&2
     exit 1
 }
-exec "$python" scripts/setup.py
+exec "$python" scripts/setup.py "$@"

@@ -40,6 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Those tests that do not choose an engine take this one.
     os.environ.setdefault("LAKE_ENGINE", settings.SAIL)
     os.environ["JDK_JAVA_OPTIONS"] = JAVA_OPTIONS
+    # PySpark forks to start its Java. With gRPC's own part in a fork, after a test on Spark Connect, now and then that
+    # process ends before it is Java (JAVA_GATEWAY_EXITED, and epoll_wait says: bad file descriptor).
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -125,6 +125,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         "load",
         "build",
         "backfill",
+        "maintain",
         "status",
         "show",
         "lineage",

@@ -106,6 +106,9 @@ def built(tmp_path: Path) -> Path:
         ("calls, type", "Calls; drop, type", 6, "`name`: 'Calls; drop' is wrong; write a name of a-z"),
         ("calls, type", f"{'c' * 101}, type", 6, "at most 100 characters"),
         ("calls, type", "on, type", 6, "`name`: True is wrong"),
+        (MORE, f"{MORE}\nclustered_by: [subject]", 3, "`clustered_by` names subject, which is not a column"),
+        (MORE, f"{MORE}\nclustered_by: [part_date]", 3, "names part_date, by which the table is partitioned"),
+        (MORE, f"{MORE}\nclustered_by: topic", 3, "write a list of at most 4 columns by which readers choose rows"),
         # What is for sources alone.
         (MORE, f"{MORE}\nready_when: max(topic) = 'a'", 3, "`ready_when` is for sources"),
         (MORE, f"{MORE}\nempty_after: 1", 3, "`empty_after` is for sources"),
@@ -341,7 +344,8 @@ def test_a_list_with_a_broken_table_is_broken_and_the_others_can_be_asked_for(pr
     contract = (settings.SQL / "service_log/weverse_server_log.yaml").read_text()
     project({"service_log/weverse_server_log.yaml": f"{contract}\nkey: 5\n"})
     (message,) = set(lineage.broken().values())
-    assert [listed.dag_id for listed in task_lists.read_all()] == ["rudder_sessionization_daily"]  # no session in it
+    others = ["audio_streaming_dwh_daily", "rudder_sessionization_daily"]
+    assert [listed.dag_id for listed in task_lists.read_all()] == others  # no session in them
     assert set(task_lists.broken().values()) == {message}
     assert request.check([members], "2026-01-01", "2026-01-02").tables == (members,)
     with pytest.raises(UsageError, match="is not over in Asia/Seoul"):

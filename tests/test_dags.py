@@ -16,6 +16,7 @@ from tests import airflow_home
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from lake_airflow import tasks
+from lake_airflow.maintenance import MaintainTable
 from lake_airflow.tasks import DAY, BuildTable, LateDays, PartitionSensor, usable_partition
 from lake_airflow.timetable import DailyPartitions
 from utils.dynamic_dag import factory
@@ -64,8 +65,14 @@ def picture(dag) -> dict:
             facts |= {"look_back_days": task.look_back_days, "tables": task.tables}
         return facts | {"timeout_hours": task.execution_timeout and hours(task.execution_timeout)}
 
+    def schedule(timetable) -> dict | None:
+        if isinstance(timetable, DailyPartitions):
+            return timetable.serialize()
+        cron = getattr(timetable, "expression", None)
+        return cron and {"cron": cron, "timezone": dag.timezone.name}
+
     return {
-        "schedule": dag.timetable.serialize() if isinstance(dag.timetable, DailyPartitions) else None,
+        "schedule": schedule(dag.timetable),
         "max_active_runs": dag.max_active_runs, "owner": dag.owner, "tags": sorted(dag.tags),
         "tasks": {task.task_id: of(task) for task in sorted(dag.tasks, key=lambda task: task.task_id)},
     }  # fmt: skip
@@ -108,6 +115,21 @@ def test_tasks_and_edges_are_those_of_the_selects(bag, path):
         assert sensor.readers == [table for table in task_list.tables if name in lineage.inputs(table)] != []
 
 
+def test_maintenance_has_a_task_for_each_table_and_leaves_the_workers_to_builds(bag, lake_home, monkeypatch):
+    dag = bag.dags["lake_maintenance"]
+    tables = {task.table: task for task in dag.tasks if isinstance(task, MaintainTable)}
+    assert tables.keys() == {*(name for name, one in contracts.load_all().items() if not one.view), contracts.LEDGER}
+    assert (dag.max_active_runs, dag.max_active_tasks) == (1, 2) and "clustered_by" in dag.doc_md
+    for task in dag.tasks:
+        assert task.retries and task.execution_timeout and (task.priority_weight, task.weight_rule) == (0, "absolute")
+    assert tables["we_mart.we_user"].execute({}) == "we_mart.we_user does not exist yet"
+    assert dag.get_task("left_over").execute({}) == 0
+    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
+    monkeypatch.setenv("LAKE_CATALOG", "wev_dev")
+    assert tables["we_mart.we_user"].execute({}) == "Databricks maintains its managed tables itself"
+    assert dag.get_task("left_over").execute({}) == 0
+
+
 @pytest.mark.parametrize("path", TASK_LISTS, ids=lambda path: path.stem)
 def test_a_dag_is_bounded_and_documented(bag, path):
     dag, task_list = bag.dags[path.stem], task_lists.read(path)
@@ -132,11 +154,12 @@ import airflow.sdk
 from airflow.sdk import DAG, BaseOperator, TaskGroup
 started = time.process_time()
 import backfill
+import maintenance
 import wev
 seconds = time.process_time() - started
 heavy = sorted(set(sys.modules) & {"pyspark", "pyarrow", "databricks", "deltalake", "pandas", "numpy", "fastapi"})
 from airflow.serialization.serialized_objects import DagSerialization
-parsed = [DagSerialization.to_dict(value) for file in (backfill, wev)
+parsed = [DagSerialization.to_dict(value) for file in (backfill, maintenance, wev)
           for value in vars(file).values() if isinstance(value, DAG)]
 print(json.dumps({"seconds": seconds, "heavy": heavy, "parsed": json.dumps(parsed, sort_keys=True)}))
 """
@@ -269,7 +292,7 @@ def test_a_wrong_contract_breaks_the_dags_that_need_it_and_no_other(project):
     project({"we_mart/unread.yaml": "about: x", "we_mart/wv1_join_info.yaml": f"{contract}key: 5\n"})
     bag = DagBag(DAGS)
     # Both lists of wev build what is made of wv1_join_info.
-    assert set(bag.dags) == {"audio_streaming_dwh_daily", "backfill", "rudder_sessionization_daily"}
+    assert set(bag.dags) == {"audio_streaming_dwh_daily", "backfill", "lake_maintenance", "rudder_sessionization_daily"}
     others = ("audio_", "rudder.")
     tasks = {task.task_id for task in bag.dags["backfill"].tasks if not task.task_id.startswith(others)}
     assert tasks == {"plan", "summary", "we_mart.wv_server_log_base"}
@@ -283,7 +306,7 @@ def test_a_wrong_contract_breaks_the_dags_that_need_it_and_no_other(project):
     (settings.SQL / "we_mart/wv1_join_info.yaml").write_text(contract)
     project({})
     bag = DagBag(DAGS)
-    assert set(bag.dags) == {"backfill", *(path.stem for path in TASK_LISTS)}
+    assert set(bag.dags) == {"backfill", "lake_maintenance", *(path.stem for path in TASK_LISTS)}
     assert [name.rpartition("/")[2] for name in bag.import_errors] == ["backfill.py"]
 
 

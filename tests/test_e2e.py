@@ -134,7 +134,9 @@ def test_from_nothing_to_green_runs_and_on_after_a_crash(lake: Lake, monkeypatch
     monkeypatch.setenv("LAKE_HOME", str(lake.home))
     day = first_run(lake)
     status = lake.status(day)
-    built = [name for name in lineage.in_order() if contracts.get(name).is_built]
+    followed = {table for family in FAMILIES[settings.SAIL] for path in task_lists.paths(family)
+                for table in task_lists.read(path).tables}  # fmt: skip
+    built = [name for name in lineage.in_order() if name in followed]
     assert {name: status[name]["state"] for name in built} == dict.fromkeys(built, "fresh")
     assert all(status[name]["rows"] for name in built)
     assert len(lake.started) > 5
@@ -183,7 +185,7 @@ def test_from_nothing_to_green_runs_and_on_after_a_crash(lake: Lake, monkeypatch
 def first_run(lake: Lake) -> str:
     """From nothing to green runs, and everything stopped; gives their day."""
     output, run = lake.run(ONCE="1", DAYS=str(BACKFILL_DAYS + 1))
-    assert run.returncode == 0
+    assert run.returncode == 0, output[-4000:]
     day = re.search(r"following .* for (\d{4}-\d\d-\d\d)", output)
     assert day
     for dag_id in lake.dags:

@@ -75,7 +75,7 @@ def test_kills_at_random_instants(shop: None, capsys: pytest.CaptureFixture[str]
 
 def nothing_stays(delivered: dict[str, int]) -> None:
     """What killed builders have left goes when its time has come, and no more than that."""
-    storage.tidy(TABLE, timedelta(0))
+    storage.maintain(TABLE, timedelta(0))
     folder = Path(storage.address(TABLE))
     data = {str(path.relative_to(folder)) for path in folder.glob("*/*") if "_delta_log" not in str(path)}
     needed = {action["path"] for action in delta_files()}

@@ -164,5 +164,5 @@ def test_what_killed_writers_left_goes_after_a_week_and_nothing_else(
             path.write_text("half")
             os.utime(path, (age, age))
     before = {path for path in folder.rglob("*") if path.is_file()}
-    storage.tidy("shop.event")
+    storage.maintain("shop.event")
     assert before - {path for path in folder.rglob("*") if path.is_file()} == {folder / name for name in names}

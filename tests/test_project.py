@@ -139,3 +139,35 @@ def test_a_new_process_finds_what_was_parsed_and_parses_the_rest(project: Projec
     for rubbish in ("", "{}", "[]", '{"version": 1, "values": {}}'):
         (lake_home / "parsed.json").write_text(rubbish)
         assert look()["sqlglot"]
+
+
+def test_constants_of_a_schema_are_written_once(project):
+    select = "select sale.day, count_if(sale.kind = :kind and sale.minutes > :longest) as long, ':kind' as text\n" + (
+        "from shop.sale as sale where sale.day between :start_date and :end_date group by sale.day\n"
+    )
+    columns = (
+        "partitioned_by: [day]\n"
+        "columns: [{name: kind, type: string}, {name: minutes, type: int}, {name: day, type: string}]\n"
+    )
+    built = "about: x\nkey: []\npartitioned_by: [day]\ncolumns:\n" + "".join(
+        f"  - {{name: {name}, type: {kind}}}\n"
+        for name, kind in (("long", "bigint"), ("text", "string"), ("day", "string"))
+    )
+    constants = "kind: visit\nlongest: 30\n"
+    files = {"shop/sale.yaml": f"about: x\n{columns}", "shop/long.yaml": built, "shop/long.sql": select}
+    project({**files, "shop/_constants.yaml": constants})
+    assert not lineage.broken() and "shop._constants" not in contracts.load_all()
+    text, before = lineage.select("shop.long").text, lineage.code_id("shop.long")
+    assert "sale.kind = 'visit' and sale.minutes > 30" in text
+    project({"shop/_constants.yaml": constants.replace("30", "31")})
+    assert lineage.code_id("shop.long") != before and "> 31" in lineage.select("shop.long").text
+    for wrong, problem in {
+        "kind: it's\nlongest: 30\n": ':1: "it\'s" is wrong: a constant is a text without quotes',
+        "kind: visit\nlongest: [30]\n": ":2: [30] is wrong",
+        "kind: visit\nstart_date: 30\n": ":2: 'start_date' is no name of a constant",
+        "- 1\n": ":1: has no constants",
+    }.items():
+        project({"shop/_constants.yaml": wrong})
+        assert f"shop/_constants.yaml{problem}" in lineage.broken()["shop.long"]
+    project({"shop/_constants.yaml": "kind: visit\n"})
+    assert "unknown parameter :longest" in lineage.broken()["shop.long"]

@@ -102,7 +102,8 @@ def test_the_selects_give_what_plain_python_gives(spark: Any, bundle: int) -> No
 
 DAYS = day_range("2026-03-01", "2026-03-04")
 HISTORIES = how_many(50)
-OF_A_LAKE = 50  # histories that share the builds of a lake: one has no id of another
+# Histories that share the builds of a lake: one has no id of another.
+OF_A_LAKE = 500 if HISTORIES >= 500 else 50
 
 
 @pytest.mark.parametrize("spark", [settings.SAIL, *([settings.SPARK] if os.environ.get("N") else [])], indirect=True)

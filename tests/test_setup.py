@@ -161,6 +161,22 @@ def test_a_second_setup_finds_nothing_to_do() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "fetched"),
+    [("sail", [], True), ("sail", ["--for-engine"], False), ("spark", ["--for-engine"], True)],
+)
+def test_sail_needs_no_jars(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, engine: str, options: list[str], fetched: bool
+) -> None:
+    done = []
+    monkeypatch.setenv("LAKE_ENGINE", engine)
+    monkeypatch.setattr(sys, "argv", ["setup.py", *options])
+    monkeypatch.setattr(setup, "venv", lambda: None)
+    monkeypatch.setattr(setup, "jars", lambda: done.append("jars"))
+    assert setup.main() == 0
+    assert bool(done) is fetched
+
+
 def test_the_launcher_without_a_setup(tmp_path: Path) -> None:
     (tmp_path / "lake").write_text((settings.ROOT / "lake").read_text())
     (tmp_path / "lake").chmod(0o755)

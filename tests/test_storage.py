@@ -14,7 +14,7 @@ from include.lake.project import contracts
 from include.lake.project.days import day_range
 from include.lake.state import ledger
 from include.lake.state.look import Look
-from include.lake.storage import Store, delta_files, delta_folder, store
+from include.lake.storage import Store, delta_files, delta_folder, delta_upkeep, store
 from scripts.check_imports import imports, problem
 from tests.pretend import BUILT, SOURCE, build, load, select
 
@@ -41,7 +41,8 @@ def test_nobody_goes_past_the_ports() -> None:
         for _, module in imports(path)
         if module.split(".")[0] == "deltalake"
     }
-    assert users == {f"include/lake/storage/{Path(side.__file__).name}" for side in (delta_files, delta_folder)}
+    sides = (delta_files, delta_folder, delta_upkeep)
+    assert users == {f"include/lake/storage/{Path(side.__file__).name}" for side in sides}
     assert problem("include/lake/state/look.py", "deltalake.DeltaTable") == "deltalake is for storage alone"
     assert problem("include/lake/state/look.py", "pyspark.sql") == "pyspark is for engine and build alone"
     assert problem("include/lake/storage/delta_files.py", "deltalake.DeltaTable") == ""

@@ -65,7 +65,7 @@ def _run(context: Any) -> str:
 
 
 @contextmanager
-def _failing_well(subject: str) -> Iterator[None]:
+def failing_well(subject: str) -> Iterator[None]:
     """Hold the project, and end the task with the cause of an error in a few lines.
 
     Airflow retries only errors that a retry can cure.
@@ -90,7 +90,7 @@ class PlanBackfill(BaseOperator):
     ui_color = "#f4ecd2"
 
     def execute(self, context: Any) -> dict[str, Any]:
-        with _failing_well("the plan"):
+        with failing_well("the plan"):
             return self.plan(context)
 
     def plan(self, context: Any) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class BackfillTable(BaseOperator):
         from include.lake.backfill import plan
         from include.lake.backfill import run as backfill
 
-        with _failing_well(f"{self.table} {checked.first}..{checked.last}"):
+        with failing_well(f"{self.table} {checked.first}..{checked.last}"):
             progress = backfill.Progress(plan.plan(replace(checked, tables=(self.table,)), run))
             self.log.info("%s: %s days in %s jobs", self.table, f"{progress.plan.partitions:,}", progress.plan.jobs)
             bad = backfill.run_table(checked, self.table, run, self.log.info, progress)
@@ -169,7 +169,7 @@ class SummariseBackfill(BaseOperator):
         from include.lake.backfill import plan
         from include.lake.backfill import run as backfill
 
-        with _failing_well("the summary"):
+        with failing_well("the summary"):
             results = backfill.results(asked_for(context["params"]), _run(context))
         lines = backfill.summary(results)
         for line in lines:

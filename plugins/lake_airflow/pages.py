@@ -99,7 +99,7 @@ def _state(lake: Look, rights: Rights, table: str, day: str) -> PartitionState:
 def _row(lake: Look, rights: Rights, table: str, day: str) -> dict[str, Any]:
     state = _state(lake, rights, table, day)
     source = contracts.get(table).is_source
-    build = None if source else lake.built(table).get(state.day)
+    build = None if source else lake.build_of(table, state.day)
     return {**state._asdict(), "dropped": build["dropped"] if build else {}, "source": source}
 
 
@@ -114,7 +114,7 @@ def _newest(lake: Look, tables: list[str]) -> list[str]:
     yesterday = last_finished_day("UTC")
     today = days_before(yesterday, -1)
     daily = [name for name in tables if contracts.get(name).grain == "day" and contracts.get(name).is_built]
-    built = {day for name in daily for day in lake.built(name)}
+    built = {day for name in daily for day in lake.built_days(name)}
     last = today if today in built else yesterday
     return day_range(days_before(last, DAYS - 1), last)[::-1]
 

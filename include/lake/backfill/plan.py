@@ -130,7 +130,7 @@ def _why_not(lake: Look, table: str, day: str, mode: str, run: str) -> str:
     own = lake.own_state(table, day)
     kinds = {own.state}
     if own.state == FAILED:
-        kinds.add(STALE if day in lake.built(table) else MISSING)
+        kinds.add(STALE if day in lake.built_days(table) else MISSING)
     if mode == "all":
         if own.state == FRESH and run and any(row["run"] == run for row in lake.builds(table)[day]):
             return "built by this run already"  # and perhaps by somebody else since
@@ -176,26 +176,27 @@ class Costs:
 
     def __init__(self, lake: Look) -> None:
         self.lake = lake
+        self._reads: dict[str, list[tuple[str, str]]] = {}
         self._sizes: dict[str, dict[str, int]] = {}
         self._means: dict[str, float] = {}
         self._rates: dict[str, float | None] = {}
 
     def bytes(self, table: str, day: str) -> float:
         """Bytes that one more day in a build reads and writes; the earlier days that it also reads are in any build."""
-        grain = contracts.get(table).grain
-        read = [
-            (name, partition)
-            for name in _inputs_with_days(table)
-            for partition in periods.read_of(grain, day, contracts.get(name).grain)
-        ]
-        return sum(self._size(name, partition) for name, partition in [(table, day), *read])
+        if table not in self._reads:
+            self._reads[table] = [(name, contracts.get(name).grain) for name in _inputs_with_days(table)]
+        grain, size = contracts.get(table).grain, self._size(table, day)
+        for name, read in self._reads[table]:
+            parts = [day] if read == grain else periods.read_of(grain, day, read)
+            size += sum(self._size(name, part) for part in parts)
+        return size
 
     def _size(self, table: str, day: str) -> float:
         if table not in self._sizes:
             if contracts.get(table).is_source:
                 self._sizes[table] = {day: files.bytes for day, files in self.lake.files(table).items()}
             else:
-                self._sizes[table] = {day: row["bytes"] for day, row in self.lake.built(table).items()}
+                self._sizes[table] = {day: size for day, (size,) in self.lake.of_builds(table, "bytes").items()}
         known = self._sizes[table].get(day)
         return self._mean(table) if known is None else known
 
@@ -219,9 +220,10 @@ class Costs:
     def _rate(self, table: str) -> float | None:
         """Seconds per day beyond those of any job."""
         if table not in self._rates:
-            builds = {row["build_id"]: row for row in self.lake.built(table).values()}.values()
-            newest = sorted(builds, key=lambda row: row["built_at"])[-_BUILDS_LOOKED_AT:]
-            rates = [max(0.0, row["seconds"] - _SECONDS_PER_JOB) / row["build_days"] for row in newest]
+            # A build has a row for each of its days.
+            builds = set(self.lake.of_builds(table, "version", "seconds", "build_days").values())
+            newest = sorted(builds)[-_BUILDS_LOOKED_AT:]
+            rates = [max(0.0, seconds - _SECONDS_PER_JOB) / days for _, seconds, days in newest]
             self._rates[table] = statistics.median(rates) if rates else None
         return self._rates[table]
 

@@ -23,7 +23,7 @@ from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period, key_ranges, keys
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent
-from include.lake.storage import ANY_DAY, Commit, store
+from include.lake.storage import Commit, overtaken, store
 
 if TYPE_CHECKING:
     # PySpark is imported only by a build that computes: to find out that all is fresh should take less than a second.
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 Log = Callable[[str], None]
 # Input -> its days that are not there, each with the reason.
 Absent = dict[str, dict[str, str]]
-# Looking for files that nobody needs any more lists a whole table: not with every commit.
-_TIDY_EVERY = 10
 # Another writer of the same days wins at most this often before we give up; each time takes a whole build.
 _ATTEMPTS = 6
 
@@ -172,8 +170,6 @@ def _build_days(
             outcome.rows += row["rows"]
             _add(outcome.dropped, row["dropped"])
         _add(outcome.warnings, {name: count for name, count in rows[0]["checks"].items() if count})
-        if rows[0]["version"] % _TIDY_EVERY == 0:
-            store().tidy(table)
         return
     raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
 
@@ -205,14 +201,8 @@ def _overtaken(lake: Look, table: str, days: list[str]) -> bool:
     Delta reports a conflict only for commits that happen during our write. A build that was committed while we were
     still computing is not reported, although it may have read newer inputs.
     """
-    newest = store().open(table)
-    if newest is None or newest.version == (seen := lake.version(table)):
-        return False  # as nearly always, and without reading the log
-    commits = store().commits(newest, contracts.get(table), -1 if seen is None else seen)
-    if contracts.get(table).kept_by:  # the keys of other days may be the same ones
-        return any(commit.day_bytes or "build_id" in commit.metadata for commit in commits)
-    return any({*days, ANY_DAY} & commit.day_bytes.keys() | commit.metadata.get("days", {}).keys() & set(days)
-               for commit in commits)  # fmt: skip
+    seen = lake.version(table)
+    return overtaken(contracts.get(table), -1 if seen is None else seen, days)
 
 
 def _add(total: dict[str, int], more: dict[str, int]) -> None:

@@ -50,12 +50,13 @@ class Scope:
             return frame
         reasons = frame.where(F.col(DROP_REASON).isNotNull())
         kept = frame.where(F.col(DROP_REASON).isNull())
-        return kept.join(self.keys, list(self.contract.kept_by), "left_semi").select(*frame.columns).union(reasons)
+        touched = kept.join(self.keys, list(self.contract.kept_by), "left_semi")
+        return touched.select(*_computed(self.contract), DROP_REASON).union(reasons)
 
     def published(self, frame: DataFrame) -> DataFrame:
         """The rows of the published table that a commit of the scope replaces."""
         if self.keys is not None:
-            return frame.join(self.keys, list(self.contract.kept_by), "left_semi").select(*frame.columns)
+            return frame.join(self.keys, list(self.contract.kept_by), "left_semi").select(*self.contract.column_names)
         if self.contract.kept_by:
             return frame
         return frame.where(F.col(str(self.contract.day_column)).isin(self.days))
@@ -70,7 +71,8 @@ class Scope:
         elif not (places := self._changed_places(computed, published)):
             yield [], None
         else:
-            staying = published.join(self.keys, list(self.contract.kept_by), "left_anti").select(*published.columns)
+            staying = published.join(self.keys, list(self.contract.kept_by), "left_anti")
+            staying = staying.select(*self.contract.column_names)
             if column := self.contract.place_column:
                 staying = staying.where(F.col(column).isin(places))
             with engine().materialise(staying) as rows:
@@ -78,12 +80,17 @@ class Scope:
 
     def _changed_places(self, computed: DataFrame, published: DataFrame) -> list[str]:
         """The partitions in which the computed rows are others than the published ones of the same keys."""
-        names = [name for name in self.contract.column_names if name != RUN_TIMESTAMP]
+        names = _computed(self.contract)
         before = self.published(published).select(*names)
         now = computed.where(F.col(DROP_REASON).isNull()).select(*names)
         column = self.contract.place_column
         place = F.col(column) if column else F.lit(ANY_DAY)
-        return sorted(str(row[0]) for row in engine().collect(_different(before, now).select(place).distinct()))
+        return sorted(str(row[0]) for row in engine().collect(_different(before, now, names).select(place).distinct()))
+
+
+# Names of columns come from contracts and Delta logs here: to ask a frame for its own is a question to the server.
+def _computed(contract: Contract) -> list[str]:
+    return [name for name in contract.column_names if name != RUN_TIMESTAMP]
 
 
 @contextmanager
@@ -148,7 +155,7 @@ def _view_of(of_changed: str, name: str) -> str:
 @contextmanager
 def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bool) -> Iterator[Scope]:
     table, look, spark = contract.table, views.look, views.spark
-    before = look.built(table).keys()
+    before = look.built_days(table)
     whole = whole or bool(look.reason_to_compute_all_keys(table))
     goes_on = not whole and _can_go_on(table, before, days)
     # A day that goes on from the published rows reads no other days: a source may drop these.
@@ -227,7 +234,8 @@ def _changes_of_days(views: _Views, contract: Contract, name: str, days: list[st
         rows = _older(views, name, version, before)
         if rows is None:
             return None
-        changed = changed.unionByName(rows.where(F.col(column).isin(before)).select(*changed.columns))
+        names = _columns(views, name)
+        changed = changed.select(*names).union(rows.where(F.col(column).isin(before)).select(*names))
     return changed
 
 
@@ -242,29 +250,41 @@ def _changes_of_keys(views: _Views, contract: Contract, name: str, days: list[st
     if not places:
         return now.limit(0)
     before = _older(views, name, recorded, sorted(places))
-    if before is None or before.columns != now.columns:
+    if before is None:
         return None
     if ANY_DAY not in places and (column := contracts.get(name).place_column):
         before, now = (frame.where(F.col(column).isin(sorted(places))) for frame in (before, now))
-    return _different(before, now)
+    return _different(before, now, _columns(views, name))
 
 
-def _different(before: DataFrame, now: DataFrame) -> DataFrame:
-    """The rows that one of the frames has, or has more often."""
+def _different(before: DataFrame, now: DataFrame, names: list[str]) -> DataFrame:
+    """The rows that one of the frames has, or has more often; both have columns of these names."""
+    before, now = before.select(*names), now.select(*names)
     # One aggregation: Sail's exceptAll takes twenty times as long.
     both = before.withColumn(_SIGN, F.lit(-1)).union(now.withColumn(_SIGN, F.lit(1)))
-    sums = both.groupBy(*now.columns).agg(F.sum(_SIGN).alias(_SIGN))
-    return sums.where(F.col(_SIGN) != 0).select(*now.columns)
+    sums = both.groupBy(*names).agg(F.sum(_SIGN).alias(_SIGN))
+    return sums.where(F.col(_SIGN) != 0).select(*names)
+
+
+def _columns(views: _Views, name: str) -> list[str]:
+    """The columns that an input has now: its contract may have one more, until the next load."""
+    snapshot = views.look.snapshot(name)
+    return list(snapshot.columns) if snapshot else []
 
 
 def _older(views: _Views, name: str, recorded: str, places: list[str]) -> DataFrame | None:
-    """An input at the version that a build recorded; None if these partitions of it cannot be read any more."""
+    """An input at the version that a build recorded; None if these partitions of it cannot be read any more.
+
+    None, too, if it had other columns then: what a new one changes in the rows, nobody can tell.
+    """
     table_id, _, version = recorded.partition("@")
     try:
         snapshot = store().open(name, int(version))
     except LakeError:  # its log was cleaned
         return None
     column = contracts.get(name).place_column
-    if snapshot is None or snapshot.table_id != table_id or not store().is_readable(snapshot, column, places):
+    if snapshot is None or snapshot.table_id != table_id or set(snapshot.columns) != set(_columns(views, name)):
+        return None
+    if not store().is_readable(snapshot, column, places):
         return None
     return views.table(f"{OURS}old{version}_{lineage.view_name(name)}", snapshot)

@@ -153,6 +153,16 @@ def _parser() -> argparse.ArgumentParser:
         help="its name in the ledger; --mode all goes on where the run of this name was stopped",
     )
 
+    maintain = command(
+        "maintain",
+        _maintain,
+        "make the small files of tables one and delete files that nobody needs any more; the rows stay as they are",
+    )
+    maintain.add_argument("tables", nargs="*", metavar="TABLE", help="all by default, the ledger too")
+    maintain.add_argument(
+        "--older-than-days", type=int, default=7, metavar="N", help="delete files that no version of N days needs (7)"
+    )
+
     status = command("status", _status, "show which days of which tables are fresh, missing, stale or failed")
     status.add_argument("tables", nargs="*", metavar="TABLE", help="all by default")
     add_range(status, required=False)
@@ -303,6 +313,19 @@ def _backfill(options: Any) -> int:
     return 0 if backfill.is_good(results) and not stopped else 1
 
 
+def _maintain(options: Any) -> int:
+    from include.lake.build import maintenance
+
+    tables, age = maintenance.tables(options.tables), maintenance.age(options.older_than_days)
+    if not options.tables:
+        _name_broken()
+    failed = 0
+    for line in maintenance.maintain_all(tables, age):
+        failed += line.failed
+        print(line.text, file=sys.stderr if line.failed else sys.stdout, flush=True)
+    return 1 if failed else 0
+
+
 def _why(table: str, day: str) -> None:
     """Explain the state of one table on one day, and the inputs that are the reason."""
     from include.lake.state.look import FRESH, Look
@@ -321,7 +344,7 @@ def _why(table: str, day: str) -> None:
 
     day = _partition(contracts.get(table), day)
     tell(table, day, 0)
-    if build := None if not contracts.get(table).is_built else lake.built(table).get(day):
+    if build := None if not contracts.get(table).is_built else lake.build_of(table, day):
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(build["dropped"].items()))
         warned = "".join(f", `{name}` warns {count:,} times" for name, count in build["checks"].items() if count)
         print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {build['rows']:,} rows{lost}{warned}")

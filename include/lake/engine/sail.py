@@ -194,9 +194,14 @@ def materialise(frame: "DataFrame") -> "Iterator[_Staged]":
 
 def collect(frame: "DataFrame") -> "list[Row]":
     """The rows of a small frame."""
-    types(frame)  # an error of the SQL comes here, and one of the rows comes below
-    with _computing():
-        return frame.collect()
+    from pyspark.errors import PySparkException
+
+    try:
+        with _computing():
+            return frame.collect()
+    except PySparkException:
+        types(frame)  # is it one of the SQL? Asked before, it would be one more question for each good frame.
+        raise
 
 
 @contextmanager

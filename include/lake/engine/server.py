@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def folder_of_this_process(kind: str, name: str | None = None) -> Path:
     folder = parent / (name or processes.name(os.getpid()) or "")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def remove_left_over(older_than: timedelta) -> int:
+    """Remove folders of dead processes without a younger file; gives how many. Living processes keep theirs.
+
+    A process in another container, on the same folder, looks dead from here: so what is young stays as well.
+    """
+    removed = 0
+    for parent in (state_folder() / kind for kind in ("stage", "tmp", "links")):
+        for folder in processes.left_over(parent):
+            # A link to a folder counts by itself, and not by the table that it leads to.
+            newest = max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
+            if time.time() - newest > older_than.total_seconds():
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+    return removed
 
 
 # -- the server

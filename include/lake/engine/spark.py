@@ -16,8 +16,9 @@ from pyarrow.fs import FileSystem
 
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
+from include.lake.errors import CONFLICT
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import ANY_DAY, Snapshot, arrow, store
+from include.lake.storage import ANY_DAY, Snapshot, arrow, may_try_again, store
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -31,6 +32,9 @@ SESSION_CONF = {
     # A build that replaces no rows by no rows also needs a commit, because the commit carries the build record.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
+
+# Maintenance of a table commits a few times a week. A build that meets it more often than this meets something else.
+_AGAIN = 5
 
 # Of the port `Engine`, with the functions below.
 start, stop, address = partial(server.start, settings.SPARK), server.stop, partial(server.address, settings.SPARK)
@@ -107,7 +111,15 @@ class Cached:
             return
         place = f"`{contract.day_column}` >= '{partitions[0]}' and `{contract.day_column}` <= '{partitions[-1]}'"
         writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", place)
-        self._save(writer.option("userMetadata", json.dumps(record, separators=(",", ":"))), target.address)
+        writer = writer.option("userMetadata", json.dumps(record, separators=(",", ":")))
+        for attempt in range(_AGAIN):
+            try:
+                return self._save(writer, target.address)
+            except Exception as error:
+                # Maintenance lays the same rows into other files. The rows in the cache are still right.
+                again = attempt + 1 < _AGAIN and kind(error) == CONFLICT and may_try_again(contract, target, partitions)
+                if not again:
+                    raise
 
     def _save(self, writer: Any, address: str) -> None:
         writer.save(address)

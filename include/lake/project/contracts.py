@@ -38,6 +38,8 @@ DROP_REASON = "drop_reason"
 _GRAINS: dict[str, Grain] = {"part_week": "week", "part_month": "month"}
 # Hours that a sensor waits for a day of a table whose contract does not say: until the next day's run takes over.
 DEFAULT_PATIENCE_HOURS = 20
+# The files of a table can lie near by few columns at once: each further one makes the others worse.
+_MAX_CLUSTERED = 4
 # A year. More is a slip of the finger, and Airflow's dates end somewhere.
 _MAX_HOURS = 366 * 24
 
@@ -152,6 +154,8 @@ class Contract(_Strict):
         days touch. Then `key` is unique in the whole table, and `partitioned_by` only says where a key's rows lie:
         at best the newest day of the key, so that a build rewrites few files.
     touched_by: input -> which keys its rows touch; not needed for an input that has the columns of `kept_by` itself.
+    clustered_by: columns by which readers choose rows: the weekly maintenance lays rows with near values of them into
+        the same files.
     columns: name, type and the other fields of `Column`, in order.
     checks: SQL that must hold before anything is published: an expression that is true of every row, or with aggregates
         (`count(*) > 0`) of every day, or a SELECT that gives the rows that break it: from `this` (what would be
@@ -184,6 +188,9 @@ class Contract(_Strict):
     )
     kept_by: Annotated[tuple[_Name, ...], _List] = Field(
         default=(), description="a list of columns: a build replaces all rows of the keys that its days touch"
+    )
+    clustered_by: Annotated[tuple[_Name, ...], _List] = Field(
+        default=(), description=f"a list of at most {_MAX_CLUSTERED} columns by which readers choose rows"
     )
     touched_by: Annotated[tuple[tuple[_TableName, Touch], ...], BeforeValidator(_as_pairs)] = Field(
         default=(), description="a mapping of inputs to {keys: SELECT from changed, rows: SELECT with touched}"
@@ -304,6 +311,7 @@ def restored(values: dict[str, Any], path: Path, is_source: bool) -> Contract:
             "checks": tuple(Check.model_construct(**check) for check in values["checks"]),
             "reads": tuple((name, earlier) for name, earlier in values["reads"]),
             "kept_by": tuple(values["kept_by"]),
+            "clustered_by": tuple(values["clustered_by"]),
             "touched_by": tuple((name, Touch.model_construct(**touch)) for name, touch in values["touched_by"]),
             "vault": values["vault"] and Vault.model_construct(**_tuples(values["vault"])),
         }
@@ -338,6 +346,7 @@ def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
             yield place, f"the day column {day} cannot be null: remove `nullable: true`"
     for field, listed in (
         ("key", contract.key), ("partitioned_by", contract.partitioned_by), ("kept_by", contract.kept_by),
+        ("clustered_by", contract.clustered_by),
     ):  # fmt: skip
         for position, name in enumerate(listed):
             if name not in names:
@@ -348,6 +357,7 @@ def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
                 yield (field, position), f"`{field}` names {name}, which is the same in all rows of a build; remove it"
     if set(names) - {RUN_TIMESTAMP} <= set(contract.partitioned_by):
         yield ("partitioned_by",), "`partitioned_by` names every column: Delta needs one that it leaves out"
+    yield from _contradictions_of_clustering(contract)
     checks = [check.sql for check in contract.checks]
     for position, sql in enumerate(checks):
         if sql in checks[:position]:
@@ -355,6 +365,23 @@ def _contradictions(contract: Contract) -> Iterator[tuple[_Place, str]]:
     if contract.table in dict(contract.reads):
         yield ("reads",), f"`reads` names {contract.table} itself: a table cannot read its own days"
     yield from (_contradictions_of_a_source if contract.is_source else _contradictions_of_a_build)(contract)
+
+
+def _contradictions_of_clustering(contract: Contract) -> Iterator[tuple[_Place, str]]:
+    types = {column.name: column.type for column in contract.columns}
+    for position, name in enumerate(contract.clustered_by):
+        if name in contract.partitioned_by:
+            yield (
+                ("clustered_by", position),
+                f"`clustered_by` names {name}, by which the table is partitioned; remove it",
+            )
+        if types.get(name, "").startswith("array"):
+            yield ("clustered_by", position), f"`clustered_by` names {name}, and no file is near by an {types[name]}"
+    if len(contract.clustered_by) > _MAX_CLUSTERED:
+        yield (
+            ("clustered_by",),
+            f"`clustered_by` names {len(contract.clustered_by)} columns: name {_MAX_CLUSTERED} at most",
+        )
 
 
 def _contradictions_of_a_source(contract: Contract) -> Iterator[tuple[_Place, str]]:
@@ -431,7 +458,7 @@ def _contradictions_of_a_build(contract: Contract) -> Iterator[tuple[_Place, str
                 cure = f"`{field}` is for files of a source, and this table has a SELECT: remove it"
                 yield ("columns", position, field), f"column {column.name}: {cure}"
     if contract.view:
-        for field in ("key", "partitioned_by", "kept_by", "touched_by", "reads", "checks"):
+        for field in ("key", "partitioned_by", "kept_by", "clustered_by", "touched_by", "reads", "checks"):
             if getattr(contract, field):
                 yield (field,), f"`{field}` is for what is kept, and a view is not: remove it"
         return
@@ -499,6 +526,28 @@ def _yaml(text: str, shown: str) -> tuple[yaml.Node | None, Any]:
         return node, None if node is None else _values(node, loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30
         raise ContractError(wrong_yaml(error, shown)) from None
+
+
+def constants(text: str, path: Path) -> dict[str, str]:
+    """Name -> value in SQL, of a file of constants; ContractError with file, line and cure."""
+    shown = settings.shown(path)
+    node, values = _yaml(text, shown)
+    if not isinstance(values, dict):
+        raise ContractError(f"{shown}:1: has no constants: write a mapping such as {{longest_idle_minutes: 30}}")
+    found = {}
+    for name, value in values.items():
+        where = f"{shown}:{line_of(node, (name,))}"
+        if not re.fullmatch(_NAME, str(name)) or name in ("start_date", "end_date"):
+            raise ContractError(f"{where}: {name!r} is no name of a constant: use a-z, 0-9 and _, and no day's name")
+        if isinstance(value, str) and not set(value) & set("'\\\n"):  # engines read these in several ways
+            found[name] = f"'{value}'"
+        elif isinstance(value, (bool, int)):
+            found[name] = str(value).lower()
+        else:
+            raise ContractError(
+                f"{where}: {value!r} is wrong: a constant is a text without quotes, a whole number, true or false"
+            )
+    return found
 
 
 def wrong_yaml(error: Exception, shown: str) -> str:

@@ -10,6 +10,7 @@ answers that fit together; inside it, a question costs microseconds.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from include.lake.project.lineage import ParsedCheck, Select, TouchedBy
     from include.lake.project.task_lists import TaskList
 
+# The file of a schema with the constants of its SELECTs. No table can have this name.
+CONSTANTS = "_constants.yaml"
+# A constant in a SELECT is :name. What is in quotes or in a comment is none.
+_NAMED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|--[^\n]*|/\*.*?\*/|:(\w+)""", re.DOTALL)
 # Path -> stamp of contracts, SELECTs and what may be meant as one; the same of the task lists; both sorted.
 Files = tuple[dict[str, Stamp], dict[str, Stamp]]
 
@@ -49,11 +54,15 @@ class Project:
         # schema.table -> path of its contract, and those that have a SELECT.
         self._paths: dict[str, Path] = {}
         self._selects: set[str] = set()
+        # Schema -> the file with the constants of its SELECTs.
+        self._constants: dict[str, Path] = {}
         # Table (or path of what is no table) -> what is wrong with its files, whatever is in them.
         self._misplaced: dict[str, str] = {}
         for path in map(Path, sql):
             table = f"{path.parent.name}.{path.stem}"
-            if path.parent.parent != settings.SQL or path.suffix not in (".yaml", ".sql"):
+            if path.name == CONSTANTS and path.parent.parent == settings.SQL:
+                self._constants[path.parent.name] = path
+            elif path.parent.parent != settings.SQL or path.suffix not in (".yaml", ".sql"):
                 shown = settings.shown(path)
                 self._misplaced[shown] = f"{shown}: is no table: name it include/sql/<schema>/<table>.yaml or .sql"
             elif path.suffix == ".sql":
@@ -64,6 +73,7 @@ class Project:
             path = settings.SQL / f"{table.replace('.', '/')}.sql"
             self._misplaced[table] = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
         self._answers: dict[Any, Any] = {}
+        self._good: dict[str, Contract] = {}
 
     def text(self, path: Path) -> str:
         """The text of one of the files; ContractError if it has none."""
@@ -103,10 +113,10 @@ class Project:
 
     def contract(self, table: str) -> "Contract":
         """The contract of `table`; ContractError if it is wrong, UsageError with the nearest name if there is none."""
-        contract = self._answers.get(("contract", table))
-        if isinstance(contract, contracts.Contract):  # by far the most frequent question
-            return contract
-        return self._once("contract", table, lambda: self._completed(table))
+        contract = self._good.get(table)
+        if contract is None:  # seldom: it is by far the most frequent question
+            contract = self._good[table] = self._once("contract", table, lambda: self._completed(table))
+        return contract
 
     def _completed(self, table: str) -> "Contract":
         parsed = self._parsed(table)
@@ -146,7 +156,16 @@ class Project:
     def select_text(self, table: str) -> str:
         """The SELECT of a table that we build, or of a view: the text of its file, or what its `vault` means."""
         contract = self.contract(table)
-        return vault.select(contract, self._parsed) if contract.vault else self.text(contract.select_path)
+        if contract.vault:
+            return vault.select(contract, self._parsed)
+        values = self.constants(table.partition(".")[0])
+        text = self.text(contract.select_path)
+        return _NAMED.sub(lambda found: values.get(found[1], found[0]), text) if values else text
+
+    def constants(self, schema: str) -> dict[str, str]:
+        """What the SELECTs of a schema may write as :name, in SQL; from include/sql/<schema>/_constants.yaml."""
+        path = self._constants.get(schema)
+        return self._once("constants", schema, lambda: contracts.constants(self.text(path), path)) if path else {}
 
     # -- SELECTs
 

@@ -105,7 +105,8 @@ def _parameters(tree: exp.Expr, tokens: list[Token], wrong: Callable[..., Contra
     names = {node.name for node in tree.find_all(exp.Placeholder, exp.Parameter)}
     for name in sorted(names - PARAMETERS):
         line = next((token.line for token in tokens if token.text == name), None)
-        raise wrong(f"unknown parameter :{name}; there are :start_date and :end_date", line)
+        there = "there are :start_date and :end_date, and in a SELECT the names of _constants.yaml"
+        raise wrong(f"unknown parameter :{name}; {there}", line)
     return names
 
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from include.lake import settings
 from include.lake.errors import LakeError, UsageError
@@ -177,9 +178,9 @@ def _known_ids(data: pa.Table, table_id: str) -> dict[str, str]:
 
 def known_version(data: pa.Table, table_id: str) -> int:
     """The version of a table up to which its ledger rows speak; -1 if there are none."""
-    columns = (data[name].to_pylist() for name in ("table_id", "status", "version"))
-    return max((version for id, status, version in zip(*columns, strict=True) if id == table_id and status != FAILED),
-               default=-1)  # fmt: skip
+    mine = pc.and_(pc.equal(data["table_id"], table_id), pc.not_equal(data["status"], FAILED))
+    newest = pc.max(data["version"].filter(mine)).as_py()
+    return -1 if newest is None else int(newest)
 
 
 def rows_of_commits(contract: Contract, table_id: str, commits: list[Commit]) -> list[dict[str, Any]]:

@@ -12,7 +12,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import numpy
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import current, periods, task_lists
@@ -25,6 +27,8 @@ from include.lake.storage import ANY_DAY, PartitionFiles, Snapshot, require_days
 MISSING, FRESH, STALE, FAILED = "missing", "fresh", "stale", "failed"
 _OTHER_CODE = "the SELECT or the contract has changed since the build"
 _OTHER_WRITER = "changed by another writer since the build"
+# Days whose builds are read in one go: a look at a few days of a long history reads few.
+_BLOCK = 256
 # The version of a day that a plan is going to build: newer than any that was read.
 _PLANNED = 1 << 62
 
@@ -79,38 +83,55 @@ class _History:
             if self.unrecorded:
                 data = pa.concat_tables([data, ledger.encoded(self.unrecorded)])
         self._data = data
-        # Positions in `_data` by day, of the rows that speak of this very table.
-        self.positions: dict[str, list[int]] = {}
-        self.built: dict[str, int] = {}
-        self.failed: dict[str, int] = {}
+        self.built: dict[str, int] = {}  # day -> position in `_data` of its newest good build
+        self.failed: dict[str, int] = {}  # the same of its newest failed one
         self.empty: set[str] = set()
         self.changes: dict[str, int] = {}  # day -> the newest version that changed its rows
         self._foreign: dict[str, int] = {}  # the same of other writers
-        newest: dict[tuple[str, str], Any] = {}
-        newest_version = -1 if self.version is None else self.version
-        seen = set()
-        columns = (self._data[name].to_pylist() for name in ("partition", "status", "table_id", "version", "build_id"))
-        for position, (day, status, table_id, version, build_id) in enumerate(zip(*columns, strict=True)):
-            identity = day, status, version, build_id
-            # A version that is gone was of a torn commit, or the table was moved away: its rows are not there.
-            if table_id != self.table_id or version > newest_version or identity in seen:
-                continue
-            seen.add(identity)
-            self.positions.setdefault(day, []).append(position)
-            if status == EMPTY:
-                self.empty.add(day)
-            elif version >= newest.get((day, status), -1):  # the rows of one version are in the order of their time
-                newest[day, status] = version
-                if status == BUILT:
-                    self.built[day] = position
-                elif status == ledger.FAILED:
-                    self.failed[day] = position
-                elif status == CHANGED:
-                    self._foreign[day] = version
-                if status in (BUILT, CHANGED):
-                    self.changes[day] = max(version, self.changes.get(day, -1))
+        self._read()
         self._rows: dict[int, dict[str, Any]] = {}
-        self._newest: dict[str, _Build] | None = None
+        self._newest: dict[str, _Build] = {}
+
+    def _read(self) -> None:
+        """Find the newest row of each day and status. A history has many rows: no Python for each of them."""
+        data = self._data.select(["partition", "status", "table_id", "version"]).combine_chunks()
+        newest = -1 if self.version is None else self.version
+        # A version that is gone was of a torn commit, or the table was moved away: its rows are not there.
+        mine = pc.and_(pc.equal(data["table_id"], self.table_id), pc.less_equal(data["version"], newest))
+        self._mine = pc.indices_nonzero(pc.fill_null(mine, False)).to_numpy()
+        data = data.take(self._mine)
+        for status, found in ((BUILT, self.built), (ledger.FAILED, self.failed), (CHANGED, {}), (EMPTY, {})):
+            at = pc.indices_nonzero(pc.equal(data["status"], status)).to_numpy()
+            if not at.size:
+                continue
+            days = pc.dictionary_encode(data["partition"].take(at).combine_chunks())
+            numbers, versions = days.indices.to_numpy(), data["version"].take(at).to_numpy()
+            # Of a day the last row with the highest version comes last, and stays.
+            order = versions.argsort(kind="stable")
+            last = numpy.zeros(len(days.dictionary), numpy.int64)
+            last[numbers[order]] = order
+            names = days.dictionary.to_pylist()
+            found.update(zip(names, self._mine[at[last]].tolist(), strict=True))
+            if status == EMPTY:
+                self.empty.update(names)
+            elif status != ledger.FAILED:
+                for day, version in zip(names, versions[last].tolist(), strict=True):
+                    self.changes[day] = max(version, self.changes.get(day, -1))
+                    if status == CHANGED:
+                        self._foreign[day] = version
+
+    @cached_property
+    def positions(self) -> dict[str, list[int]]:
+        """Day -> positions in `_data` of the rows that speak of this very table, each row once."""
+        found: dict[str, list[int]] = {}
+        seen = set()
+        data = self._data.take(self._mine)
+        columns = (data[name].to_pylist() for name in ("partition", "status", "version", "build_id"))
+        for position, identity in zip(self._mine.tolist(), zip(*columns, strict=True), strict=True):
+            if identity not in seen:
+                seen.add(identity)
+                found.setdefault(identity[0], []).append(position)
+        return found
 
     def rows(self, positions: Iterable[int]) -> list[dict[str, Any]]:
         """The ledger rows at some positions."""
@@ -120,24 +141,47 @@ class _History:
         return [self._rows[position] for position in wanted]
 
     def newest_build(self, day: str) -> "_Build | None":
-        """The facts of the newest good build of a day; those of all days are read in one go."""
-        if self._newest is None:
-            data = self._data.take(pa.array(list(self.built.values()), pa.int64()))
-            columns = {name: data[name].to_pylist() for name in _Build._fields if name not in ("inputs", "built_at")}
-            columns["built_at"] = ledger.moments(data["built_at"])
-            # All days of a build have the same inputs, and one dict of them.
-            inputs: dict[tuple[str, ...], dict[str, str]] = {}
-            columns["inputs"] = [inputs.setdefault(tuple(map(str, pairs)), dict(pairs)) for pairs in
-                                 ledger.pairs(data["inputs"])]  # fmt: skip
-            values = zip(*(columns[name] for name in _Build._fields), strict=True)
-            self._newest = dict(zip(self.built, map(_Build._make, values), strict=True))
-        return self._newest.get(day)
+        """The facts of the newest good build of a day; those of some days around it are read in one go."""
+        if day not in self.built:
+            return None
+        if day not in self._newest:
+            block = self._places[day] // _BLOCK
+            some = self.days[block * _BLOCK : (block + 1) * _BLOCK]
+            self._newest.update(zip(some, self._builds([self.built[one] for one in some]), strict=True))
+        return self._newest[day]
+
+    @cached_property
+    def days(self) -> list[str]:
+        """The days that were built, sorted."""
+        return sorted(self.built)
+
+    def columns(self, names: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
+        """Day -> these columns of its newest good build."""
+        data = self._data.select(list(names)).take(pa.array(list(self.built.values()), pa.int64()))
+        return dict(zip(self.built, zip(*(data[name].to_pylist() for name in names), strict=True), strict=True))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {day: place for place, day in enumerate(self.days)}
+
+    def _builds(self, positions: list[int]) -> list[_Build]:
+        data = self._data.take(pa.array(positions, pa.int64()))
+        columns = {name: data[name].to_pylist() for name in _Build._fields if name not in ("inputs", "built_at")}
+        columns["built_at"] = ledger.moments(data["built_at"])
+        # All days of a build have the same inputs, and one dict of them.
+        inputs: dict[tuple[str, ...], dict[str, str]] = {}
+        columns["inputs"] = [inputs.setdefault(tuple(map(str, pairs)), dict(pairs)) for pairs in
+                             ledger.pairs(data["inputs"])]  # fmt: skip
+        return list(map(_Build._make, zip(*(columns[name] for name in _Build._fields), strict=True)))
 
     @cached_property
     def newest_of_all(self) -> "_Build | None":
         """The newest good build of the table, whatever its days."""
-        built = (self.newest_build(day) for day in self.built)
-        return max((build for build in built if build), key=lambda build: build.version, default=None)
+        if not self.built:
+            return None
+        versions = self._data["version"].take(pa.array(list(self.built.values()), pa.int64())).to_pylist()
+        newest = max(zip(versions, self.built.values(), strict=True), key=lambda pair: pair[0])
+        return self._builds([newest[1]])[0]
 
     def changed_by_others(self, day: str, version: int) -> bool:
         """Has another writer changed rows of the day after a version?"""
@@ -221,6 +265,19 @@ class Look:
             self._built[table] = dict(sorted(zip(history.built, rows, strict=True)))
         return self._built[table]
 
+    def build_of(self, table: str, day: str) -> dict[str, Any] | None:
+        """The ledger row of the newest good build of a day."""
+        history = self._history(table)
+        return history.rows([history.built[day]])[0] if day in history.built else None
+
+    def built_days(self, table: str) -> list[str]:
+        """The days that were built, sorted."""
+        return self._history(table).days
+
+    def of_builds(self, table: str, *names: str) -> dict[str, tuple[Any, ...]]:
+        """Day -> some plain columns of the ledger row of its newest good build: a fraction of what `built` takes."""
+        return self._history(table).columns(names)
+
     def files(self, table: str) -> dict[str, PartitionFiles]:
         """Day -> files of a source."""
         if table not in self._files:
@@ -267,8 +324,8 @@ class Look:
         if not contract.has_days:
             return {"": "is not loaded"} if self.version(table) is None else {}
         if not contract.is_source:
-            there = self._history(table).built.keys() | self._planned.get(table, set())
-            return {day: "is missing" for day in days if day not in there}
+            built, planned = self._history(table).built, self._planned.get(table, ())
+            return {day: "is missing" for day in days if day not in built and day not in planned}
         with_rows = [day for day in days if day in self.files(table)]
         reasons = {day: "is missing" for day in days if day not in self.files(table) and not self.is_empty(table, day)}
         return dict(sorted((reasons | self._unready(table, with_rows)).items()))

@@ -63,6 +63,20 @@ class Commit:
     ids: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Maintained:
+    """What maintenance did to a table: its files before and after, and the bytes that were deleted.
+
+    `lost`: partitions that a build changed meanwhile, and that stay as it wrote them. `note`: what else is to say.
+    """
+
+    before: int = 0
+    after: int = 0
+    freed: int = 0
+    lost: int = 0
+    note: str = ""
+
+
 class Store(Protocol):
     """What the lake wants of whoever keeps its tables. A damaged table is a LakeError with the cure."""
 
@@ -133,11 +147,11 @@ class Store(Protocol):
         version is replaced, whatever it is. guard: sees the rows of each day as they are, and may raise.
         """
 
-    def tidy(self, table: str, older_than: timedelta = KEPT) -> None:
-        """Delete the files that no version of the table needs any more, and what killed writers have left behind.
+    def maintain(self, table: str, older_than: timedelta = KEPT) -> Maintained | None:
+        """Make small files one, cluster them, delete what nobody needs any more; None if the table does not exist.
 
-        Only what is older than `older_than`: younger files may be read by a build that began before they were
-        replaced, or belong to a commit that is on its way.
+        It changes no rows, and gives way to builds. Only files older than `older_than` are deleted: younger ones may
+        be read by a build that began before they were replaced, or belong to a commit that is on its way.
         """
 
 
@@ -160,6 +174,28 @@ def store() -> Store:
     from include.lake.storage import delta_files  # heavy, and no business of who wants the types alone
 
     return delta_files
+
+
+def overtaken(contract: Contract, since: int, partitions: Collection[str]) -> bool:
+    """Has a commit after version `since` changed one of the partitions? Maintenance changes none."""
+    newest = store().open(contract.table)
+    if newest is None or newest.version == since:
+        return False  # as nearly always, and without reading the log
+    commits = store().commits(newest, contract, since)
+    if contract.kept_by:  # the keys of other days may be the same ones
+        return any(commit.day_bytes or "build_id" in commit.metadata for commit in commits)
+    return any(
+        {*partitions, ANY_DAY} & commit.day_bytes.keys() | commit.metadata.get("days", {}).keys() & set(partitions)
+        for commit in commits
+    )
+
+
+def may_try_again(contract: Contract, since: Snapshot, partitions: Collection[str]) -> bool:
+    """May a commit that met another one be made again with the rows that are computed? After maintenance it may."""
+    newest = store().open(contract.table)
+    if newest is None or (newest.table_id, newest.columns) != (since.table_id, since.columns):
+        return False
+    return not overtaken(contract, since.version, partitions)
 
 
 def require_days(snapshot: Snapshot, contract: Contract) -> None:

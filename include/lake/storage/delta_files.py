@@ -24,7 +24,17 @@ from include.lake import settings
 from include.lake.errors import ContractError, LakeError, WriteConflict
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.periods import Period, is_key
-from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, load_record, require_days
+from include.lake.storage import (
+    ANY_DAY,
+    KEPT,
+    Commit,
+    Maintained,
+    PartitionFiles,
+    Snapshot,
+    load_record,
+    may_try_again,
+    require_days,
+)
 from include.lake.storage.arrow import arrow_schema, rows_by_day
 
 # The pool that pyarrow takes by default keeps tens of MB more than it uses. Every task and sensor pays for that.
@@ -36,11 +46,13 @@ _DELTA_TYPES = {
 }  # fmt: skip
 # Delta-rs keeps a row group of each day in memory until it is full: with its million rows some hundred MB a day. Of
 # 25,000 rows, files are hardly larger (1 %), and three days of 200,000 or of 1,800,000 rows take the same memory.
-_WRITER = WriterProperties(max_row_group_size=25_000)
-# One small file per commit: beyond this many they are made one, so that reading stays a matter of milliseconds.
-_COMPACT_EVERY = 50
+WRITER = WriterProperties(max_row_group_size=25_000)
+# Commits of a table without a contract between two looks whether one of its partitions has too many files.
+_LOOK_EVERY = 50
 # Builds of other partitions of the table may commit as often as this while one of them commits.
 _RETRIES = 15
+# Maintenance of a table commits a few times a week. A build that meets it more often than this meets something else.
+_AGAIN = 5
 # Ten years: the ledger can be made again from the commits, so the commits stay (Delta's own default is 30 days).
 _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 
@@ -68,6 +80,11 @@ def address(table: str) -> str:
     """The folder or the URL of a table: the path is the table."""
     schema, name = table.split(".")
     return f"{settings.warehouse()}/{schema}/{name}"
+
+
+def local_folder(table: str) -> Path | None:
+    """The folder of a table; None in an object store."""
+    return _local(address(table))
 
 
 def _local(where: str) -> Path | None:
@@ -122,7 +139,7 @@ def _is_here(delta: DeltaTable) -> bool:
     return urlsplit(delta.table_uri).scheme in ("", "file")
 
 
-def _file_system(delta: DeltaTable) -> FileSystem:
+def file_system(delta: DeltaTable) -> FileSystem:
     """The files of a table, by their path in it."""
     if _is_here(delta):
         # The file system of pyarrow. delta-rs has one implemented in Python; threads of pyarrow may still call it while
@@ -143,7 +160,7 @@ def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None)
         ((column, values),) = where.items()
         return _rows_of_partitions(snapshot, column, sorted(values))
     filters = [(name, "in", sorted(values)) for name, values in where.items()] if where else None
-    return delta.to_pyarrow_table(filters=filters, filesystem=_file_system(delta))
+    return delta.to_pyarrow_table(filters=filters, filesystem=file_system(delta))
 
 
 def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> pa.Table:
@@ -154,7 +171,7 @@ def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> p
     stored, tables = schema.remove(place), [schema.empty_table()]
     for value in values:
         if paths := snapshot.handle.by(column).get(value):
-            files = dataset.dataset(paths, schema=stored, format="parquet", filesystem=_file_system(delta))
+            files = dataset.dataset(paths, schema=stored, format="parquet", filesystem=file_system(delta))
             # Threads and read-ahead take more time and memory than such small files are worth.
             part = files.to_table(use_threads=False, batch_readahead=0)
             tables.append(part.add_column(place, schema.field(place), pa.repeat(value, len(part))))
@@ -184,15 +201,18 @@ def _deleted(delta: DeltaTable) -> dict[str, int]:
 
 
 def commits(
-    snapshot: Snapshot, contract: Contract, after: int = -1, ids: Callable[[], Mapping[str, str]] = dict
-) -> list[Commit]:
+    snapshot: Snapshot, contract: Contract, after: int = -1, ids: Callable[[], Mapping[str, str]] = dict,
+    last: int | None = None,
+) -> list[Commit]:  # fmt: skip
     """Every commit after version `after`, up to that of the snapshot; oldest first. The log says all: it needs no ids.
+
+    last: an earlier version to end with.
 
     Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
     """
-    files = _file_system(snapshot.handle.delta)
+    files = file_system(snapshot.handle.delta)
     found: list[Commit] = []
-    for version in range(after + 1, snapshot.version + 1):
+    for version in range(after + 1, (snapshot.version if last is None else last) + 1):
         try:
             with files.open_input_stream(f"_delta_log/{version:020}.json") as stream:
                 lines = stream.read().splitlines()
@@ -212,7 +232,7 @@ def _commit(version: int, lines: list[bytes], contract: Contract) -> Commit:
             at = info.get("timestamp", 0)
             with suppress(ValueError, TypeError):
                 metadata = json.loads(info.get("userMetadata") or "{}")
-        elif line.startswith((b'{"add"', b'{"remove"')) and contract.has_days:
+        elif line.startswith((b'{"add"', b'{"remove"')):
             ((kind, action),) = json.loads(line).items()
             if not action.get("dataChange", True):
                 continue
@@ -256,7 +276,7 @@ def is_readable(snapshot: Snapshot, column: str | None, values: Collection[str])
     delta: DeltaTable = snapshot.handle.delta
     by = snapshot.handle.by(column) if column else {"": _paths(delta)}
     paths = [path for value, files in by.items() if value in values or ANY_DAY in values for path in files]
-    return all(info.type == FileType.File for info in _file_system(delta).get_file_info(paths))
+    return all(info.type == FileType.File for info in file_system(delta).get_file_info(paths))
 
 
 def _paths(delta: DeltaTable) -> list[str]:
@@ -314,23 +334,11 @@ def ensure_views(table: str) -> None:
     """Nothing: a folder has no views, and `./lake show` computes them."""
 
 
-def tidy(table: str, older_than: timedelta = KEPT) -> None:
-    """Delete the files that no version of the table needs any more, and what killed writers have left behind.
+def maintain(table: str, older_than: timedelta = KEPT) -> Maintained | None:
+    """Make small files one, cluster them, delete what nobody needs any more; None if the table does not exist."""
+    from include.lake.storage import delta_upkeep  # it imports this module
 
-    Only what is older than `older_than`: younger files may be read by a build that began before they were replaced, or
-    belong to a commit that is on its way.
-    """
-    where, hours = address(table), older_than / timedelta(hours=1)
-    delta = DeltaTable(where)
-    with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
-        delta.vacuum(int(hours), dry_run=False, enforce_retention_duration=False, full=True)
-    # A writer of Spark that is killed leaves its half of a log file, which vacuum does not look for. In an object store
-    # there is none: a file is there whole or not at all.
-    folder = _local(where)
-    for path in (folder / "_delta_log").glob(".*.tmp*") if folder else ():
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > hours * 3600:
-                path.unlink()
+    return delta_upkeep.maintain(table, older_than)
 
 
 def _retry_conflicts(write: Callable[[], object], what: str) -> None:
@@ -383,10 +391,10 @@ def write(
 def _append(table: str, delta: DeltaTable, rows: pa.Table) -> None:
     _retry_conflicts(lambda: write_deltalake(address(table), rows, mode="append"), table)
     delta.update_incremental()
-    if delta.version() % _COMPACT_EVERY == 0:
-        with suppress(CommitFailedError):  # somebody else is at it, and the next time comes
-            delta.optimize.compact()
-        tidy(table)
+    if delta.version() % _LOOK_EVERY == 0:
+        from include.lake.storage import delta_upkeep  # it imports this module
+
+        delta_upkeep.thin_out(table)
 
 
 def _move_away(table: str, where: str) -> None:
@@ -411,8 +419,9 @@ def replace(
 
     partitions: days, or the places of a table kept by key; ANY_DAY stands for the whole table.
     rows: a function gives them anew for every try. A table without `record` is a load of the partitions that it holds.
-    since: WriteConflict if another commit has changed one of the partitions since then. Without it the newest version
-    is replaced, whatever it is. guard: sees the rows of each day as they are, and may raise.
+    since: WriteConflict if another commit has changed one of the partitions since then. If others have only laid their
+    rows into other files, it commits on top of that. Without `since` the newest version is replaced, whatever it is.
+    guard: sees the rows of each day as they are, and may raise.
     """
     day = contract.place_column
     if isinstance(rows, pa.Table):
@@ -442,15 +451,15 @@ def replace(
     )
     version = -1
 
-    def write() -> None:
+    def write(base: int | None = None) -> None:
         nonlocal version
-        newest = DeltaTable(where, version=since.version if since else None)
+        newest = DeltaTable(where, version=base)
         if guard:
             guard(_row_counts(newest, contract))
         try:
             write_deltalake(
                 newest, read(), mode="overwrite", predicate=predicate,
-                commit_properties=properties, writer_properties=_WRITER,
+                commit_properties=properties, writer_properties=WRITER,
             )  # fmt: skip
         except CommitFailedError:
             raise
@@ -461,10 +470,16 @@ def replace(
     if since is None:
         _retry_conflicts(write, contract.table)
         return version
-    try:
-        write()
-    except CommitFailedError as error:
-        raise WriteConflict(f"{contract.table}: {str(error).splitlines()[0]}") from None
+    base = since.version
+    for attempt in range(_AGAIN):
+        try:
+            write(base)
+            break
+        except CommitFailedError as error:
+            newest = open(contract.table)
+            if attempt + 1 == _AGAIN or newest is None or not may_try_again(contract, since, partitions):
+                raise WriteConflict(f"{contract.table}: {str(error).splitlines()[0]}") from None
+            base = newest.version  # of maintenance: the rows are still right on top of it
     return version
 
 

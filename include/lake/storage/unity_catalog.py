@@ -23,7 +23,16 @@ from include.lake.errors import ContractError, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.periods import Period, is_key
-from include.lake.storage import ANY_DAY, KEPT, Commit, PartitionFiles, Snapshot, load_record, require_days
+from include.lake.storage import (
+    ANY_DAY,
+    KEPT,
+    Commit,
+    Maintained,
+    PartitionFiles,
+    Snapshot,
+    load_record,
+    require_days,
+)
 from include.lake.storage.arrow import arrow_schema, rows_by_day
 
 Values = Mapping[str, str | int]
@@ -635,8 +644,9 @@ def replace(
     return newest.version
 
 
-def tidy(table: str, older_than: timedelta = KEPT) -> None:
-    """Nothing: Databricks tidies its tables up by itself (predictive optimisation)."""
+def maintain(table: str, older_than: timedelta = KEPT) -> Maintained:
+    """Nothing: OPTIMIZE, VACUUM and ANALYZE of managed tables are run by the platform (predictive optimization)."""
+    return Maintained(note="Databricks maintains its managed tables itself")
 
 
 # -- what sensors wait for

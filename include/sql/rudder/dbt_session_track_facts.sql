@@ -1,10 +1,9 @@
--- The settings of what is counted are the two names of events. They are written here and nowhere else.
 select
     track.session_id,
     max(track.timestamp) as ended_at,
     count(distinct track.event_id) as num_pvs,
-    count_if(track.event = 'viewed_product') as cnt_viewed_product,
-    count_if(track.event = 'signup') as cnt_signup,
+    count_if(track.event = :product_view_event) as cnt_viewed_product,
+    count_if(track.event = :signup_event) as cnt_signup,
     date_format(max(track.timestamp), 'yyyy-MM-dd') as part_date
 from rudder.dbt_track_facts as track
 group by track.session_id

@@ -1,16 +1,11 @@
--- The setting of all sessions: after more idle minutes than these a new one starts. It is written here and nowhere else.
-with settings as (
-    select 30 as longest_idle_minutes
-),
-starts as (
+with starts as (
     select
         track.dbt_visitor_id,
         track.timestamp as session_start_at,
         track.event_id,
         track.part_date
     from rudder.dbt_mapped_tracks as track
-    cross join settings
-    where track.idle_time_minutes is null or track.idle_time_minutes > settings.longest_idle_minutes
+    where track.idle_time_minutes is null or track.idle_time_minutes > :longest_idle_minutes
 ),
 numbered as (
     select

@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from include.lake import settings
 
@@ -51,7 +52,19 @@ def of_make_run(port: int, database: str) -> dict[str, str]:
     # A task mostly waits for Spark, which uses the same cores. Two tasks per core keep them busy.
     core: dict[str, object] = {"parallelism": min(16, 2 * (os.cpu_count() or 2))}
     url = f"http://127.0.0.1:{port}"
-    return environment(home(), json.loads(path.read_text()), database, url, {"core": core})
+    return _databricks() | environment(home(), json.loads(path.read_text()), database, url, {"core": core})
+
+
+def _databricks() -> dict[str, str]:
+    """The connection to Databricks, from DATABRICKS_HOST and DATABRICKS_TOKEN. One that the caller sets wins."""
+    if not settings.on_databricks():
+        return {}
+    from include.lake.storage import warehouse  # slow to import: a health check of a container must not need it
+
+    host, token = warehouse.of_the_environment()
+    url = urlsplit(host if "://" in host else f"https://{host}")
+    connection = {"conn_type": "databricks", "schema": url.scheme, "host": url.hostname, "port": url.port}
+    return {"AIRFLOW_CONN_DATABRICKS_DEFAULT": json.dumps({**connection, "password": token})}
 
 
 def environment(

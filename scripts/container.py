@@ -161,7 +161,14 @@ def healthy(name: str) -> int:
 
 
 def seed() -> int:
-    """Create the ledger's table, and make sample data for the newest days that no source has."""
+    """Create the ledger's table, and make sample data for the newest days that no source has.
+
+    Where Databricks builds, the tables are those of the workspace, which gets none.
+    """
+    if settings.on_databricks():
+        return 0
+    if not settings.engine().startswith("sc://"):
+        raise UsageError("LAKE_ENGINE of docker-compose is its own Spark (leave it empty in .env), or databricks")
     from include.lake.cli import main as cli
     from include.lake.state import ledger  # slow to import: a health check must not need it
 

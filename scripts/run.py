@@ -45,6 +45,11 @@ def main() -> int:
     running = None
     try:
         families()  # a wrong name is said before anything starts
+        if settings.on_databricks():
+            from include.lake.storage import warehouse
+
+            for needed in (settings.catalog, settings.sql_warehouse, settings.wheel, warehouse.of_the_environment):
+                needed()
         days, scale = read_number("DAYS", seed.DEFAULT_DAYS, int), read_number("SCALE", 0.0, float)
         running = Stack(read_number("LAKE_UI_PORT", 8080, int), say)
         running.acquire()
@@ -85,7 +90,7 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     """Start everything and follow the runs of the newest day. True if all of them are green."""
     day = seed.newest_day()
     # The engine, sample data and PostgreSQL do not need each other, so they start at the same time.
-    say(f"starting {settings.engine()}, PostgreSQL and Airflow")
+    say(f"starting {'' if settings.on_databricks() else f'{settings.engine()}, '}PostgreSQL and Airflow")
     running.start_engine()
     sampling = start_sample(running, say, day, days, scale)
     database = running.start_postgres()
@@ -98,7 +103,8 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     for name in airflow_env.AIRFLOW:
         if name == "scheduler":  # last: without the server, each of its tasks would start one of its own
             running.wait_for_engine()
-            say(f"{settings.engine()} listens")
+            if not settings.on_databricks():
+                say(f"{settings.engine()} listens")
             if not is_new:  # tasks of an earlier run go on at once, and fail if the API does not answer
                 answers()
         running.start_airflow(name, env)
@@ -250,6 +256,10 @@ def show(day: str) -> None:
     """Print the state of each built table for the day."""
     from include.lake.state.look import Look
 
+    if settings.on_databricks():
+        from include.lake.storage import warehouse
+
+        warehouse.forget()
     lake = Look()
     rows = [("table", "day", "state", "rows", "seconds")]
     for name in built_tables():

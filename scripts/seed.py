@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from include.lake import settings
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import days_before, last_finished_day
-from scripts.api import families
+from scripts.api import built_tables, families
 
 # One day more than we_mart.wv_comm_user looks back.
 DEFAULT_DAYS = 3
@@ -24,6 +25,8 @@ def missing_sample(say: Callable[[str], None], day: str, count: int, scale: floa
     """Arguments of `./lake` that make sample data for the newest days without any; empty if all days have data."""
     from include.lake.state.look import Look
 
+    if settings.on_databricks():  # a workspace has its own
+        return []
     note = _sample_note()
     saved = json.loads(note.read_text()) if note.exists() else {}
     if scale and saved and scale != saved["scale"]:
@@ -37,13 +40,26 @@ def missing_sample(say: Callable[[str], None], day: str, count: int, scale: floa
         d for d in wanted if d in saved.get("unfinished", []) or not any(d in lake.files(name) for name in with_days)
     ]
     if not missing:
-        return []
+        return _sample_of_new_sources(say, saved, [name for name in with_days if not lake.files(name)], wanted)
     # New days need the scale of the earlier ones. Otherwise sessions and members of different worlds would not match.
     chosen = saved.get("scale") or scale or DEFAULT_SCALE
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"scale": chosen, "unfinished": missing}))
     say(f"making sample data for {missing[0]}..{missing[-1]} (scale {chosen})")
     return ["sample", "--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
+
+
+def _sample_of_new_sources(
+    say: Callable[[str], None], saved: dict[str, Any], without_days: list[str], wanted: list[str]
+) -> list[str]:
+    """A lake of sample data may be older than a source of the families that are started. Other lakes get no sample."""
+    needed = {name for table in built_tables() for name in lineage.inputs(table)}
+    new = [name for name in without_days if name in needed]
+    if not saved or not new or not wanted:
+        return []
+    _sample_note().write_text(json.dumps({**saved, "unfinished": wanted}))
+    say(f"making sample data of {', '.join(new)} for {wanted[0]}..{wanted[-1]} (scale {saved['scale']})")
+    return ["sample", *new, "--from", wanted[0], "--to", wanted[-1], "--scale", str(saved["scale"])]
 
 
 def _sample_note() -> Path:

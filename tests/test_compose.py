@@ -18,6 +18,7 @@ import yaml
 from include.lake import settings
 from include.lake.cli import main as cli
 from include.lake.errors import LakeError
+from include.lake.state.look import Look
 from scripts import airflow_env, container
 
 ONE_SHOT = {"secrets", "migrate", "seed"}
@@ -161,6 +162,17 @@ def test_an_env_file_without_anything_will_do(tmp_path: Path) -> None:
     assert found["spark"]["environment"] == {"LAKE_ENGINE_CORES": "*", "LAKE_ENGINE_MEMORY": "2g"}
 
 
+def test_databricks_instead_of_spark(tmp_path: Path) -> None:
+    """What .env.example shows, without its comment signs."""
+    text = re.sub(r"^# ((LAKE|AIRFLOW)_\w+=)", r"\1", (settings.ROOT / ".env.example").read_text(), flags=re.M)
+    found = config(tmp_path, text)["services"]
+    for name in ("seed", *(f"airflow-{name}" for name in airflow_env.AIRFLOW)):
+        seen = found[name]["environment"]
+        assert (seen["LAKE_ENGINE"], seen["LAKE_CATALOG"]) == (settings.DATABRICKS, "wev_dev")
+        assert seen["LAKE_SQL_WAREHOUSE"] and seen["LAKE_WHEEL"].endswith(".whl")
+        assert seen["AIRFLOW_CONN_DATABRICKS_DEFAULT"].startswith("databricks://")
+
+
 def test_settings_of_the_env_file_arrive(tmp_path: Path) -> None:
     given = "LAKE_UI_PORT=8099\nLAKE_ENGINE_CORES=4\nLAKE_ENGINE_MEMORY=3g\nLAKE_SPARK_CONTAINER_MEMORY=4g\n"
     found = config(tmp_path, given + "AIRFLOW_CONN_DATABRICKS_DEFAULT=databricks://token:T@host\n")["services"]
@@ -183,6 +195,7 @@ def places(tmp_path: Path, lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(container, "AIRFLOW_HOME", tmp_path / "airflow")
     for name in container.secret_files():
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LAKE_ENGINE", f"sc://spark:{container.SPARK_PORT}")
     return tmp_path
 
 
@@ -306,6 +319,42 @@ def test_seeding_makes_the_days_that_are_not_there(
     assert container.main("seed") == 0
     assert "making sample data" in capsys.readouterr().out
     assert (settings.home() / "warehouse/ops/partition_build/_delta_log").is_dir()
+    assert container.main("seed") == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_databricks_gets_no_sample_and_an_engine_that_is_not_there_is_one_line(
+    places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
+    assert container.main("seed") == 0
+    assert not (settings.home() / "warehouse").exists() and capsys.readouterr().out == ""
+    monkeypatch.setenv("LAKE_ENGINE", settings.SAIL)
+    assert container.main("seed") == 1
+    assert re.fullmatch(r"lake: LAKE_ENGINE of docker-compose is .* or databricks\n", capsys.readouterr().err)
+
+
+def test_a_lake_of_sample_data_gets_that_of_new_sources(
+    places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lake that is older than a family of tables. A lake of real data gets none."""
+    monkeypatch.setenv("DAYS", "2")
+    monkeypatch.setenv("SCALE", "0.01")
+    assert container.main("seed") == 0
+    shutil.rmtree(settings.home() / "warehouse" / "rudder")
+    capsys.readouterr()
+    assert container.main("seed") == 0
+    assert capsys.readouterr().out == "", "nothing needs it"
+    monkeypatch.setenv("FAMILIES", "wev,rudder")
+    note = settings.home() / "run" / "sample.json"
+    of_sample = note.read_text()
+    note.unlink()
+    assert container.main("seed") == 0
+    assert capsys.readouterr().out == "", "the data is not a sample"
+    note.write_text(of_sample)
+    assert container.main("seed") == 0
+    assert "making sample data of rudder.tracks for" in capsys.readouterr().out
+    assert len(Look().files("rudder.tracks")) == 2
     assert container.main("seed") == 0
     assert capsys.readouterr().out == ""
 

@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from lake_airflow import databricks as submitting
 from lake_airflow.databricks import SubmitBuild, backfill_payload, payload
 
 from include.lake import settings
@@ -127,7 +126,7 @@ def workspace(
     address, token, session = cluster
     project(FILES)
     monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
-    monkeypatch.setattr(submitting, "POLL_SECONDS", 1)
+    monkeypatch.setenv("LAKE_POLL_SECONDS", "1")
     for schema in ("shop", "ops"):
         session.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
     jobs = Jobs(tmp_path / "volumes", address, token)
@@ -142,7 +141,7 @@ def workspace(
         monkeypatch.setenv("LAKE_WHEEL", wheel)
         yield jobs
     assert served.mistakes == []
-    warehouse.use(warehouse._of_the_environment)
+    warehouse.use(warehouse.of_the_environment)
     unity_catalog.use(None)
 
 

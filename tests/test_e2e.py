@@ -3,107 +3,30 @@ half-way by the death of scheduler and run and goes on after the next start, and
 """
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from include.lake import settings
-from include.lake.local import processes, wait
-from include.lake.local.processes import Process
+from include.lake.local import processes
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import day_range, days_before
 from include.lake.state import ledger
 from scripts.api import Api
-from tests.conftest import JAVA_OPTIONS, QUICK
+from tests.make_run import Lake, ended, states, trigger_backfill, until
 
 # The families of DAGs that `make run` starts on an engine. On Spark it is the main job alone, as without FAMILIES.
 FAMILIES = {settings.SAIL: ["wev", "rudder"], settings.SPARK: ["wev"]}
-# With caches it takes a minute or two; this is for a machine that does other things as well.
-SECONDS = 900
 BACKFILL_DAYS, DAYS_PER_BATCH = 14, 7
 TABLES = ["we_mart.wv_server_log_base", "we_mart.wv_comm_user", "we_mart.wv_sess_daily"]
 
 pytestmark = pytest.mark.e2e
-
-
-class Lake:
-    """A LAKE_HOME, and the runs in it. `started`: every process that a run has written down."""
-
-    def __init__(self, home: Path, engine: str, show: Callable[[str], None]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.home, self.show = home, show
-        self.dags = sorted(path.stem for family in FAMILIES[engine] for path in task_lists.paths(family))
-        assert len(self.dags) > 1
-        self.started: set[Process] = set()
-        own = ("LAKE_", "DAYS", "SCALE", "ONCE", "FAMILIES")
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-        self.env |= {"LAKE_HOME": str(home), "LAKE_UI_PORT": str(self.port), "SCALE": "0.005", "LAKE_ENGINE": engine}
-        if engine == settings.SAIL:
-            self.env["FAMILIES"] = ",".join(FAMILIES[engine])
-        # A Spark for a handful of rows, without anything between it and the tables that a user's has not.
-        self.env["JDK_JAVA_OPTIONS"] = " ".join([JAVA_OPTIONS, *(f"-D{name}={value}" for name, value in QUICK.items())])
-        if "LAKE_JARS" in os.environ:
-            self.env["LAKE_JARS"] = os.environ["LAKE_JARS"]
-        self.runs: list[subprocess.Popen[str]] = []
-
-    def run(self, until: str = "", **env: str) -> tuple[str, subprocess.Popen[str]]:
-        """Start `make run` without the make; gives its output up to its end, or up to a line with `until`."""
-        run = subprocess.Popen(
-            [sys.executable, "-m", "scripts.run"], cwd=settings.ROOT, env=self.env | env, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self.runs.append(run)
-        assert run.stdout
-        output, began = "", time.monotonic()
-        for line in run.stdout:
-            output += line
-            self.show(line.rstrip())
-            self._note()
-            assert time.monotonic() - began < SECONDS, "it takes too long"
-            if until and until in line:
-                return output, run
-        run.wait(60)
-        return output, run
-
-    def _note(self) -> None:
-        for record in (self.home / "run" / "started.json", self.home / "engine" / "server.json"):
-            if record.exists():
-                told = json.loads(record.read_text())
-                found = told["processes"].values() if "processes" in told else [[told["pid"], told["identity"]]]
-                self.started |= {Process(*entry) for entry in found}
-
-    def cli(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "include.lake.cli", *arguments],
-            env=self.env | {"PYTHONPATH": str(settings.ROOT)}, text=True, capture_output=True, check=True,
-        )  # fmt: skip
-        return done.stdout
-
-    def status(self, day: str) -> dict[str, dict[str, Any]]:
-        return {row["table"]: row for row in json.loads(self.cli("status", "--from", day, "--to", day, "--json"))}
-
-    def process(self, name: str) -> Process:
-        """One that the run which is at work has started."""
-        return Process(*json.loads((self.home / "run" / "started.json").read_text())["processes"][name])
-
-    def left(self) -> list[int]:
-        return [pid for process in self.started for pid in processes.members(process)]
-
-    def answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @pytest.fixture
@@ -113,13 +36,12 @@ def lake(tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.Fixt
             print("   ", line, flush=True)
 
     # A path that is too long for a socket in it, with a space: nobody's home is as short as /tmp.
-    lake = Lake(tmp_path / ("a lake in " + "a folder " * 10).strip(), getattr(request, "param", settings.SAIL), show)
+    engine = getattr(request, "param", settings.SAIL)
+    lake = Lake(tmp_path / ("a lake in " + "a folder " * 10).strip(), engine, FAMILIES[engine], show, {})
     with capfd.disabled():
         print()
     yield lake
-    for run in lake.runs:
-        run.kill()
-    processes.end(lake.started, patience=0)
+    lake.end()
 
 
 @pytest.mark.parametrize("lake", [settings.SPARK], indirect=True)
@@ -226,38 +148,17 @@ def a_backfill(api: Api, days: list[str]) -> str:
         {"tables": []},
     ):
         with pytest.raises(Exception, match="400"):
-            trigger(api, conf | wrong)
+            trigger_backfill(api, conf | wrong)
     before = built_days()
-    upside_down = trigger(api, conf | {"first_day": days[5], "last_day": days[2]})
-    dry = trigger(api, conf | {"dry_run": True})
+    upside_down = trigger_backfill(api, conf | {"first_day": days[5], "last_day": days[2]})
+    dry = trigger_backfill(api, conf | {"dry_run": True})
     assert ended(api, upside_down) == "failed"
     skipped = dict.fromkeys((name for name in lineage.in_order() if contracts.get(name).is_built), "skipped")
     assert states(api, upside_down) == {"plan": "failed", "summary": "failed"} | skipped
     assert ended(api, dry) == "success"
     assert set(states(api, dry).values()) == {"success", "skipped"}
     assert built_days() == before
-    return trigger(api, conf)
-
-
-def trigger(api: Api, conf: dict[str, Any]) -> str:
-    return str(api("POST", "/dags/backfill/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
-
-
-def states(api: Api, run_id: str) -> dict[str, str]:
-    path = f"/dags/backfill/dagRuns/{run_id}/taskInstances"
-    return {task["task_id"]: task["state"] for task in api("GET", path)["task_instances"]}
-
-
-def ended(api: Api, run_id: str) -> str:
-    def state() -> str:
-        found = api("GET", f"/dags/backfill/dagRuns/{run_id}")["state"]
-        return found if found in ("success", "failed") else ""
-
-    return str(until(state, f"the end of {run_id}"))
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    return wait.until(condition, SECONDS, what, pause=0.5)
+    return trigger_backfill(api, conf)
 
 
 def built_days() -> dict[str, Counter]:

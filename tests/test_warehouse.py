@@ -89,7 +89,8 @@ def test_a_statement_that_fails_says_so(workspace: Workspace) -> None:
         ("LAKE_CATALOG", "a`; drop table b", settings.catalog),
         ("LAKE_SQL_WAREHOUSE", "/sql/2.0/x", settings.sql_warehouse),
         ("LAKE_LOOK_SECONDS", "0", settings.look_seconds),
-        ("DATABRICKS_TOKEN", "", warehouse._of_the_environment),
+        ("LAKE_POLL_SECONDS", "often", settings.poll_seconds),
+        ("DATABRICKS_TOKEN", "", warehouse.of_the_environment),
     ],
 )
 def test_a_wrong_setting_is_named(variable: str, text: str, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,9 +181,18 @@ def look_seconds() -> int:
     300: a warehouse that stops by itself after ten minutes is up anyway while something waits. See the README for what
     a look costs.
     """
-    text = os.environ.get("LAKE_LOOK_SECONDS") or "300"
+    return _seconds("LAKE_LOOK_SECONDS", "300")
+
+
+def poll_seconds() -> int:
+    """Seconds between two looks of a task at its run (`LAKE_POLL_SECONDS`). Each is a request; a run takes minutes."""
+    return _seconds("LAKE_POLL_SECONDS", "20")
+
+
+def _seconds(variable: str, default: str) -> int:
+    text = os.environ.get(variable) or default
     if not re.fullmatch(r"[1-9]\d{0,4}", text, re.ASCII):
-        raise UsageError(f"LAKE_LOOK_SECONDS={text!r} is no number of seconds: set it to one such as 300")
+        raise UsageError(f"{variable}={text!r} is no number of seconds: set it to one such as {default}")
     return int(text)
 
 

@@ -1,7 +1,7 @@
 """Sample rows for every source. They follow the contracts, and come from a made-up universe."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -46,8 +46,22 @@ CURRENT = {
 }
 
 
-def days(start: str, end: str, scale: float = 1.0, seed: int = 1) -> Iterator[tuple[str, str, pa.Table]]:
-    """(table, day, rows) of every source with days, day by day. A day depends on seed and scale, not on the range."""
+def require(tables: Collection[str] = ()) -> Collection[str]:
+    """These sources, or all without any; UsageError if there is no sample of one."""
+    known = sorted([*DAILY, *CURRENT])
+    if wrong := [table for table in tables if table not in known]:
+        raise UsageError(f"there is no sample of {wrong[0]}; there is one of {', '.join(known)}")
+    return tables or known
+
+
+def days(
+    start: str, end: str, scale: float = 1.0, seed: int = 1, tables: Collection[str] = ()
+) -> Iterator[tuple[str, str, pa.Table]]:
+    """(table, day, rows) of sources with days, day by day. A day depends on seed and scale, not on the range.
+
+    `tables`: only these.
+    """
+    chosen = require(tables)
     wanted = calendar.day_range(start, end)
     if wanted[0] < FIRST_DAY or wanted[-1] > LAST_DAY:
         raise UsageError(f"there are sample rows from {FIRST_DAY} to {LAST_DAY} only, not from {start} to {end}")
@@ -56,13 +70,14 @@ def days(start: str, end: str, scale: float = 1.0, seed: int = 1) -> Iterator[tu
         (table, day, _table(contracts.get(table), rows(world, day_number(day)), day))
         for day in wanted
         for table, rows in DAILY.items()
+        if table in chosen
     )
 
 
-def current(scale: float = 1.0, seed: int = 1) -> Iterator[tuple[str, pa.Table]]:
-    """(table, rows) of every source without days. All history and future, so that two ranges never contradict."""
-    world = _universe(scale, seed)
-    return ((table, _table(contracts.get(table), rows(world))) for table, rows in CURRENT.items())
+def current(scale: float = 1.0, seed: int = 1, tables: Collection[str] = ()) -> Iterator[tuple[str, pa.Table]]:
+    """(table, rows) of sources without days. All history and future, so that two ranges never contradict."""
+    world, chosen = _universe(scale, seed), require(tables)
+    return ((table, _table(contracts.get(table), rows(world))) for table, rows in CURRENT.items() if table in chosen)
 
 
 def _universe(scale: float, seed: int) -> Universe:

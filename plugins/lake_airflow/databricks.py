@@ -21,8 +21,6 @@ from include.lake.errors import CONFLICT, INFRASTRUCTURE, LakeError
 from include.lake.project import lineage
 
 CONNECTION = "databricks_default"
-# Seconds between two looks at a run, which takes minutes. Each look of each task is a request.
-POLL_SECONDS = 20
 # The run's own limit: when a trigger ends early, nobody would cancel the run.
 TIMEOUT_SECONDS = 6 * 3600
 # The newest environment of serverless: from this one on, it keeps computed rows.
@@ -153,8 +151,8 @@ class Submitted:
 
         self.defer(
             trigger=DatabricksExecutionTrigger(
-                run_id=run_id, databricks_conn_id=CONNECTION, polling_period_seconds=POLL_SECONDS, run_page_url=url,
-                caller="lake",
+                run_id=run_id, databricks_conn_id=CONNECTION, polling_period_seconds=settings.poll_seconds(),
+                run_page_url=url, caller="lake",
             ),
             method_name="ended",
         )  # fmt: skip

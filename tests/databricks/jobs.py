@@ -118,6 +118,13 @@ class Jobs:
                 env=environment | self._environment, stdout=log, stderr=log,
             )  # fmt: skip
 
+    def release(self) -> None:
+        """Start the runs that were held, and hold no more."""
+        self.held = False
+        for run in list(self.runs.values()):
+            if not run["child"] and not run["ended"] and not run["cancelled"]:
+                self._start(run)
+
     def _look_after(self, run: dict[str, Any]) -> None:
         if run["ended"]:
             return

@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     sample = command(
         "sample", _sample, "make realistic data for every source, the same for the same day, scale and seed"
     )
+    sample.add_argument("tables", nargs="*", metavar="SOURCE", help="only these sources")
     add_range(sample)
     sample.add_argument(
         "--scale", type=float, default=1.0, metavar="N", help="1 (the default) is 100,000 log rows a day"
@@ -239,10 +240,11 @@ def _sample(options: Any) -> None:
     from include.sample import generate
 
     days, began, rows = _days(options), time.monotonic(), 0
-    for table, data in generate.current(options.scale, options.seed):
+    tables = generate.require(options.tables)
+    for table, data in generate.current(options.scale, options.seed, tables):
         rows += data.num_rows
         store().replace(contracts.get(table), data)
-    for table, day, data in generate.days(days[0], days[-1], options.scale, options.seed):
+    for table, day, data in generate.days(days[0], days[-1], options.scale, options.seed, tables):
         rows += data.num_rows
         store().replace(contracts.get(table), data)
         if table == "service_log.weverse_server_log":

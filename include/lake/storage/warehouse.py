@@ -43,14 +43,15 @@ class StatementFailed(LakeError):
     """The warehouse refused a statement; the text is its own."""
 
 
-def _of_the_environment() -> tuple[str, str]:
+def of_the_environment() -> tuple[str, str]:
+    """Host and token of DATABRICKS_HOST and DATABRICKS_TOKEN; UsageError if one is not set."""
     host, token = os.environ.get("DATABRICKS_HOST"), os.environ.get("DATABRICKS_TOKEN")
     if not host or not token:
         raise UsageError("LAKE_ENGINE=databricks: set DATABRICKS_HOST and DATABRICKS_TOKEN to ask the warehouse")
     return host, token
 
 
-_connection: Callable[[], tuple[str, str]] = _of_the_environment
+_connection: Callable[[], tuple[str, str]] = of_the_environment
 _kept: dict[tuple[str, tuple[tuple[str, str | int], ...]], tuple[float, pa.Table]] = {}
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from include.lake import settings
-from include.lake.engine import engine, sail, server
+from include.lake.engine import engine, sail, sail_server, server
 from include.lake.errors import CODE, DATA, INFRASTRUCTURE, LakeError, UsageError
-from include.lake.local import processes
+from include.lake.local import processes, wait
 from include.lake.state import ledger
 from include.lake.state.look import Look
 from tests.shop import DAY, NEXT, SELECT, TABLE, build, load
@@ -190,3 +190,25 @@ def test_a_port_that_is_taken_meanwhile_is_told(server_home: Path, monkeypatch: 
         monkeypatch.setattr(server, "listens", lambda port: False)
         with pytest.raises(LakeError, match=r"Sail ended at its start; the end of .*server.log"):
             engine().start()
+
+
+def test_a_session_may_be_idle_for_a_week(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Sail takes the setting: where it is a second, the session is gone, which a retry cures."""
+    assert sail_server.SESSION_SECONDS > 6 * 86_400
+    monkeypatch.setenv("LAKE_HOME", str(tmp_path))
+    monkeypatch.setattr(sail, "_own", {})
+    monkeypatch.setattr(sail_server, "SESSION_SECONDS", 1)
+    with sail.opened() as session:
+        assert session.range(3).count() == 3
+        wait.until(lambda: _error(session), 30, "the end of the session", pause=2)
+        assert sail.kind(_error(session)) == INFRASTRUCTURE
+    ((own, *_),) = sail._own.values()
+    own.kill()
+
+
+def _error(session: Any) -> Exception | None:
+    try:
+        session.range(3).count()
+    except Exception as error:
+        return error
+    return None

@@ -25,7 +25,7 @@ from pyarrow import compute, dataset
 
 from include.lake import settings
 from include.lake.engine import connect, kinds, sail_server, server
-from include.lake.errors import CODE, DATA
+from include.lake.errors import CODE, DATA, INFRASTRUCTURE
 from include.lake.local import processes
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.storage import ANY_DAY, Snapshot, arrow, store
@@ -47,6 +47,8 @@ _OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "A
 _OF_TYPES = "coercion failed"
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
 _LACK = r"Resources exhausted(: Failed to allocate additional [\d.]+ \w+)?"
+# The server was started again, or the session was idle too long.
+_NO_SESSION = re.compile(r"session \S+ is not running")
 _NO_MEMORY = re.compile(rf"{_LACK}|Failed to allocate .* memory pool")
 # How the folders of links begin in the system's temporary folder.
 _LINKS = "lake-links-"
@@ -228,6 +230,8 @@ def _computing() -> Iterator[None]:
 def kind(error: BaseException) -> str | None:
     """The class of an error of Sail; None for other errors."""
     names = [base.__name__ for base in type(error).__mro__]
+    if "PySparkException" in names and _NO_SESSION.search(str(error)):
+        return INFRASTRUCTURE
     if "PySparkException" in names and "SQLSTATE" not in str(error) and not _NO_MEMORY.search(str(error)):
         # The narrower class first: a number that cannot be read is also an illegal argument.
         for classes, found in (_OF_VALUES, DATA), (_OF_CODE, CODE):

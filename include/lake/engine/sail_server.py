@@ -8,6 +8,9 @@ from include.lake import settings
 from include.lake.engine.server import temporary_folder
 from include.lake.errors import LakeError
 
+# A session may be idle for a week, such as that of a `./lake try --watch`. By default Sail forgets it after 5 minutes.
+SESSION_SECONDS = 7 * 86_400
+
 
 def command(port: int, token: str, name: str | None = "server") -> tuple[list[str], dict[str, str]]:
     """The command that runs a server, and its environment. `name`: of its folder for files that it spills;
@@ -24,6 +27,7 @@ def command(port: int, token: str, name: str | None = "server") -> tuple[list[st
         "SAIL_RUNTIME__TEMPORARY_FILES__PATHS": f'["{temporary_folder(name)}"]',
         "LAKE_ENGINE_TOKEN": token,  # not an argument: other users could see it in the list of processes
         "SAIL_EXECUTION__DEFAULT_PARALLELISM": "0" if cores == "*" else cores,
+        "SAIL_SPARK__SESSION_TIMEOUT_SECS": str(SESSION_SECONDS),
     }
     program = str(settings.ROOT / "include" / "lake" / "engine" / "sail_main.py")
     # -P: else the modules beside the program would stand for packages of their names.

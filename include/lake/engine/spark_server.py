@@ -47,6 +47,8 @@ def spark_conf() -> dict[str, str]:
         "spark.ui.retainedJobs": "50",
         "spark.ui.retainedStages": "50",
         "spark.ui.retainedTasks": "1000",
+        # A session may be idle for a week, such as that of a `./lake try --watch`; by default an hour.
+        "spark.connect.session.manager.defaultSessionTimeout": "7d",
         "spark.connect.ui.retainedSessions": "10",
         "spark.connect.ui.retainedStatements": "10",
         # Spark creates up to 1,024 threads per pool before it reuses one. Each thread keeps its session alive, with the

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from lake_airflow.databricks import SubmitBuild, backfill_payload, payload
 
 from include.lake import settings
@@ -258,6 +258,41 @@ def test_a_cleared_task_does_not_wait_for_the_run_that_it_cancelled(workspace: J
     task.on_kill()
     submit(kept)
     assert len(workspace.runs) == 2 and kept["lake_run"]["run_id"] == max(workspace.runs)
+
+
+@pytest.mark.spark
+def test_a_cleared_task_whose_run_has_ended_is_a_new_run(workspace: Jobs, cluster: Any) -> None:
+    """Its worker died between the end of the run and forgetting it. Its inputs may have changed since."""
+    load(cluster[2], ("a", 1))
+    kept = Store()
+    submit(kept)
+    assert workspace.wait(kept["lake_run"]["run_id"]) == "SUCCESS"
+    load(cluster[2], ("a", 5))
+    assert end(kept)["rows"] == 1 and len(workspace.runs) == 2
+    rows = cluster[2].sql(f"select total from {statements.CATALOG}.{TABLE}").collect()
+    assert [tuple(row) for row in rows] == [(5,)]
+
+
+@pytest.mark.spark
+def test_a_cleared_task_that_finds_a_run_which_is_cancelled_later_is_tried_again(workspace: Jobs) -> None:
+    workspace.held = True
+    kept = Store()
+    task, _ = submit(kept)
+    again, deferred = submit(kept)
+    task.on_kill()
+    assert workspace.wait(kept["lake_run"]["run_id"]) == "CANCELED"
+    with pytest.raises(AirflowException) as raised:
+        again.ended(context(kept), event_of(deferred))
+    assert not isinstance(raised.value, AirflowFailException) and kept == {}
+
+
+@pytest.mark.spark
+def test_a_token_of_a_run_that_was_deleted(workspace: Jobs) -> None:
+    workspace.held = True
+    kept = Store({"lake_run": {"token": "of a run that was deleted"}})
+    workspace.refused = "of a run that was deleted"
+    submit(kept)
+    assert len(workspace.runs) == 1 and kept["lake_run"]["token"] != workspace.refused
 
 
 @pytest.mark.spark

@@ -11,7 +11,7 @@ import pytest
 
 from include.lake import settings
 from include.lake.build import runner
-from include.lake.errors import WriteConflict
+from include.lake.errors import CheckFailed, WriteConflict
 from include.lake.project import contracts
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, MISSING, STALE
@@ -75,6 +75,24 @@ def test_a_build_computes_the_touched_keys_alone(shop: Any, spark: Any) -> None:
     after = built_at("shop.buyer")
     assert after["bob"] == before["bob"] and after["ann"] > before["ann"]
     assert [(row["partition"], row["rows"]) for row in ledger.read(["shop.buyer"])] == [(DAYS[0], 2), (DAYS[1], 1)]
+
+
+def test_a_check_that_fails_while_inputs_do_not_fit_together_is_tried_again(
+    shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owners know a device of the late event only when their own late day is built."""
+    shop({"shop/buyer.sql": FILES["shop/buyer.sql"].replace("inner join", "left join")})
+    monkeypatch.setattr(runner, "_ATTEMPTS", 1)
+    load(DAYS[0], [("phone", "ann", 5)])
+    build(spark, DAYS[0])
+    load(DAYS[0], [("phone", "ann", 5), ("tablet", "bob", 1)])
+    with pytest.raises(WriteConflict, match=r"(?s)buyer is not null.*have read different versions of shop.event"):
+        build(spark, DAYS[0], tables=["shop.buyer"], force=True)
+    build(spark, DAYS[0])
+    assert rows("shop.buyer") == [("ann", 1, 5), ("bob", 1, 1)]
+    load(DAYS[0], [("phone", "ann", -5)])
+    with pytest.raises(CheckFailed):
+        build(spark, DAYS[0])
 
 
 def built_at(table: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from include.lake.errors import CheckFailed, ContractError, InputsMissing, Usage
 from include.lake.state import ledger
 from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
+from tests.conftest import ENGINES
 from tests.shop import CONTRACT, DAY, LAST, NEXT, SELECT, TABLE, build, load
 
 pytestmark = pytest.mark.spark
@@ -105,6 +106,27 @@ def test_who_was_overtaken_while_computing_recognises_finished_work(shop, spark,
     assert any("another build of these days came first" in line for line in told)
     assert published() == [("a", 5 if late else 1, DAY)]
     assert [row["status"] for row in ledger.read([TABLE])] == ["built"]
+    assert Look().state(TABLE, DAY).state == "fresh"
+
+
+@ENGINES
+def test_who_commits_right_on_top_of_newer_rows_builds_again(shop, spark, monkeypatch) -> None:
+    """The other build comes between the last look and the commit, where Spark tells nobody of it."""
+    load(("a", 1, DAY))
+    overtaken = runner._overtaken
+
+    def and_another_comes(*arguments: Any) -> bool:
+        monkeypatch.setattr(runner, "_overtaken", overtaken)
+        assert not overtaken(*arguments)
+        load(("a", 5, DAY))
+        assert build(spark).state == "built"
+        return False
+
+    monkeypatch.setattr(runner, "_overtaken", and_another_comes)
+    told: list[str] = []
+    build(spark, log=told.append)
+    assert any("looking again" in line for line in told)
+    assert published() == [("a", 5, DAY)]
     assert Look().state(TABLE, DAY).state == "fresh"
 
 

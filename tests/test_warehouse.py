@@ -112,5 +112,11 @@ def test_values_keep_their_types() -> None:
     assert (typed["a"], typed["b"], typed["c"], typed["e"]) == (1, {"x": 2}, ["y", None], True)
     assert typed["d"].isoformat() == "2026-01-05T01:02:03.000004+00:00" and typed["g"] != typed["g"]
     assert (str(typed["f"]), str(typed["h"]), typed["i"]) == ("99", "2026-01-05", "")
+    # Databricks writes what is in maps and lists as texts, too.
+    row[1] = '{"x": "2", "y": null}'
+    assert warehouse._table(columns, [row, [None] * 9])["b"].to_pylist() == [[("x", 2), ("y", None)], None]
+    nested = [{"name": "n", "type_text": "ARRAY<ARRAY<INT>>"}, {"name": "m", "type_text": "MAP<STRING, BOOLEAN>"}]
+    table = warehouse._table(nested, [['[["1"], [], null]', '{"x": "true"}'], ["[]", "{}"]])
+    assert table.to_pydict() == {"n": [[[1], [], None], []], "m": [[("x", True)], []]}
     assert warehouse._table(columns, [[None] * 9]).to_pylist() == [dict.fromkeys("abcdefghi")]
     assert warehouse._table(columns, []).num_rows == 0

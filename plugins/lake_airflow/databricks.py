@@ -27,6 +27,8 @@ TIMEOUT_SECONDS = 6 * 3600
 ENVIRONMENT = "5"
 # Where the task keeps its run between its tries.
 _KEY = "lake_run"
+# In it: this try has not submitted the run, but found it.
+_FOUND = "found"
 # A run that is being cancelled was of a try before. One that ends well just now has built: the new run finds that out.
 _ENDED = ("TERMINATING", "TERMINATED", "SKIPPED", "INTERNAL_ERROR")
 # The words of the entry point alone: Databricks itself writes "status code: 503".
@@ -128,19 +130,17 @@ class Submitted:
     _run_id: int | None = None
 
     def follow(self, context: Any, body: Mapping[str, Any]) -> None:
-        """Find the run of this task or submit it, and defer until it ends. Returns only if it has ended well."""
+        """Find the run of this task or submit it, and defer until it ends."""
         store, hook = context.get("task_state_store"), _hook()
         kept = (None if store is None else store.get(_KEY)) or {}
         if run_id := kept.get("run_id"):
             run = _run(hook, run_id)
-            state = run["state"] if run else {}
-            if state.get("result_state") == "SUCCESS":
-                store.delete(_KEY)
-                return
-            if run is None or state.get("life_cycle_state") in _ENDED:
-                kept, run_id = {}, None  # it failed, or it is forgotten: this try is a new run
+            if run is None or run["state"].get("life_cycle_state") in _ENDED:
+                # It failed, it is forgotten, or its inputs may have changed since: this try is a new run.
+                kept, run_id = {}, None
             else:
                 self.log.info("found the run %s again", run_id)
+                self._keep(store, {**kept, _FOUND: True})
         if not run_id:
             run_id = self._new_run(store, hook, body, kept.get("token"))
         self._run_id = run_id
@@ -163,9 +163,14 @@ class Submitted:
             if chosen is None:
                 continue
             self._keep(store, {"token": chosen})
-            run_id = _submitted(hook, {**body, "idempotency_token": chosen})
+            try:
+                run_id = _submitted(hook, {**body, "idempotency_token": chosen})
+            except AirflowFailException:
+                if chosen != token:
+                    raise
+                continue  # Databricks refuses the token of a run that was deleted
             state = (_run(hook, run_id) or {}).get("state", {}) if chosen == token else {}
-            if state.get("life_cycle_state") not in _ENDED or state.get("result_state") == "SUCCESS":
+            if state.get("life_cycle_state") not in _ENDED:
                 break
         self._keep(store, {"token": chosen, "run_id": run_id})
         return run_id
@@ -179,7 +184,9 @@ class Submitted:
 
     def end_of_run(self, context: Any, event: dict[str, Any]) -> None:
         """Forget the run, and raise what it ended with. Airflow retries what a retry can cure."""
+        kept: dict[str, Any] = {}
         if (store := context.get("task_state_store")) is not None:
+            kept = store.get(_KEY) or {}
             store.delete(_KEY)
         state = json.loads(event["run_state"])
         if state["result_state"] == "SUCCESS":
@@ -189,7 +196,8 @@ class Submitted:
         kind = found[1] if (found := _CLASS.search(text)) else INFRASTRUCTURE
         text = text[found.start(1) :] if found else text
         message = f"{text}\nthe run: {event['run_page_url']}"
-        retry = kind in (CONFLICT, INFRASTRUCTURE) and state["result_state"] != "CANCELED"
+        # A cleared task may have found the run that its last try was about to cancel.
+        retry = kind in (CONFLICT, INFRASTRUCTURE) and (state["result_state"] != "CANCELED" or _FOUND in kept)
         raise (AirflowException if retry else AirflowFailException)(message)
 
     def on_kill(self) -> None:

@@ -42,11 +42,11 @@ with connect.session(os.environ["OF_SPARK"], {}, os.environ["OF_TOKEN"]) as sess
 class Jobs:
     """Answers runs/submit, get, get-output and cancel, and keeps uploaded files in a folder.
 
-    `held`: no run starts. `lingering`: a cancelled run is ending, and does not end.
+    `held`: no run starts. `lingering`: a cancelled run is ending, and does not end. `refused`: a token that is taken.
     """
 
     def __init__(self, folder: Path, address: str, token: str) -> None:
-        self.folder, self.held, self.lingering = folder, False, False
+        self.folder, self.held, self.lingering, self.refused = folder, False, False, ""
         self.runs: dict[int, dict[str, Any]] = {}
         self._environment = {"OF_SPARK": address, "OF_TOKEN": token, "LAKE_HOME": str(folder / "home")}
         self._tokens: dict[str, int] = {}
@@ -92,6 +92,9 @@ class Jobs:
         assert len(body["idempotency_token"]) <= 64
         environments = {one["environment_key"]: one["spec"] for one in body["environments"]}
         (wheel,) = environments[task["environment_key"]]["dependencies"]
+        if body["idempotency_token"] == self.refused:
+            message = "The run of this idempotency token was deleted."
+            return 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": message}
         with self._lock:
             number = self._tokens.get(body["idempotency_token"])
             if number is None:

@@ -178,6 +178,15 @@ def _sql_type(kind: str) -> str:
     return _NAMES.get(kind, "STRUCT<>")
 
 
+def _texts(value: Any) -> Any:
+    """Databricks writes what is in a list or a map as texts, too."""
+    if isinstance(value, dict):
+        return {key: _texts(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_texts(one) for one in value]
+    return _text(value)
+
+
 def _text(value: Any) -> str | None:
     """A value as the API writes it."""
     if value is None or isinstance(value, str):
@@ -189,5 +198,5 @@ def _text(value: Any) -> str | None:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, (list, dict)):
-        return json.dumps(value, default=str)
+        return json.dumps(_texts(value), default=str)
     return str(value)

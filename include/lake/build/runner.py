@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 from include.lake import settings
 from include.lake.build import failures
 from include.lake.engine import engine
-from include.lake.errors import CONFLICT, ContractError, InputsMissing, LakeError, WriteConflict
+from include.lake.errors import CONFLICT, CheckFailed, ContractError, InputsMissing, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period, key_ranges, keys
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent
-from include.lake.storage import Commit, overtaken, store
+from include.lake.storage import ANY_DAY, Commit, Snapshot, overtaken, store
 
 if TYPE_CHECKING:
     # PySpark is imported only by a build that computes: to find out that all is fresh should take less than a second.
@@ -126,6 +126,7 @@ def _build_days(
 ) -> None:
     """Build some days in one commit; ends well, too, when another builder has done it meanwhile."""
     table, first, last = contract.table, days[0], days[-1]
+    told = WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
     for attempt in range(_ATTEMPTS):
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
         lake = Look()
@@ -140,8 +141,13 @@ def _build_days(
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         try:
             with engine().opened(spark) as own:
-                record = _publish(own, contract, lake, days, build_id, started_at, run, log, force)
+                record, target = _publish(own, contract, lake, days, build_id, started_at, run, log, force)
         except Exception as error:
+            if isinstance(error, CheckFailed) and (unlike := _of_different_progress(lake, contract)):
+                log(f"{table} {first}..{last}: {unlike}; looking again")
+                told = WriteConflict(f"{error}\n{unlike}: the check may be of that")
+                time.sleep(random.uniform(0.5, 1) * (attempt + 1))
+                continue
             if failures.kind(error) == CONFLICT:
                 log(f"{table} {first}..{last}: another build of these days came first; looking again")
                 time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
@@ -164,35 +170,65 @@ def _build_days(
                         f"{settings.shown(contract.select_path)}: {str(error).splitlines()[0]}"
                     ) from None
                 raise error from None
-        rows = _recorded(table, build_id) or _recorded_without_commit(contract, record)
+        rows = _recorded(table, build_id) or _recorded_without_commit(contract, target, record)
+        if _came_between(lake, table, days, rows[0]):
+            log(f"{table} {first}..{last}: another build of these days came right before; looking again")
+            continue
         outcome.days += days
         for row in rows:
             outcome.rows += row["rows"]
             _add(outcome.dropped, row["dropped"])
         _add(outcome.warnings, {name: count for name, count in rows[0]["checks"].items() if count})
         return
-    raise WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
+    raise told
 
 
 def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:
     """Enter the newest commits of the table in the ledger; gives the rows of a build, none if it has no commit."""
     ledger.record(table)
     rows = ledger.decoded(ledger.Reader().history(table).filter(pc.field("build_id") == build_id))
-    return sorted((row for row in rows if row["status"] == ledger.BUILT), key=lambda row: row["partition"])
+    # Another process may have entered the same commit at the same time.
+    built = {row["partition"]: row for row in rows if row["status"] == ledger.BUILT}
+    return [built[day] for day in sorted(built)]
 
 
-def _recorded_without_commit(contract: Contract, record: dict[str, Any]) -> list[dict[str, Any]]:
+def _recorded_without_commit(contract: Contract, target: Snapshot, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Enter a build for which the engine made no commit, because it replaced no rows by none (Databricks does so).
 
-    Its version is the newest one: all commits up to that are in the ledger, see `_recorded`.
+    Its version is that of the table that it would have replaced: what others committed since is entered as theirs.
     """
-    snapshot = store().open(contract.table)
-    if snapshot is None or any(facts["rows"] for facts in record["days"].values()):
+    if any(facts["rows"] for facts in record["days"].values()):
         raise LakeError(f"{contract.table}: the commit of build {record['build_id']} is lost: build its days again")
-    commit = Commit(snapshot.version, datetime.now(UTC), record, {})
-    rows = ledger.rows_of_commits(contract, snapshot.table_id, [commit])
+    commit = Commit(target.version, datetime.now(UTC), record, {})
+    rows = ledger.rows_of_commits(contract, target.table_id, [commit])
     ledger.append(rows)
     return rows
+
+
+def _came_between(lake: Look, table: str, days: list[str], row: dict[str, Any]) -> bool:
+    """Did another commit change the days between our look and our own commit?
+
+    Spark makes a commit on top of one that it was not told of. It may have replaced rows of newer inputs.
+    """
+    seen = lake.version(table)
+    after = -1 if seen is None else seen
+    if contracts.get(table).kept_by or row["version"] <= after + 1:  # by key, it stands on what it was computed from
+        return False
+    return not Look().changed_between(table, after, row["version"]).isdisjoint({*days, ANY_DAY})
+
+
+def _of_different_progress(lake: Look, contract: Contract) -> str:
+    """Which inputs kept by key have taken in different versions of a table; empty if none have.
+
+    Another run builds one of them just now, or will. Until then their rows do not fit together.
+    """
+    read = {name: (version, contract.table) for name, version in lake.input_versions(contract.table).items()}
+    for name in lineage.inputs(contract.table):
+        for of, version in lake.newest_inputs(name).items() if contracts.get(name).kept_by else ():
+            known, reader = read.setdefault(of, (version, name))
+            if lake.differ(of, known, version):
+                return f"{name} and {reader} have read different versions of {of}"
+    return ""
 
 
 def _overtaken(lake: Look, table: str, days: list[str]) -> bool:
@@ -247,8 +283,8 @@ def compute(
 def _publish(
     spark: "SparkSession", contract: Contract, lake: Look, days: list[str],
     build_id: str, started_at: datetime, run: str, log: Log, force: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Compute once, audit, and replace `days` in one commit that carries the build record, which it gives."""
+) -> tuple[dict[str, Any], Snapshot]:  # fmt: skip
+    """Compute once, audit, and replace `days` in one commit with the build record; gives it and what it replaced."""
     from include.lake.build import checks
     from include.lake.build import scope as scopes
 
@@ -281,4 +317,4 @@ def _publish(
             }
             with scope.places(computed.frame, spark.table(lineage.view_name(table))) as (places, staying):
                 computed.publish(contract, target, places, started_at, record, staying)
-            return record
+            return record, target

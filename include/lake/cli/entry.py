@@ -97,7 +97,8 @@ def _late(options: argparse.Namespace) -> None:
     result = late.build_stale_days(tables, options.start, options.look_back, options.run, _say)
     if result.failed:
         text = "\n".join(failure.text for failure in result.failed)
-        raise RunFailed(f"{result.failed[0].kind}: {text}")
+        kind = next((failure.kind for failure in result.failed if failure.retry), result.failed[0].kind)
+        raise RunFailed(f"{kind}: {text}")
 
 
 def _backfill(options: argparse.Namespace) -> None:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import dataset
-from pyarrow.fs import FileSystem
 
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
 from include.lake.errors import CONFLICT
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import ANY_DAY, Snapshot, arrow, may_try_again, store
+from include.lake.storage import ANY_DAY, Snapshot, arrow, delta_files, may_try_again, store
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -132,10 +131,10 @@ class Cached:
         Rows of a table kept by key stand on all earlier ones. Spark would also commit on top of a version that it was
         not told of, and then a key of another build might be lost or there twice.
         """
-        stage = f"{target.address}/_stage/{uuid.uuid4().hex}"
-        files, folder = FileSystem.from_uri(stage)
+        # In the table's folder, which Spark and delta-rs reach, each with its own credentials.
+        files, folder = delta_files.file_system(target.handle.delta), f"_stage/{uuid.uuid4().hex}"
         try:
-            rows.write.parquet(stage)
+            rows.write.parquet(f"{target.address}/{folder}")
             schema = arrow.arrow_schema(contract)
             staged = dataset.dataset(folder, schema, format="parquet", filesystem=files)
             store().replace(

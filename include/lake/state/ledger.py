@@ -22,14 +22,15 @@ from include.lake.storage import ANY_DAY, Commit, Snapshot, store
 
 TABLE = contracts.LEDGER
 # What a row tells of its day. `changed`: another writer than the runner changed rows of the day, or a source got rows.
-# `empty`: a load said that the source has no rows of this day.
-BUILT, FAILED, CHANGED, EMPTY = "built", "failed", "changed", "empty"
+# `empty`: a load said that the source has no rows of this day. `moved`: the rows of the day are the same ones, in other
+# files, with another id.
+BUILT, FAILED, CHANGED, EMPTY, MOVED = "built", "failed", "changed", "empty", "moved"
 _COUNTS = pa.map_(pa.string(), pa.int64())
 SCHEMA = pa.schema(
     [
         ("table", pa.string()),
         ("partition", pa.string()),  # its key: a day, the Monday of a week, or yyyy-MM
-        ("status", pa.string()),  # one of the four above; of a failed build nothing was published, and `error` says why
+        ("status", pa.string()),  # one of the five above; of a failed build nothing was published, and `error` says why
         ("table_id", pa.string()),  # Delta's id of the table: another one after the table was moved away
         ("version", pa.int64()),  # the commit in the table's Delta log; for a failed build the newest one at its start
         ("build_id", pa.string()),  # of a change by others: the id of the load, or one of the day's files
@@ -173,7 +174,10 @@ def unrecorded(contract: Contract, snapshot: Snapshot, data: pa.Table) -> list[d
 def _known_ids(data: pa.Table, table_id: str) -> dict[str, str]:
     """Day -> the newest id that the store gave for it."""
     columns = (data[name].to_pylist() for name in ("partition", "build_id", "table_id", "status"))
-    return {day: id for day, id, of, status in zip(*columns, strict=True) if (of, status) == (table_id, CHANGED) and id}
+    return {
+        day: id for day, id, of, status in zip(*columns, strict=True)
+        if id and of == table_id and status in (CHANGED, MOVED)
+    }  # fmt: skip
 
 
 def known_version(data: pa.Table, table_id: str) -> int:
@@ -212,6 +216,8 @@ def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[st
     for day, size in commit.day_bytes.items():
         id = commit.ids.get(day) or metadata.get("load_id")
         yield {**row, "status": CHANGED, "partition": day, "bytes": size, "build_id": id}
+    for day, id in commit.moved.items():
+        yield {**row, "status": MOVED, "partition": day, "bytes": 0, "build_id": id}
     if metadata.get("table") == contract.table:
         for day in metadata.get("empty_days", ()):
             yield {**row, "status": EMPTY, "partition": day, "build_id": metadata.get("load_id")}

@@ -183,6 +183,13 @@ class _History:
         newest = max(zip(versions, self.built.values(), strict=True), key=lambda pair: pair[0])
         return self._builds([newest[1]])[0]
 
+    def changed_between(self, after: int, before: int) -> set[str]:
+        """The days that commits after one version and before another changed."""
+        data = self._data.select(["partition", "status", "version"]).take(self._mine)
+        of_rows = pc.is_in(data["status"], pa.array([BUILT, CHANGED]))
+        between = pc.and_(pc.greater(data["version"], after), pc.less(data["version"], before))
+        return set(data["partition"].filter(pc.and_(of_rows, between)).to_pylist())
+
     def changed_by_others(self, day: str, version: int) -> bool:
         """Has another writer changed rows of the day after a version?"""
         return max(self._foreign.get(day, -1), self._foreign.get(ANY_DAY, -1)) > version
@@ -498,6 +505,18 @@ class Look:
         """Input -> the version that the newest build of the table read, whatever its days; none if it has no build."""
         newest = self._history(table).newest_of_all
         return newest.inputs if newest else {}
+
+    def changed_between(self, table: str, after: int, before: int) -> set[str]:
+        """The days of a table that commits after one version and before another changed."""
+        return self._history(table).changed_between(after, before)
+
+    def differ(self, table: str, one: str, other: str) -> bool:
+        """Has a table other rows at one version that a build recorded than at another?"""
+        (id, _, first), (other_id, _, second) = one.partition("@"), other.partition("@")
+        if id != other_id or first == second or not self.project.contract(table).has_days:
+            return one != other
+        low, high = sorted((int(first), int(second)))
+        return bool(self.changed_between(table, low, high + 1))
 
     def inputs_of(self, table: str, day: str) -> dict[str, str]:
         """Input -> the version that the newest build of a day read; none if it has no build."""

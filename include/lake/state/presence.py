@@ -54,7 +54,9 @@ def missing(asks: Collection[Ask]) -> dict[Ask, dict[str, str] | LakeError]:
 
 def _days(look: Look, ask: Ask) -> list[str]:
     """The days that the readers need of the table."""
-    return sorted({day for reader in ask.readers for day in look.input_days(reader, ask.day, ask.day)[ask.table]})
+    needed = (look.input_days(reader, ask.day, ask.day) for reader in ask.readers)
+    # A reader whose SELECT was edited since may read the table no more.
+    return sorted({day for days in needed for day in days.get(ask.table, ())})
 
 
 class _Widest(Look):

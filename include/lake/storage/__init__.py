@@ -53,7 +53,8 @@ class Commit:
 
     Compaction, comments and the like change no rows: they have no days. ANY_DAY stands for days that the log does not
     name. `metadata`: the JSON object of its userMetadata, empty where it has none. `ids`: what the store wants to know
-    of these days when it is asked again, see `Store.commits`.
+    of these days when it is asked again, see `Store.commits`. `moved`: the same of days whose rows lie in other files
+    now, and are equal.
     """
 
     version: int
@@ -61,6 +62,7 @@ class Commit:
     metadata: dict[str, Any]
     day_bytes: dict[str, int]
     ids: dict[str, str] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ _STILL = {
 _SINCE, _PLACES = "since", "places"
 # The property of a view that tells whether it is the one of our files.
 _CODE = "'lake.code_id'"
+# Databricks takes up to 256 values with a statement.
+_BOUND = 240
 # Statements at a time of those who look from outside: about as many as the smallest warehouse runs at once.
 _AT_A_TIME = 10
 # Commits that are read when a table is opened: mostly all that came since the last look.
@@ -130,9 +132,12 @@ def open(table: str, version: int | None = None) -> Snapshot | None:
             return Snapshot(table, "", 0, name, tuple(_columns(name)), (), {})
         (detail,) = _sql(f"describe detail {name}")
         history = _sql(f"describe history {name} limit {_GLANCE}")
+        columns = tuple(_columns(name) if version is None else _run().sql(_older(name, version)).columns)
     except Exception as error:
         if _ABSENT.search(str(error)):
             return None
+        if _GONE.search(str(error)):
+            raise LakeError(f"{table} cannot be read at version {version} any more") from None
         raise
     contract = contracts.get(table)
     partitioned_by = tuple(detail["partitionColumns"])
@@ -140,8 +145,8 @@ def open(table: str, version: int | None = None) -> Snapshot | None:
         # Others may cluster their tables instead. To read them by their days costs more then, and is as right.
         partitioned_by = contract.partitioned_by
     return Snapshot(
-        table, detail["id"], history[0]["version"] if version is None else version, name, tuple(contract.column_names),
-        partitioned_by, {**detail, "properties": detail["properties"] or {}, "history": history},
+        table, detail["id"], history[0]["version"] if version is None else version, name, columns, partitioned_by,
+        {**detail, "properties": detail["properties"] or {}, "history": history},
     )  # fmt: skip
 
 
@@ -204,6 +209,10 @@ def prepare(tables: Iterable[str]) -> None:
         list(pool.map(ask, tables))
 
 
+def _older(name: str, version: int) -> str:
+    return f"select * from {name} version as of {version} limit 0"
+
+
 def _at(snapshot: Snapshot, version: int | None = None) -> str:
     return f"{snapshot.address} version as of {snapshot.version if version is None else version}"
 
@@ -218,6 +227,12 @@ def _condition(wanted: Mapping[str, Collection[str]]) -> tuple[str, dict[str, st
         for column, texts in wanted.items()
     )
     return f" where {' and '.join(parts)}" if wanted else "", values
+
+
+def _lists(values: Iterable[str], size: int) -> list[list[str]]:
+    """Sorted values in lists of a size."""
+    every = sorted(values)
+    return [every[start : start + size] for start in range(0, len(every), size)]
 
 
 # -- which days have changed
@@ -259,19 +274,23 @@ _CONTENT = (
 def _ids(snapshot: Snapshot, contract: Contract, version: int, days: Collection[str], way: str) -> dict[str, str]:
     """Day -> an id of its rows: equal ids are equal rows, however they lie in files."""
     day = contract.day_column
-    where, values = _condition({str(day): days})
-    rows = _sql(
-        f"select cast(`{day}` as string) as day, concat_ws('-', count(*), {way}) as id "
-        f"from {_at(snapshot, version)}{where} group by `{day}`",
-        values,
-    )
-    return {row["day"]: row["id"] for row in rows}
+    ids: dict[str, str] = {}
+    for some in _lists(days, _BOUND):
+        where, values = _condition({str(day): some})
+        rows = _sql(
+            f"select cast(`{day}` as string) as day, concat_ws('-', count(*), {way}) as id "
+            f"from {_at(snapshot, version)}{where} group by `{day}`",
+            values,
+        )
+        ids |= {row["day"]: row["id"] for row in rows}
+    return ids
 
 
 def _changed(
     snapshot: Snapshot, contract: Contract, old: int, new: int, known: Mapping[str, str], restored: bool
-) -> tuple[dict[str, int], dict[str, str]]:
-    """The days whose rows differ between two versions, with their bytes, and the ids of their files, in the new one.
+) -> tuple[dict[str, int], dict[str, str], set[str]]:
+    """The days whose rows differ between two versions, with their bytes; the ids of the files of all days in the new
+    one; and the days that have the same rows in other files.
 
     known: the ids of the files in the old one, as the ledger has them. Rows change only where files do, or their number
     of rows: a deletion vector takes rows out of a file that stays. Only a RESTORE may bring back another vector of as
@@ -289,7 +308,7 @@ def _changed(
     except Exception as error:
         if not _GONE.search(str(error)):
             raise
-        return {ANY_DAY: 0, **sizes}, files
+        return {ANY_DAY: 0, **sizes}, files, set()
     doubtful = {day for day in known.keys() | files.keys() if restored or known.get(day) != files.get(day)}
     changed = doubtful
     if old >= 0 and doubtful:
@@ -299,7 +318,7 @@ def _changed(
         except Exception as error:
             if not _GONE.search(str(error)):
                 raise
-    return {day: sizes.get(day, 0) for day in sorted(changed)}, files
+    return {day: sizes.get(day, 0) for day in sorted(changed)}, files, doubtful - changed
 
 
 def _pair(snapshot: Snapshot, contract: Contract, old: int, new: int, days: Collection[str]) -> list[dict[str, str]]:
@@ -335,17 +354,18 @@ def commits(
     commits: list[Commit] = []
     for ours, group in groupby(listed, key=lambda row: _of_ours(row, contract) is not None):
         *others, last = group
-        changes, files = dict[str, int](), dict[str, str]()
+        changes, files, moved = dict[str, int](), dict[str, str](), set[str]()
         operations = {row["operation"] for row in (*others, last)} - _STILL
         if not ours and operations and contract.kept_by:
             changes = {ANY_DAY: 0}
         elif not ours and operations and contract.day_column:
             restored = "RESTORE" in operations
-            changes, files = _changed(snapshot, contract, after, last["version"], ids(), restored)
+            changes, files, moved = _changed(snapshot, contract, after, last["version"], ids(), restored)
         for row in (*others, last):
             day_bytes = _of_ours(row, contract) or (changes if row is last else {})
             metadata = _metadata(row["userMetadata"])
-            commits.append(Commit(row["version"], row["timestamp"], metadata, day_bytes, files))
+            same = {day: files[day] for day in moved if row is last and day in files}
+            commits.append(Commit(row["version"], row["timestamp"], metadata, day_bytes, files, same))
         after = last["version"]
     return commits
 
@@ -675,7 +695,14 @@ class Presence:
 
 
 def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
-    """Table -> what is there of it, in one statement for all; a source that does not exist is left out."""
+    """Table -> what is there of it, in one statement for 80 tables; a source that does not exist is left out."""
+    found: dict[str, Presence] = {}
+    for tables in _lists(wanted, _BOUND // 3):  # each binds three values
+        found |= _presence({table: wanted[table] for table in tables})
+    return found
+
+
+def _presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
     values: dict[str, str] = {}
     parts: dict[str, str] = {}
     for number, (table, one) in enumerate(sorted(wanted.items())):

@@ -153,11 +153,30 @@ def _table(columns: list[dict[str, Any]], lists: list[list[str | None]]) -> pa.T
 
 def _array(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
     if pa.types.is_nested(kind):
-        values = [None if text is None else json.loads(text) for text in texts]
-        return pa.array([list(value.items()) if isinstance(value, dict) else value for value in values], kind)
+        return _nested([None if text is None else json.loads(text) for text in texts], kind)
     if pa.types.is_timestamp(kind):  # the cast of Arrow takes no offset such as +00:00 in some texts and Z in others
         return pa.array([None if text is None else datetime.fromisoformat(text) for text in texts], kind)
     return pa.array(texts, pa.string()).cast(kind)
+
+
+def _nested(values: Sequence[list[Any] | dict[str, Any] | None], kind: pa.DataType) -> pa.Array:
+    """Lists or maps. The API gives what is in them as texts, too: `{"dropped":"3"}`."""
+    offsets: list[int | None] = []
+    inner: list[Any] = []
+    for value in values:
+        offsets.append(None if value is None else len(inner))
+        inner += value.items() if isinstance(value, dict) else value or ()
+    ends = pa.array([*offsets, len(inner)], pa.int32())
+    if pa.types.is_map(kind):
+        keys = _inner([key for key, _ in inner], kind.key_type)
+        return pa.MapArray.from_arrays(ends, keys, _inner([item for _, item in inner], kind.item_type), kind)
+    return pa.ListArray.from_arrays(ends, _inner(inner, kind.value_type), kind)
+
+
+def _inner(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_nested(kind):
+        return _nested(values, kind)
+    return _array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values], kind)
 
 
 def _arrow_type(text: str) -> pa.DataType:

@@ -17,7 +17,7 @@ from include.lake.project import task_lists
 from scripts.api import Api
 from tests.conftest import JAVA_OPTIONS, QUICK
 
-# With caches it takes a minute or two; this is for a machine that does other things as well.
+# With caches it takes a minute or two. A busy machine takes longer.
 SECONDS = 900
 
 
@@ -41,7 +41,7 @@ class Lake:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         self.env |= {"LAKE_HOME": str(home), "LAKE_UI_PORT": str(self.port), "SCALE": "0.005", "LAKE_ENGINE": engine}
         self.env |= {"FAMILIES": ",".join(families), **env}
-        # A Spark for a handful of rows, without anything between it and the tables that a user's has not.
+        # Settings of Spark for few rows. It reads the tables exactly as the Spark of a user does.
         self.env["JDK_JAVA_OPTIONS"] = " ".join([JAVA_OPTIONS, *(f"-D{name}={value}" for name, value in QUICK.items())])
         if "LAKE_JARS" in os.environ:
             self.env["LAKE_JARS"] = os.environ["LAKE_JARS"]
@@ -84,7 +84,7 @@ class Lake:
         return {row["table"]: row for row in json.loads(self.cli("status", "--from", day, "--to", day, "--json"))}
 
     def process(self, name: str) -> Process:
-        """One that the run which is at work has started."""
+        """A process of the current `make run`."""
         return Process(*json.loads((self.home / "run" / "started.json").read_text())["processes"][name])
 
     def api(self) -> Api:

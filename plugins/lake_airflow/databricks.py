@@ -1,7 +1,7 @@
 """Where LAKE_ENGINE is `databricks`: a task submits its work as a run, and waits for it without a worker.
 
-The run is found again whatever dies. A random token is kept before it is submitted, and Databricks gives the same run
-to who submits the same token again. What is kept goes with the end of the run, so a cleared task submits anew.
+The run is found again whatever dies. The task keeps a random token before it submits, and Databricks returns the same
+run for the same token. The task forgets the token when the run ends, so a cleared task submits anew.
 """
 
 import json
@@ -21,7 +21,7 @@ from include.lake.errors import CONFLICT, INFRASTRUCTURE, LakeError
 from include.lake.project import lineage
 
 CONNECTION = "databricks_default"
-# The run's own limit: when a trigger ends early, nobody would cancel the run.
+# Databricks ends a run after this time. A trigger that is dead cannot cancel it.
 TIMEOUT_SECONDS = 6 * 3600
 # The newest environment of serverless: from this one on, it keeps computed rows.
 ENVIRONMENT = "5"
@@ -29,7 +29,7 @@ ENVIRONMENT = "5"
 _KEY = "lake_run"
 # In it: this try has not submitted the run, but found it.
 _FOUND = "found"
-# A run that is being cancelled was of a try before. One that ends well just now has built: the new run finds that out.
+# A run that is ending belongs to an earlier try. If it has built the day, the new run finds it fresh.
 _ENDED = ("TERMINATING", "TERMINATED", "SKIPPED", "INTERNAL_ERROR")
 # The words of the entry point alone: Databricks itself writes "status code: 503".
 _CLASS = re.compile(r"(?:\A|RunFailed: )(data|code|conflict|infrastructure): ")

@@ -22,7 +22,7 @@ class Board:
         self._looking: asyncio.Task[None] | None = None
 
     async def missing(self, ask: Ask) -> dict[str, str]:
-        """The days that a sensor waits for, each with the reason. A newcomer makes the next look come at once."""
+        """The days that a sensor waits for, each with the reason. A new sensor starts a look at once."""
         self._asked[ask] = time.monotonic()
         while ask not in self._answers or self._seconds_left() <= 0:
             if self._looking is None or self._looking.done():

@@ -23,7 +23,8 @@ POLL_SECONDS = 10
 LOOK_SECONDS = 5
 # Seconds after which a sensor logs its reason again, although nothing has changed.
 REPEAT_SECONDS = 300
-# This many failed looks in a row (five minutes) make the sensor fail. Then Airflow retries it.
+# This many failed looks in a row make the sensor fail: five minutes, on Databricks by default 2.5 hours. Then Airflow
+# retries it.
 FAILED_LOOKS = 30
 # The sensor ends by itself and logs what is missing. If the triggerer hangs, Airflow ends the task this much later.
 GRACE = timedelta(minutes=10)
@@ -83,7 +84,7 @@ class BuildTable(BaseOperator):
         except AirflowTaskTimeout:
             hours = self.execution_timeout.total_seconds() / 3600 if self.execution_timeout else 0
             error = LakeError(
-                f"waited for Spark to build it for {hours:g} h (execution_timeout): it hangs or is too small"
+                f"the engine has not built it within {hours:g} h (execution_timeout): it hangs or needs more memory"
             )
         except Exception as other:
             error = other

@@ -8,7 +8,8 @@ A build replaces the partitions (places) in which rows of the touched keys diffe
 the rows of other keys that lie there again as they are. So a key that a day shows once more costs no file.
 
 A SELECT may read `published`: the rows of the touched keys as the table has them. Then a day that comes after all days
-taken in needs no history: the SELECT is computed over its rows and these. Over all days `published` has no rows.
+taken in needs no history: the SELECT is computed over its rows and these. A build that reads all days has no rows in
+`published`.
 """
 
 from collections.abc import Collection, Iterator
@@ -118,7 +119,7 @@ def scope(
 class _Views:
     """Views of a session, which go with the build.
 
-    A session that goes on (one inside a process) would hold the versions that they read, and those their session.
+    A long session would keep each view, and each view its version of a table.
     """
 
     def __init__(self, spark: SparkSession, look: Look) -> None:
@@ -127,7 +128,7 @@ class _Views:
 
     def table(self, name: str, snapshot: Snapshot | None) -> DataFrame:
         """Make a view of a table at one version."""
-        assert snapshot is not None, f"what {name} reads is there: absent_inputs was empty"
+        assert snapshot is not None, f"the table of the view {name} is there: absent_inputs was empty"
         self._names.append(name)
         engine().view(self.spark, name, snapshot.address, snapshot.version)
         return self.spark.table(name)
@@ -144,7 +145,7 @@ class _Views:
 
 
 def _taken(name: str) -> str:
-    """The view of the rows of an input that are taken in. Its view for the SELECT may have fewer."""
+    """The view of all rows of an input that are taken in. The SELECT reads another one, which may have fewer rows."""
     return f"{OURS}taken_{lineage.view_name(name)}" if "." in name else lineage.view_name(name)
 
 
@@ -166,8 +167,8 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bo
         if one.day_column:
             if absent := look.absent_reasons(name, [day for day in taken if day not in days]):
                 raise InputsMissing(
-                    f"{table} has taken in {describe_absent({name: absent})}: load these days again, "
-                    f"or move {table} away and build it from the days that are there"
+                    f"{table} needs days that it has taken in before: {describe_absent({name: absent})}; load or build "
+                    f"these days again, or move {table} away and build it from the days that are there"
                 )
             rows = rows.where(F.col(one.day_column).isin(taken))
         views.rows(_taken(name), rows)
@@ -203,7 +204,7 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bo
 def _can_go_on(table: str, before: Collection[str], days: list[str]) -> bool:
     """May the SELECT be computed over the rows of `days` and the published ones of the touched keys alone?
 
-    It has to read these, its inputs have to have days, and `days` have to come after all that were taken in.
+    The SELECT has to read `published`, no input may be kept by key, and `days` come after all that were taken in.
     """
     inputs = [contracts.get(name) for name in lineage.inputs(table)]
     by_days = all(one.day_column or not one.has_days for one in inputs)
@@ -275,7 +276,7 @@ def _columns(views: _Views, name: str) -> list[str]:
 def _older(views: _Views, name: str, recorded: str, places: list[str]) -> DataFrame | None:
     """An input at the version that a build recorded; None if these partitions of it cannot be read any more.
 
-    None, too, if it had other columns then: what a new one changes in the rows, nobody can tell.
+    None, too, if it had other columns then: the rows cannot be compared.
     """
     table_id, _, version = recorded.partition("@")
     try:

@@ -127,7 +127,8 @@ class Vault(_Strict):
     hub: the business keys, which are columns of the stage. link, transactional_link: the hubs that it joins, tables of
     the same schema. satellite: the hub that it describes; its payload are the columns between key and effective_from.
     stage: the table of days with the events; it has all business keys, the payloads, event_ts and record_source.
-    sources: those record sources whose events count, all by default. Of one instant the first of them counts.
+    sources: those record sources whose events count, all by default. In a satellite the first listed wins
+        where two events have the same time.
     optional: of a link: those of its hubs that an event may lack. Without one of the others it gives no row.
     implied_by: of a transactional link: a source whose first event stands for those of a key of the first hub, where no
         other source has one.

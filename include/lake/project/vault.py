@@ -6,9 +6,9 @@ Each SELECT takes the events of a stage and the rows that the table has publishe
 - in satellites one row for each change of the payload, in order of effective_from,
 - in transactional links each event once.
 
-To keep that of some rows, and of these with later ones, is to keep it of all. So a day needs no history.
-A hash key is the MD5 of its business keys, as upper-case hex. Each is trimmed and in upper case, null or '' is ^^, and
-|| joins them. It is null where all of them are null: then there is no row.
+The published rows with the new events give the same as all events, so a day needs no history.
+A hash key is the MD5 of its business keys, as upper-case hex. A text is trimmed and in upper case, and '' is null. Of
+several keys a null counts as ^^, and || joins them. The hash is null where all are null: then there is no row.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ LOAD_DATE, RECORD_SOURCE, EFFECTIVE_FROM, EVENT_TS = "load_date", "record_source
 # As `lineage` has them, which imports this module.
 CHANGED, TOUCHED, PUBLISHED = "changed", "touched", "published"
 _EVENT, _NOTHING, _BETWEEN = "event", "^^", "||"
-# The text of a value in a key, so that all engines have the same: six decimals are a tenth of a metre of a place.
+# How a value becomes text in a hash key, the same on each engine. Six decimals of a coordinate are a tenth of a metre.
 _TEXT_OF = {
     "string": "nullif(upper(trim({})), '')",
     "timestamp": "date_format({}, 'yyyy-MM-dd HH:mm:ss.SSS')",

@@ -1,7 +1,7 @@
 """The store of a Unity Catalog: tables `catalog.schema.table`, which SQL alone reads and writes. Nobody opens a file.
 
-Its functions are those of the port `Store`. SQL has two ways there. A run of Databricks has a Spark session; it alone
-writes. Everybody else (Airflow, the command line) asks a SQL warehouse, and reads how our own tables are in the ledger.
+Its functions are those of the port `Store`. A run of Databricks uses its Spark session, and it alone writes. Airflow
+and the command line ask a SQL warehouse, and read the state of our own tables from the ledger.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from include.lake.storage import (
 from include.lake.storage.arrow import arrow_schema, rows_by_day
 
 Values = Mapping[str, str | int]
-# Ten years: Delta's own default is 30 days. The commits are the proof of what the ledger says.
+# Ten years, because builds and looks read the commits. Delta's own default is 30 days.
 _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 # What SQL says of a table that is not there, of one that two make at once, and of a version that nobody can read.
 _ABSENT = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE")
@@ -568,7 +568,9 @@ def require_commit(target: Snapshot, build_id: str) -> None:
     newest = open(target.table)
     assert newest is not None, "it was written"
     if newest.version == target.version:
-        raise LakeError(f"{target.table}: Databricks made no commit for a build: see scripts/first_hour.py, 14")
+        raise LakeError(
+            f"{target.table}: Databricks made no commit for build {build_id}: run scripts/first_hour.py, see check 14"
+        )
     commits_since = commits(newest, contracts.get(target.table), target.version)
     if not any(commit.metadata.get("build_id") == build_id for commit in commits_since):
         raise WriteConflict(f"{target.table}: another build came first")
@@ -617,8 +619,8 @@ def write(
     """Append rows to a table without a contract. Appends never conflict."""
     if not isinstance(rows, pa.Table) or anew:
         raise LakeError(
-            f"{table} in {settings.catalog()} is the record itself, and is not made again: bring an older version back "
-            f"with RESTORE TABLE {address(table)} TO VERSION AS OF n"
+            f"{table} cannot be made again in {settings.catalog()}: bring an older version back with "
+            f"RESTORE TABLE {address(table)} TO VERSION AS OF n"
         )
     session = _run()
     if open(table) is None:
@@ -649,7 +651,9 @@ def replace(
     of somebody else.
     """
     if not isinstance(rows, pa.Table) or since or guard:
-        raise LakeError(f"{contract.table}: files are not loaded into {settings.catalog()}: whoever owns it writes it")
+        raise LakeError(
+            f"./lake load does not write {contract.table} in {settings.catalog()}: its owner writes it there"
+        )
     day, session, table = contract.day_column, _run(), rows.cast(arrow_schema(contract))
     loaded = rows_by_day(contract, table)
     record = record or load_record(contract, uuid.uuid4().hex, loaded)

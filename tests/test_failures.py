@@ -31,6 +31,7 @@ DAY = "2026-01-05"
         (PySparkException("[DELTA_CONCURRENT_APPEND] SQLSTATE: 2D521"), "conflict"),
         (PySparkException("[INTERNAL_ERROR] SQLSTATE: XX000"), "infrastructure"),
         (PySparkException("the server is gone"), "infrastructure"),
+        (PySparkException("java.lang.OutOfMemoryError: Java heap space"), "infrastructure"),
         (DeltaError("the log cannot be read"), "infrastructure"),
         (PermissionError(13, "Permission denied", "/lake"), "infrastructure"),
     ],
@@ -39,6 +40,7 @@ def test_every_error_has_a_class_and_only_some_are_worth_a_retry(error: Exceptio
     failure = failures.explain(error, "a.b", DAY, DAY)
     assert failure.kind == kind
     assert failure.retry == (kind in ("conflict", "infrastructure"))
+    assert ("give LAKE_ENGINE_MEMORY more" in failure.text) == ("Java heap space" in str(error))
     # The same answer decides if a backfill looks for the bad day: an input that is missing is missed by its half, too.
     assert backfill.is_of_the_rows(error) == (kind == "data" and not isinstance(error, InputsMissing))
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from include.lake import settings
+from include.lake.build import failures
 from include.lake.engine import engine, sail, sail_server, server
 from include.lake.errors import CODE, DATA, INFRASTRUCTURE, LakeError, UsageError
 from include.lake.local import processes, wait
@@ -180,6 +181,7 @@ def test_memory_that_runs_out_is_one_line_and_nothing_is_published(
     finally:
         server.stop(patience=0)
     assert sail.kind(raised.value) == INFRASTRUCTURE
+    assert "else give LAKE_ENGINE_MEMORY more" in failures.explain(raised.value, TABLE, DAY, DAY).text
     assert [row["status"] for row in ledger.read([TABLE])] == ["failed"]
     assert not list((lake_home / "engine" / "stage").glob("*/*"))
 

@@ -3,6 +3,7 @@
 Only this module decides the class of an error: tasks, backfill and the command line all call `kind`.
 """
 
+import re
 import traceback
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ _ADVICE = {
     CONFLICT: "a retry helps: the other builds are done by then",
     INFRASTRUCTURE: "a retry may help: this is not about the data or the SELECT",
 }
+# What Sail (in our words) and Java say when memory has run out.
+_NO_MEMORY = re.compile(r"LAKE_ENGINE_MEMORY|OutOfMemoryError|Java heap space")
+_OF_MEMORY = "a retry helps only if other builds have used the memory: else give LAKE_ENGINE_MEMORY more"
 _CAUSE_LINES = 20
 _LINE_LENGTH = 400
 
@@ -58,7 +62,9 @@ def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
 
 def describe(error: BaseException, subject: str) -> str:
     """A few lines: `subject` failed, the class of the error, and its cause."""
-    return "\n".join([f"{subject} failed ({kind(error)} error; {_ADVICE[kind(error)]})", *root_cause(error)])
+    of_memory = kind(error) == INFRASTRUCTURE and _NO_MEMORY.search(str(error))
+    advice = _OF_MEMORY if of_memory else _ADVICE[kind(error)]
+    return "\n".join([f"{subject} failed ({kind(error)} error; {advice})", *root_cause(error)])
 
 
 def root_cause(error: BaseException) -> list[str]:

@@ -262,8 +262,10 @@ def built_rows(spark: "SparkSession", table: str, start: str, end: str, inputs: 
     names = [column.name for column in _columns(table)]
     kept = [] if isinstance(rows, str) else [dict(zip(names, row[1:], strict=True)) for row in rows if row[0] is None]
     for column in _columns(table):
-        for row in kept if column.type in ("timestamp", "date") else []:
-            if row[column.name] is not None:
+        for row in kept if column.type in ("timestamp", "date", "double") else []:
+            if row[column.name] is not None and column.type == "double":
+                row[column.name] = float(row[column.name])  # see _exact
+            elif row[column.name] is not None:
                 unit = timedelta(microseconds=1) if column.type == "timestamp" else timedelta(days=1)
                 moment = EPOCH + row[column.name] * unit
                 row[column.name] = moment if column.type == "timestamp" else moment.date()

@@ -206,7 +206,7 @@ class _Made:
         payload, sources = self.between[:-1], self.vault.sources
         places = " ".join(f"when '{source}' then {place}" for place, source in enumerate(sources))
         first = [f"case {RECORD_SOURCE} {places} end"] if len(sources) > 1 else []
-        order = ", ".join([*first, *payload, RECORD_SOURCE])
+        order = ", ".join([*first, *payload, RECORD_SOURCE, LOAD_DATE])
         instant = f"{self.hash_key}, {EFFECTIVE_FROM}"
         instants = _numbered("instants", "observed", "place", instant, order, f"{self.hash_key} is not null")
         window = f"over (partition by {self.hash_key} order by {EFFECTIVE_FROM})"

@@ -43,8 +43,9 @@ select distinct
     user_id,
     nullif(trim(both '"' from trim(user_agent)), '') as user_agent,
     nullif(lower(trim(level)), '') as plan_type,
-    lat as location_latitude,
-    lon as location_longitude,
+    -- Infinity, NaN and numbers too large for a hash key are no place.
+    case when abs(lat) < 1e12 then lat end as location_latitude,
+    case when abs(lon) < 1e12 then lon end as location_longitude,
     nullif(trim(zip), '') as location_zip,
     nullif(lower(trim(city)), '') as location_city,
     nullif(lower(trim(state)), '') as location_state,
@@ -57,7 +58,8 @@ select distinct
     duration as song_played_sec,
     case when record_source = 'listen_events' then ts end as play_start_ts,
     case
-        when record_source = 'listen_events' then timestamp_micros(unix_micros(ts) + cast(round(duration) as bigint) * 1000000)
+        when record_source = 'listen_events' and abs(duration) < 1e9
+            then timestamp_micros(unix_micros(ts) + cast(round(duration) as bigint) * 1000000)
     end as play_end_ts,
     case when record_source in ('auth_events', 'listen_events') then ts end as authorization_ts,
     success as is_auth_successful,

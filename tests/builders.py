@@ -48,7 +48,7 @@ def how_many(default: int) -> int:
 
 def sample(number: int) -> int:
     """How many of the examples the engine of LAKE_ENGINE tries: all on Sail, and with N=…; else a few on Spark."""
-    return number if settings.engine() == settings.SAIL or os.environ.get("N") else -(-number // 4)
+    return number if settings.engine() == settings.SAIL or os.environ.get("N") else -(-number // 8)
 
 
 class Progress:

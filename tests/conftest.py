@@ -127,6 +127,18 @@ def of_spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession
     session.stop()
 
 
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[str, str, SparkSession]]":
+    """Address, token and a session of one Spark with Delta, which the tests of Databricks share."""
+    from tests.databricks import statements  # it imports this module
+
+    with (
+        statements.spark_server(tmp_path_factory.mktemp("cluster")) as (address, token),
+        statements.session(address, token) as session,
+    ):
+        yield address, token, session
+
+
 @pytest.fixture
 def lake_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty lake for one test."""

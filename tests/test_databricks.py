@@ -30,6 +30,8 @@ from tests.databricks.server import TOKEN, Workspace, serving
 from tests.shop import DAY, FILES, TABLE
 
 APPROVED = settings.ROOT / "tests" / "approved" / "databricks.json"
+# All tests of Databricks share one Spark, so one process of the tests runs them.
+pytestmark = pytest.mark.xdist_group("databricks")
 RUN = "wev/scheduled__2026-01-05T16:00:00+00:00"
 
 
@@ -106,15 +108,6 @@ def test_a_backfill_inside_a_run_takes_no_lock(target: None, lake_home: Path) ->
 
 
 # -- on a Spark with Delta
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Any]]:
-    with (
-        statements.spark_server(tmp_path_factory.mktemp("server")) as (address, token),
-        statements.session(address, token) as session,
-    ):
-        yield address, token, session
 
 
 @pytest.fixture

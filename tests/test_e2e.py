@@ -46,7 +46,7 @@ def lake(tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.Fixt
 
 @pytest.mark.parametrize("lake", [settings.SPARK], indirect=True)
 def test_from_nothing_to_green_runs_on_spark(lake: Lake) -> None:
-    day = first_run(lake)
+    day = first_run(lake, days=3)
     status = lake.status(day)
     assert {status[table]["state"] for table in TABLES} == {"fresh"} and all(status[table]["rows"] for table in TABLES)
     assert lake.left() == [] and not lake.answers()
@@ -104,9 +104,9 @@ def test_from_nothing_to_green_runs_and_on_after_a_crash(lake: Lake, monkeypatch
     assert airflow(lake, "version").stderr.startswith("scripts/airflow: no Airflow runs in ")
 
 
-def first_run(lake: Lake) -> str:
+def first_run(lake: Lake, days: int = BACKFILL_DAYS + 1) -> str:
     """From nothing to green runs, and everything stopped; gives their day."""
-    output, run = lake.run(ONCE="1", DAYS=str(BACKFILL_DAYS + 1))
+    output, run = lake.run(ONCE="1", DAYS=str(days))
     assert run.returncode == 0, output[-4000:]
     day = re.search(r"following .* for (\d{4}-\d\d-\d\d)", output)
     assert day

@@ -48,7 +48,7 @@ EXAMPLES = builders.how_many(200)
 PATHS = 2  # histories that end in the same state of the world, and are compared with one build from scratch
 EXAMPLES_OF_A_PATH = len(DAYS) * len(TABLES)
 # The sample on Spark, where a build takes ten times as long: a few days, and no table kept by key (see test_kept.py).
-SPARK_DAYS = DAYS[:3]
+SPARK_DAYS = DAYS[:2]
 SPARK_TABLES = [name for name in TABLES if not contracts.get(name).kept_by]
 WORLDS = -(-EXAMPLES // (EXAMPLES_OF_A_PATH * PATHS))
 STEPS = 3

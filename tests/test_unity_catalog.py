@@ -29,23 +29,16 @@ from tests.databricks import statements
 from tests.databricks.server import Workspace, serving
 from tests.shop import DAY, FILES, LAST, NEXT, TABLE, build
 
-pytestmark = pytest.mark.spark
+# All tests of Databricks share one Spark, so one process of the tests runs them.
+pytestmark = [pytest.mark.spark, pytest.mark.xdist_group("databricks")]
 VAULT_KINDS = ("hub", "link", "satellite", "transactional_link")
 SOURCE = "shop.event"
 EVENT, TOTAL = (f"`{statements.CATALOG}`.{table}" for table in (SOURCE, TABLE))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Address and token of one Spark with Delta, which all tests of this file share."""
-    with statements.spark_server(tmp_path_factory.mktemp("server")) as where:
-        yield where
-
-
-@pytest.fixture(scope="module")
-def spark(server: tuple[str, str]) -> Iterator[Any]:
-    with statements.session(*server) as session:
-        yield session
+@pytest.fixture
+def spark(cluster: tuple[str, str, Any]) -> Any:
+    return cluster[2]
 
 
 @pytest.fixture
@@ -237,7 +230,7 @@ def newest(table: str) -> int:
 
 @pytest.mark.parametrize("numbered", [True, False], ids=["left out", "found out"])
 def test_another_build_of_the_same_key_comes_first(
-    shop: Any, server: tuple[str, str], monkeypatch: pytest.MonkeyPatch, numbered: bool
+    shop: Any, cluster: tuple[str, str, Any], monkeypatch: pytest.MonkeyPatch, numbered: bool
 ) -> None:
     """It commits right before ours. Delta leaves ours out. Else the history tells, and ours is done again."""
     first, second, third = buyers.DAYS[:3]
@@ -252,7 +245,7 @@ def test_another_build_of_the_same_key_comes_first(
     def rival_first(*arguments: Any) -> dict[str, str]:
         given = options(*arguments)
         if rivals:
-            with statements.session(*server) as other:
+            with statements.session(*cluster[:2]) as other:
                 buyers.build(databricks.enter(other), rivals.pop(), tables=["shop.owner"])
             databricks.enter(shop)
             given = {name: text for name, text in given.items() if numbered or not name.startswith("txn")}

@@ -3,9 +3,9 @@ really runs each submitted wheel. The rows are those of the local target.
 """
 
 import json
+import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,10 @@ BACKFILL_DAYS = 14
 LISTS = [task_lists.read(path) for path in task_lists.paths("wev")]
 TABLES = lineage.in_order([table for listed in LISTS for table in listed.tables])
 
-pytestmark = [pytest.mark.e2e, pytest.mark.spark]
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Address, token and a session of a Spark with Delta, in which the submitted wheels run."""
-    with (
-        statements.spark_server(tmp_path / "server") as (address, token),
-        statements.session(address, token) as session,
-    ):
-        yield address, token, session
+# It takes several minutes, so not every run of the tests does it.
+pytestmark = [
+    pytest.mark.e2e, pytest.mark.spark, pytest.mark.skipif(not os.environ.get("N"), reason="make workspace runs it"),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -58,6 +51,8 @@ def test_the_main_job_and_a_backfill(
     address, token, session = cluster
     day = seed.newest_day()
     first = days_before(day, BACKFILL_DAYS)
+    for schema in {name.partition(".")[0] for name in (*lineage.in_order(), contracts.LEDGER)}:
+        session.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
     databricks.enter(session)
     load(first, day)
     unity_catalog.use(None)

@@ -30,8 +30,6 @@ from tests.databricks.server import TOKEN, Workspace, serving
 from tests.shop import DAY, FILES, TABLE
 
 APPROVED = settings.ROOT / "tests" / "approved" / "databricks.json"
-# All tests of Databricks share one Spark, so one process of the tests runs them.
-pytestmark = pytest.mark.xdist_group("databricks")
 RUN = "wev/scheduled__2026-01-05T16:00:00+00:00"
 
 

@@ -29,8 +29,7 @@ from tests.databricks import statements
 from tests.databricks.server import Workspace, serving
 from tests.shop import DAY, FILES, LAST, NEXT, TABLE, build
 
-# All tests of Databricks share one Spark, so one process of the tests runs them.
-pytestmark = [pytest.mark.spark, pytest.mark.xdist_group("databricks")]
+pytestmark = pytest.mark.spark
 VAULT_KINDS = ("hub", "link", "satellite", "transactional_link")
 SOURCE = "shop.event"
 EVENT, TOTAL = (f"`{statements.CATALOG}`.{table}" for table in (SOURCE, TABLE))

@@ -445,7 +445,7 @@ def test_only_what_a_retry_can_cure_is_retried(bag, builds, error, kind, retried
     first, *cause, last = str(raised.value).splitlines()
     assert first.startswith(f"{table} 2026-01-05 failed ({kind} error; ")
     assert 1 <= len(cause) <= 20
-    told = "for 2 h (execution_timeout)" if isinstance(error, AirflowTaskTimeout) else str(error)
+    told = "within 2 h (execution_timeout)" if isinstance(error, AirflowTaskTimeout) else str(error)
     assert told in cause[-1]
     assert last == f"see it again: ./lake build {table} --from 2026-01-05 --to 2026-01-05"
 

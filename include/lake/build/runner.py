@@ -88,7 +88,6 @@ def build(
     there = [day for day in due if day not in absent]
     for some in [there] if contract.kept_by and there else _consecutive(contract, there):
         _build_days(spark, contract, some, run, force, log, outcome)
-    store().ensure_views(table)
     outcome.seconds = round(time.monotonic() - started, 2)
     span = start if start == end else f"{start}..{end}"
     if outcome.days:

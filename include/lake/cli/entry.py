@@ -31,12 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from include.lake.build import failures
     from include.lake.engine import databricks
     from include.lake.project.current import held
+    from include.lake.storage import unity_catalog
 
     try:
         with held():
             databricks.enter()
             _require_code(options.code_id)
             _WORK[options.work](options)
+            for table in _codes(options.code_id):
+                unity_catalog.ensure_views(table)
     except RunFailed:
         raise
     except Exception as error:

@@ -113,9 +113,6 @@ class Store(Protocol):
     def query(self, snapshot: Snapshot, sql: str) -> "pa.Table":
         """The result of a query over the table `source_rows`."""
 
-    def ensure_views(self, table: str) -> None:
-        """Make the views that read a table, where a catalog keeps views. One that is as its files say stays."""
-
     def write(
         self,
         table: str,

@@ -330,10 +330,6 @@ def ensure(contract: Contract) -> Snapshot:
     return _snapshot(contract.table, delta)
 
 
-def ensure_views(table: str) -> None:
-    """Nothing: a folder has no views, and `./lake show` computes them."""
-
-
 def maintain(table: str, older_than: timedelta = KEPT) -> Maintained | None:
     """Make small files one, cluster them, delete what nobody needs any more; None if the table does not exist."""
     from include.lake.storage import delta_upkeep  # it imports this module

@@ -132,7 +132,7 @@ def open(table: str, version: int | None = None) -> Snapshot | None:
             return Snapshot(table, "", 0, name, tuple(_columns(name)), (), {})
         (detail,) = _sql(f"describe detail {name}")
         history = _sql(f"describe history {name} limit {_GLANCE}")
-        columns = tuple(_columns(name) if version is None else _run().sql(_older(name, version)).columns)
+        columns = tuple(_columns(name) if version is None else _run().sql(_older(name, version)).column_names)
     except Exception as error:
         if _ABSENT.search(str(error)):
             return None
@@ -577,7 +577,7 @@ def require_commit(target: Snapshot, build_id: str) -> None:
 
 
 def ensure_views(table: str) -> None:
-    """Make the views that read a table, and those again whose contract or SELECT is another one.
+    """Make the views that read a table, and those again whose contract or SELECT is another one. A run ends with it.
 
     A view that reads a table which is not there yet is made by the first build of that.
     """

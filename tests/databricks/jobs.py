@@ -1,6 +1,7 @@
 """The Jobs API of Databricks, as far as the lake uses it: each submitted run really runs its wheel, on one Spark."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from tests.conftest import QUICK
 
 _RUNS = "/api/2.2/jobs/runs/"
 _FILES = "/api/2.0/fs/files/"
@@ -27,13 +30,13 @@ _TASK_FIELDS = {
 _WHEEL_FIELDS = {"entry_point", "named_parameters", "package_name", "parameters"}
 # What stands in the place of a cluster: its session is there before the code of the run.
 _CLUSTER = """
-import os, sys
+import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from include.lake.engine import connect, databricks
 from include.lake.cli import entry
 assert entry.__file__.startswith(sys.argv[1]), "the code is not that of the wheel"
 enter = databricks.enter
-with connect.session(os.environ["OF_SPARK"], {}, os.environ["OF_TOKEN"]) as session:
+with connect.session(os.environ["OF_SPARK"], json.loads(os.environ["OF_CONF"]), os.environ["OF_TOKEN"]) as session:
     databricks.enter = lambda: enter(session)
     entry.main(sys.argv[2:])
 """
@@ -48,7 +51,9 @@ class Jobs:
     def __init__(self, folder: Path, address: str, token: str) -> None:
         self.folder, self.held, self.lingering, self.refused = folder, False, False, ""
         self.runs: dict[int, dict[str, Any]] = {}
-        self._environment = {"OF_SPARK": address, "OF_TOKEN": token, "LAKE_HOME": str(folder / "home")}
+        self._environment = {
+            "OF_SPARK": address, "OF_TOKEN": token, "OF_CONF": json.dumps(QUICK), "LAKE_HOME": str(folder / "home"),
+        }  # fmt: skip
         self._tokens: dict[str, int] = {}
         self._numbers = itertools.count(101)
         self._lock = threading.Lock()

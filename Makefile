@@ -1,6 +1,6 @@
 # Each target fetches what it needs. A machine needs only make and Python 3.11.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test approve workspace laws faults races wap engines bench-checks bench-engines bench-looks bench-backfill bench-rudder bench-vault bench-parse compose-test deploy lint format lock clean
+.PHONY: help setup run test approve thorough laws faults races wap engines bench-checks bench-engines bench-looks bench-backfill bench-rudder bench-vault bench-parse compose-test deploy lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -26,8 +26,8 @@ test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": thos
 approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), for a review to see what changed
 	@APPROVE=1 $(PY) -m pytest -q tests/test_dags.py tests/test_databricks.py -k approved
 
-workspace: setup  ## the main job and a backfill on a workspace of the tests, under a real scheduler (several minutes)
-	@N=1 $(PY) -m pytest -s tests/test_workspace.py
+thorough: setup  ## what `make test` leaves out, for it takes minutes: more of Databricks, the main job there, the end to end on Spark
+	@N=1 $(PY) -m pytest -s tests/test_workspace.py tests/test_databricks.py tests/test_unity_catalog.py tests/test_e2e.py
 
 laws faults races wap: setup  ## a proof of `make test` with more examples, kills, seeds or failures [N=1000]
 	@N=$(N) $(PY) -m pytest -s tests/test_$@.py

@@ -28,6 +28,9 @@ QUICK = {
 # need a third less CPU. The Spark of the tests lives as long as the tests, so there the second compiler pays.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 
+# Not in every run of the tests: it takes minutes. `make thorough` runs these.
+THOROUGH = pytest.mark.skipif(not os.environ.get("N"), reason="make thorough runs it")
+
 # These tests take long, so they begin first. One that begins last would run alone at the end.
 LONG = ["test_e2e", "test_laws", "test_faults", "test_races", "test_real_log", "test_wap"]
 

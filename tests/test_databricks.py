@@ -24,6 +24,7 @@ from include.lake.state.look import FRESH, Look
 from include.lake.storage import store, unity_catalog, warehouse
 from scripts import deploy, first_hour
 from tests import builders, buyers
+from tests.conftest import THOROUGH
 from tests.databricks import statements
 from tests.databricks.jobs import Jobs
 from tests.databricks.server import TOKEN, Workspace, serving
@@ -251,6 +252,7 @@ def test_a_cleared_task_does_not_wait_for_the_run_that_it_cancelled(workspace: J
     assert len(workspace.runs) == 2 and kept["lake_run"]["run_id"] == max(workspace.runs)
 
 
+@THOROUGH
 @pytest.mark.spark
 def test_a_cleared_task_whose_run_has_ended_is_a_new_run(workspace: Jobs, cluster: Any) -> None:
     """Its worker died between the end of the run and forgetting it. Its inputs may have changed since."""
@@ -296,6 +298,7 @@ def test_a_token_that_is_not_valid_any_more(workspace: Jobs, monkeypatch: pytest
             submit(Store(kept))
 
 
+@THOROUGH
 @pytest.mark.spark
 def test_runs_at_once_of_a_table_kept_by_key(
     workspace: Jobs, cluster: Any, project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -331,6 +334,7 @@ def test_a_wheel_of_another_version_refuses(workspace: Jobs, project: Any) -> No
         end(Store())
 
 
+@THOROUGH
 @pytest.mark.spark
 def test_the_first_hour_says_what_is_as_expected(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """On a Spark with Delta, where it says which of the things that are taken for granted hold in open Delta, too."""

@@ -19,6 +19,7 @@ from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import day_range, days_before
 from include.lake.state import ledger
 from scripts.api import Api
+from tests.conftest import THOROUGH
 from tests.make_run import Lake, ended, states, trigger_backfill, until
 
 # The families of DAGs that `make run` starts on an engine. On Spark it is the main job alone, as without FAMILIES.
@@ -44,6 +45,7 @@ def lake(tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.Fixt
     lake.end()
 
 
+@THOROUGH
 @pytest.mark.parametrize("lake", [settings.SPARK], indirect=True)
 def test_from_nothing_to_green_runs_on_spark(lake: Lake) -> None:
     day = first_run(lake, days=3)

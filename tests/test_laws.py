@@ -47,11 +47,9 @@ SOURCES = [name for name in lineage.in_order() if contracts.get(name).is_source]
 EXAMPLES = builders.how_many(200)
 PATHS = 2  # histories that end in the same state of the world, and are compared with one build from scratch
 EXAMPLES_OF_A_PATH = len(DAYS) * len(TABLES)
-# The sample on Spark, where a build takes ten times as long: two days, no table kept by key (see test_kept.py), and not
-# the table whose plan is the largest, with its reader.
+# The sample on Spark, where a build takes ten times as long: a few days, and no table kept by key (see test_kept.py).
 SPARK_DAYS = DAYS[:2]
-LARGE = "we_mart.wv_comm_user"
-SPARK_TABLES = [name for name in TABLES if not contracts.get(name).kept_by and LARGE not in lineage.upstream([name])]
+SPARK_TABLES = [name for name in TABLES if not contracts.get(name).kept_by]
 WORLDS = -(-EXAMPLES // (EXAMPLES_OF_A_PATH * PATHS))
 STEPS = 3
 LATE, ABSENT = 8, 4  # days of each source that arrive (again) in the course of a history; days not there before that

@@ -25,6 +25,7 @@ from include.lake.state.presence import Ask
 from include.lake.storage import Snapshot, store, unity_catalog, warehouse
 from include.sample import generate
 from tests import buyers
+from tests.conftest import THOROUGH
 from tests.databricks import statements
 from tests.databricks.server import Workspace, serving
 from tests.shop import DAY, FILES, LAST, NEXT, TABLE, build
@@ -118,6 +119,7 @@ def killed() -> Any:
     raise KeyboardInterrupt
 
 
+@THOROUGH
 @pytest.mark.parametrize("tracked", [True, False], ids=["row tracking", "by content"])
 def test_a_day_is_another_one_when_its_rows_are(run: Any, tracked: bool) -> None:
     """OPTIMIZE changes no day. A delete with deletion vectors, which changes no file name, always changes its day."""
@@ -138,6 +140,7 @@ def test_a_day_is_another_one_when_its_rows_are(run: Any, tracked: bool) -> None
     assert states() == [FRESH, "stale"]
 
 
+@THOROUGH
 def test_a_source_that_nobody_has_written_for_long(run: Any) -> None:
     """Delta lets nobody read its old version. Days whose files are the same are the same all the same."""
     load(("a", 1, DAY))
@@ -227,6 +230,7 @@ def newest(table: str) -> int:
     return opened(table).version
 
 
+@THOROUGH
 @pytest.mark.parametrize("numbered", [True, False], ids=["left out", "found out"])
 def test_another_build_of_the_same_key_comes_first(
     shop: Any, cluster: tuple[str, str, Any], monkeypatch: pytest.MonkeyPatch, numbered: bool
@@ -263,6 +267,7 @@ def test_another_build_of_the_same_key_comes_first(
     assert {Look().own_state("shop.owner", day).state for day in world} == {FRESH}
 
 
+@THOROUGH
 def test_older_versions_that_are_gone(shop: Any) -> None:
     """Then all keys are computed."""
     first, second = buyers.DAYS[:2]
@@ -295,6 +300,7 @@ left semi join shop.buyer as buyer on buyer.buyer = level.buyer
 """
 
 
+@THOROUGH
 def test_views_are_made_by_the_builds_of_what_they_read(
     shop: Any, project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +446,7 @@ def tables_to_compare() -> list[str]:
     return tables
 
 
+@THOROUGH
 def test_every_table_has_the_rows_of_the_local_target(
     run: Any, lake_home: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

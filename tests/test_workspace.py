@@ -3,7 +3,6 @@ really runs each submitted wheel. The rows are those of the local target.
 """
 
 import json
-import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -23,6 +22,7 @@ from include.lake.state.look import FRESH
 from include.lake.storage import store, unity_catalog
 from include.sample import generate
 from scripts import deploy, seed
+from tests.conftest import THOROUGH
 from tests.databricks import statements
 from tests.databricks.jobs import Jobs
 from tests.databricks.server import TOKEN, Workspace, serving
@@ -32,10 +32,7 @@ BACKFILL_DAYS = 14
 LISTS = [task_lists.read(path) for path in task_lists.paths("wev")]
 TABLES = lineage.in_order([table for listed in LISTS for table in listed.tables])
 
-# It takes several minutes, so not every run of the tests does it.
-pytestmark = [
-    pytest.mark.e2e, pytest.mark.spark, pytest.mark.skipif(not os.environ.get("N"), reason="make workspace runs it"),
-]  # fmt: skip
+pytestmark = [pytest.mark.e2e, pytest.mark.spark, THOROUGH]
 
 
 @pytest.fixture

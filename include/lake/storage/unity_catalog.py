@@ -7,6 +7,7 @@ and the command line ask a SQL warehouse, and read the state of our own tables f
 import hashlib
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,12 @@ Values = Mapping[str, str | int]
 _PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 # What SQL says of a table that is not there, of one that two make at once, and of a version that nobody can read.
 _ABSENT = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE")
-_TOGETHER = re.compile(r"ALREADY_EXISTS|DELTA_PROTOCOL_CHANGED|DELTA_METADATA_CHANGED|DELTA_CONCURRENT")
+_TOGETHER = re.compile(
+    r"ALREADY_EXISTS|DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION|DELTA_PROTOCOL_CHANGED|DELTA_METADATA_CHANGED|"
+    r"DELTA_CONCURRENT"
+)
+# How often a run tries to make a table that another run makes at the same time, one second after the other.
+_TRIES = 10
 _GONE = re.compile(
     r"DELTA_VERSION_NOT_FOUND|TIME_TRAVEL|[Cc]annot time travel|FILE_NOT_EXIST|FILE_NOT_FOUND|FileNotFound|"
     r"DELTA_LOG_FILE_NOT_FOUND|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_STATE_RECOVER"
@@ -471,12 +477,17 @@ def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str)
         f"create table if not exists {address(table)} ({columns}) using delta{layout} comment {literal(about)} "
         f"tblproperties ({properties})"
     )
-    try:
-        _make(table, text)
-    except Exception as error:
-        # Of two runs that make a table at once, Delta refuses one. It is there for both.
-        if not _TOGETHER.search(str(error)) or open(table) is None:
-            raise
+    for attempt in range(_TRIES):
+        try:
+            _make(table, text)
+            return
+        except Exception as error:
+            # Of two runs that make a table at once, Delta refuses one. It is there for both, now or in a moment.
+            if not _TOGETHER.search(str(error)) or attempt + 1 == _TRIES:
+                raise
+        if open(table) is not None:
+            return
+        time.sleep(1)
 
 
 def _make(table: str, text: str) -> None:

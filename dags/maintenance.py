@@ -48,8 +48,7 @@ with (
         tags=["lake"],
     ) as dag,
 ):
-    kept = [name for name, contract in contracts.load_all().items() if not contract.view]
-    for schema, names in groupby(sorted([*kept, contracts.LEDGER]), key=lambda name: name.partition(".")[0]):
+    for schema, names in groupby(sorted(contracts.that_keep_rows()), key=lambda name: name.partition(".")[0]):
         with TaskGroup(schema, prefix_group_id=False):
             for name in names:
                 MaintainTable(task_id=name, table=name, doc_md=f"Maintains `{name}`.")

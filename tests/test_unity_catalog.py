@@ -327,8 +327,7 @@ def test_views_are_made_by_the_builds_of_what_they_read(
 def build_by_a_run(spark: Any, day: str, tables: list[str] = buyers.TABLES, force: bool = False) -> None:
     """What the entry point does."""
     buyers.build(spark, day, tables=tables, force=force)
-    for table in tables:
-        unity_catalog.ensure_views(table)
+    unity_catalog.ensure_views(tables)
 
 
 # -- from Airflow: by the statement API
@@ -473,7 +472,7 @@ def test_every_table_has_the_rows_of_the_local_target(
             for start, end in ranges if contracts.get(name).is_built else ():
                 runner.build(name, start, end, log=lambda line: None)
             if engine == settings.DATABRICKS:
-                unity_catalog.ensure_views(name)
+                unity_catalog.ensure_views([name])
         results.append({name: _rows(name) for name in tables})
     assert all(results[0].values()) and {contracts.get(name).view for name in tables} == {True, False}
     for name, rows in results[0].items():

@@ -26,7 +26,7 @@ class Line:
 def tables(names: list[str] | None = None) -> list[str]:
     """The tables with these names, or all that keep rows, the ledger last. UsageError for what keeps none."""
     if not names:
-        return [*sorted(name for name, one in contracts.load_all().items() if not one.view), contracts.LEDGER]
+        return contracts.that_keep_rows()
     for name in names:
         if name != contracts.LEDGER and contracts.get(name).view:
             raise UsageError(f"{name} is a view, which keeps no rows: maintain the tables that it reads")

@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             databricks.enter()
             _require_code(options.code_id)
             _WORK[options.work](options)
-            for table in _codes(options.code_id):
-                unity_catalog.ensure_views(table)
+            unity_catalog.ensure_views(_codes(options.code_id))
     except RunFailed:
         raise
     except Exception as error:

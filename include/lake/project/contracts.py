@@ -647,6 +647,11 @@ def load_all() -> Contracts:
     return current.project().contracts
 
 
+def that_keep_rows() -> list[str]:
+    """All sources and tables by name, without views, the ledger last."""
+    return [*sorted(name for name, contract in load_all().items() if not contract.view), LEDGER]
+
+
 def get(table: str) -> Contract:
     """The contract of `table`; ContractError if it is wrong, UsageError with the nearest name if there is none."""
     from include.lake.project import current  # it imports this module

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ANY_DAY = "*"
 # A week, as Delta has it: the longest that a build or a reader of an older version may take.
 KEPT = timedelta(days=7)
+# Of every table that we make: ten years, because builds and looks read the commits. Delta's own default is 30 days.
+PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 
 
 @dataclass(frozen=True)

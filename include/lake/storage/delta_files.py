@@ -27,6 +27,7 @@ from include.lake.project.periods import Period, is_key
 from include.lake.storage import (
     ANY_DAY,
     KEPT,
+    PROPERTIES,
     Commit,
     Maintained,
     PartitionFiles,
@@ -53,8 +54,6 @@ _LOOK_EVERY = 50
 _RETRIES = 15
 # Maintenance of a table commits a few times a week. A build that meets it more often than this meets something else.
 _AGAIN = 5
-# Ten years: the ledger can be made again from the commits, so the commits stay (Delta's own default is 30 days).
-_PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 
 
 class _Files:
@@ -304,7 +303,7 @@ def ensure(contract: Contract) -> Snapshot:
     if delta is None:
         DeltaTable.create(
             path, Schema(fields), mode="ignore", partition_by=list(contract.partitioned_by),
-            name=contract.table, description=contract.about, configuration=_PROPERTIES,
+            name=contract.table, description=contract.about, configuration=PROPERTIES,
         )  # fmt: skip
         return _snapshot(contract.table, DeltaTable(path))
     if delta.metadata().partition_columns != list(contract.partitioned_by):

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from include.lake.project.periods import Period, is_key
 from include.lake.storage import (
     ANY_DAY,
     KEPT,
+    PROPERTIES,
     Commit,
     Maintained,
     PartitionFiles,
@@ -37,20 +39,18 @@ from include.lake.storage import (
 from include.lake.storage.arrow import arrow_schema, rows_by_day
 
 Values = Mapping[str, str | int]
-# Ten years, because builds and looks read the commits. Delta's own default is 30 days.
-_PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
 # What SQL says of a table that is not there, of one that two make at once, and of a version that nobody can read.
 _ABSENT = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE")
 _TOGETHER = re.compile(
     r"ALREADY_EXISTS|DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION|DELTA_PROTOCOL_CHANGED|DELTA_METADATA_CHANGED|"
     r"DELTA_CONCURRENT"
 )
-# How often a run tries to make a table that another run makes at the same time, one second after the other.
-_TRIES = 10
 _GONE = re.compile(
     r"DELTA_VERSION_NOT_FOUND|TIME_TRAVEL|[Cc]annot time travel|FILE_NOT_EXIST|FILE_NOT_FOUND|FileNotFound|"
     r"DELTA_LOG_FILE_NOT_FOUND|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_STATE_RECOVER"
 )
+# How often a run tries to make a table that another run makes at the same time, one second after the other.
+_TRIES = 10
 # Commits that change no row. One that is not listed here is compared with the version before: it costs a query.
 _STILL = {
     "OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE", "ADD COLUMNS", "CHANGE COLUMN", "UPDATE COLUMN METADATA",
@@ -138,7 +138,8 @@ def open(table: str, version: int | None = None) -> Snapshot | None:
             return Snapshot(table, "", 0, name, tuple(_columns(name)), (), {})
         (detail,) = _sql(f"describe detail {name}")
         history = _sql(f"describe history {name} limit {_GLANCE}")
-        columns = tuple(_columns(name) if version is None else _run().sql(_older(name, version)).column_names)
+        at = history[0]["version"] if version is None else version
+        columns = _columns_at(name, detail["id"], at)
     except Exception as error:
         if _ABSENT.search(str(error)):
             return None
@@ -151,9 +152,15 @@ def open(table: str, version: int | None = None) -> Snapshot | None:
         # Others may cluster their tables instead. To read them by their days costs more then, and is as right.
         partitioned_by = contract.partitioned_by
     return Snapshot(
-        table, detail["id"], history[0]["version"] if version is None else version, name, columns, partitioned_by,
+        table, detail["id"], at, name, columns, partitioned_by,
         {**detail, "properties": detail["properties"] or {}, "history": history},
     )  # fmt: skip
+
+
+@cache
+def _columns_at(name: str, table_id: str, version: int) -> tuple[str, ...]:
+    """The columns of a table at a version, which never change: a run opens the same version many times."""
+    return tuple(_run().sql(f"select * from {name} version as of {version} limit 0").column_names)
 
 
 def _columns(name: str) -> dict[str, tuple[str, str]]:
@@ -213,10 +220,6 @@ def prepare(tables: Iterable[str]) -> None:
     _recorded()
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         list(pool.map(ask, tables))
-
-
-def _older(name: str, version: int) -> str:
-    return f"select * from {name} version as of {version} limit 0"
 
 
 def _at(snapshot: Snapshot, version: int | None = None) -> str:
@@ -472,7 +475,7 @@ def _comment(text: str) -> str:
 
 def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str) -> None:
     layout = f" partitioned by ({', '.join(f'`{name}`' for name in partitioned_by)})" if partitioned_by else ""
-    properties = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in _PROPERTIES.items())
+    properties = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in PROPERTIES.items())
     text = (
         f"create table if not exists {address(table)} ({columns}) using delta{layout} comment {literal(about)} "
         f"tblproperties ({properties})"
@@ -587,14 +590,14 @@ def require_commit(target: Snapshot, build_id: str) -> None:
         raise WriteConflict(f"{target.table}: another build came first")
 
 
-def ensure_views(table: str) -> None:
-    """Make the views that read a table, and those again whose contract or SELECT is another one. A run ends with it.
+def ensure_views(tables: Collection[str]) -> None:
+    """Make the views that read one of these tables, and those again whose contract or SELECT is another one.
 
-    A view that reads a table which is not there yet is made by the first build of that.
+    A run ends with it. A view that reads a table which is not there yet is made by the first build of that.
     """
     for name in lineage.in_order() if _session else ():
         contract = contracts.get(name)
-        if contract.view and table in lineage.inputs(name):
+        if contract.view and not set(lineage.inputs(name)).isdisjoint(tables):
             _ensure_view(contract)
 
 

@@ -69,7 +69,9 @@ def totals(spark: Any) -> list[tuple[Any, ...]]:
 
 def states() -> list[str]:
     look = Look()
-    return [look.own_state(TABLE, day).state for day in (DAY, NEXT)]
+    found = [look.own_state(TABLE, day) for day in (DAY, NEXT)]
+    print(*found, sep="\n")  # pytest shows the reasons where it fails
+    return [one.state for one in found]
 
 
 def test_a_build_gives_a_table_as_its_contract_says(run: Any) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -157,10 +157,10 @@ def open(table: str, version: int | None = None) -> Snapshot | None:
     )  # fmt: skip
 
 
-@cache
+@lru_cache(maxsize=1000)
 def _columns_at(name: str, table_id: str, version: int) -> tuple[str, ...]:
-    """The columns of a table at a version, which never change: a run opens the same version many times."""
-    return tuple(_run().sql(f"select * from {name} version as of {version} limit 0").column_names)
+    """The columns of a table at a version, which never change: the same version is opened many times."""
+    return tuple(_read(f"select * from {name} version as of {version} limit 0").column_names)
 
 
 def _columns(name: str) -> dict[str, tuple[str, str]]:

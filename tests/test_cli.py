@@ -48,6 +48,7 @@ BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026
         (["show", "we_mart.nothing"], "there is no table"),
         (["show", "../../etc"], "there is no table"),
         (["sample", *BUILD[2:], "--scale", "0"], "scale"),
+        (["sample", "we_mart.we_user", *BUILD[2:], "--late"], "no sample with late events of we_mart.we_user"),
         (["new", "we_mart.X; --", "--dag", "analytics_we_mart_wv1_daily"], "is not a table name"),
         (["new", "we_mart.wv_sess_daily", "--dag", "analytics_we_mart_wv1_daily"], "is there already"),
         (["new", "we_mart.fresh_one", "--dag", "nothing_daily"], "there is no task list"),

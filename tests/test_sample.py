@@ -362,6 +362,18 @@ def test_people_and_dirt_of_the_tracks(month: list[str]) -> None:
     assert min(counts.values()) >= 1, counts
 
 
+def test_late_tracks_come_after_those_in_time() -> None:
+    day = DAYS[1]
+    ((table, _, late),) = generate.days(day, day, SCALE, late=True)
+    in_time = rows("rudder.tracks", day)
+    found = late.to_pandas()
+    assert table == "rudder.tracks" and 0.01 < len(found) / len(in_time) - 1 < 0.05
+    pd.testing.assert_frame_equal(found.head(len(in_time)), in_time, check_dtype=False)
+    new = found.tail(len(found) - len(in_time))
+    assert set(new.part_date) == {day} and not set(new.id) & set(in_time.id)
+    assert new.anonymous_id.isin(in_time.anonymous_id).any(), "of people who were there"
+
+
 def test_a_day_of_tracks_knows_few_people_of_long_ago() -> None:
     """So a day has the same volume whenever it is, and what its visitors did before is of the last weeks."""
     days = calendar.day_range("2025-10-01", "2026-01-31")

@@ -15,7 +15,7 @@ from include.lake.storage.arrow import arrow_schema
 from include.sample import current as undated
 from include.sample import logs, snapshots, streaming
 from include.sample.clock import DAY, KST, NEVER, day_number
-from include.sample.tracks import tracks
+from include.sample.tracks import tracks, with_late_tracks
 from include.sample.universe import FIRST_DAY, LAST_DAY, Universe, universe
 
 # A source with a day column: function of the universe and the day.
@@ -31,6 +31,8 @@ DAILY = {
     "we_mart.ws_fc_user_history": snapshots.fan_club_history,
     "we_mart.wv_user_ctry_history": snapshots.country_history,
 }
+# A source with events that come days late: the same day, with them.
+LATE = {"rudder.tracks": with_late_tracks}
 # A source without a day column: function of the universe.
 CURRENT = {
     "we_mart.we_artist": undated.artists,
@@ -46,22 +48,23 @@ CURRENT = {
 }
 
 
-def require(tables: Collection[str] = ()) -> Collection[str]:
-    """These sources, or all without any; UsageError if there is no sample of one."""
-    known = sorted([*DAILY, *CURRENT])
+def require(tables: Collection[str] = (), late: bool = False) -> Collection[str]:
+    """These sources, or all (that have late events) without any; UsageError if there is no sample of one."""
+    known = sorted(LATE if late else [*DAILY, *CURRENT])
     if wrong := [table for table in tables if table not in known]:
-        raise UsageError(f"there is no sample of {wrong[0]}; there is one of {', '.join(known)}")
+        what = "with late events " if late else ""
+        raise UsageError(f"there is no sample {what}of {wrong[0]}; there is one of {', '.join(known)}")
     return tables or known
 
 
 def days(
-    start: str, end: str, scale: float = 1.0, seed: int = 1, tables: Collection[str] = ()
+    start: str, end: str, scale: float = 1.0, seed: int = 1, tables: Collection[str] = (), late: bool = False
 ) -> Iterator[tuple[str, str, pa.Table]]:
     """(table, day, rows) of sources with days, day by day. A day depends on seed and scale, not on the range.
 
-    `tables`: only these.
+    `tables`: only these. `late`: with the events that come late, of the sources that have such.
     """
-    chosen = require(tables)
+    chosen = require(tables, late)
     wanted = calendar.day_range(start, end)
     if wanted[0] < FIRST_DAY or wanted[-1] > LAST_DAY:
         raise UsageError(f"there are sample rows from {FIRST_DAY} to {LAST_DAY} only, not from {start} to {end}")
@@ -69,7 +72,7 @@ def days(
     return (
         (table, day, _table(contracts.get(table), rows(world, day_number(day)), day))
         for day in wanted
-        for table, rows in DAILY.items()
+        for table, rows in (LATE if late else DAILY).items()
         if table in chosen
     )
 

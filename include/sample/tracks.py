@@ -27,6 +27,8 @@ _NUMBERS_OF_A_DAY = 1 << 20
 # Shares of people and visits.
 _HAVE_ACCOUNT, _LOG_IN, _SECOND_DEVICE, _USE_IT, _SHARE_A_DEVICE = 0.45, 0.4, 0.2, 0.35, 0.03
 _REPEATED, _NO_ID, _EMPTY_TEXT, _OF_THE_DAY_BEFORE = 0.01, 0.002, 0.3, 0.002
+# Visits that are delivered after their day was built: as many as this share of those in time.
+_LATE_VISITS = 0.02
 
 
 def _share(people: np.ndarray, salt: int) -> np.ndarray:
@@ -38,12 +40,26 @@ def _share(people: np.ndarray, salt: int) -> np.ndarray:
 
 
 def tracks(world: Universe, day: int) -> dict[str, Any]:
-    """The events of a UTC day, in the order in which they are delivered."""
-    rng = generator(world.seed, "tracks", day)
-    visits = max(4, round(_EVENTS_OF_A_DAY * world.scale / _EVENTS_OF_A_VISIT))
+    """The events of a UTC day that come in time, in the order in which they are delivered."""
+    return _events(world, day, "tracks", "t", _visits(world))
+
+
+def with_late_tracks(world: Universe, day: int) -> dict[str, Any]:
+    """All events of a UTC day: after those in time the ones of phones without a network, days later."""
+    in_time = tracks(world, day)
+    late = _events(world, day, "late tracks", "late", max(1, round(_visits(world) * _LATE_VISITS)))
+    return {name: pa.concat_arrays([column, late[name]]) for name, column in in_time.items()}
+
+
+def _visits(world: Universe) -> int:
+    return max(4, round(_EVENTS_OF_A_DAY * world.scale / _EVENTS_OF_A_VISIT))
+
+
+def _events(world: Universe, day: int, stream: str, id_prefix: str, visits: int) -> dict[str, pa.Array]:
+    rng = generator(world.seed, stream, day)
     lag = rng.choice(_LAGS, visits, p=_LAG_CHANCES)
     lag = np.where(rng.random(visits) < _RETURNS_LATE, rng.integers(30, _LATEST, visits), lag)
-    of_a_day = max(2, round(visits * _PEOPLE_OF_A_VISIT))
+    of_a_day = max(2, round(_visits(world) * _PEOPLE_OF_A_VISIT))
     person = (day - lag) * _NUMBERS_OF_A_DAY + rng.integers(0, of_a_day, visits)
 
     device = person * 2 + ((_share(person, 1) < _SECOND_DEVICE) & (rng.random(visits) < _USE_IT))
@@ -66,7 +82,7 @@ def tracks(world: Universe, day: int) -> dict[str, Any]:
     is_user = logs_in[visit] & (place >= rng.integers(0, 4, visits)[visit])
     numbers = np.arange(count)
     rows: dict[str, pa.Array] = {
-        "id": fill("t<day>-<number>", day=texts(np.full(count, day)), number=texts(numbers)),
+        "id": fill(f"{id_prefix}<day>-<number>", day=texts(np.full(count, day)), number=texts(numbers)),
         "anonymous_id": fill("device-<number>", number=texts(device[visit])),
         "user_id": fill("user-<number>", number=take(texts(person), np.where(is_user, visit, -1))),
         "event": take(EVENTS, rng.choice(len(EVENTS), count, p=_CHANCES)),
@@ -81,7 +97,7 @@ def tracks(world: Universe, day: int) -> dict[str, Any]:
     # Deliveries of an event that is there already: a second later, or a day later.
     late = some(rng, count, _OF_THE_DAY_BEFORE)
     rows["id"] = put(
-        rows["id"], late, fill("t<day>-<number>", day=texts(np.full(late.size, day - 1)), number=texts(late))
+        rows["id"], late, fill(f"{id_prefix}<day>-<number>", day=texts(np.full(late.size, day - 1)), number=texts(late))
     )
     again = some(rng, count, _REPEATED)
     moments = np.minimum(times[again] + 1000, (day + 1) * DAY - 1)

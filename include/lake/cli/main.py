@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--seed", type=int, default=1, metavar="S", help="another number makes another world (default 1)"
     )
+    sample.add_argument(
+        "--late", action="store_true", help="deliver the days again, now with the events that come days late"
+    )
 
     load = command(
         "load",
@@ -240,11 +243,11 @@ def _sample(options: Any) -> None:
     from include.sample import generate
 
     days, began, rows = _days(options), time.monotonic(), 0
-    tables = generate.require(options.tables)
-    for table, data in generate.current(options.scale, options.seed, tables):
+    tables = generate.require(options.tables, options.late)
+    for table, data in () if options.late else generate.current(options.scale, options.seed, tables):
         rows += data.num_rows
         store().replace(contracts.get(table), data)
-    for table, day, data in generate.days(days[0], days[-1], options.scale, options.seed, tables):
+    for table, day, data in generate.days(days[0], days[-1], options.scale, options.seed, tables, options.late):
         rows += data.num_rows
         store().replace(contracts.get(table), data)
         if table == "service_log.weverse_server_log":

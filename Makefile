@@ -24,13 +24,13 @@ test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": thos
 	@$(PY) -m pytest -n 2 $(ARGS)
 
 approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), for a review to see what changed
-	@APPROVE=1 $(PY) -m pytest -q tests/test_dags.py tests/test_databricks.py -k approved
+	@APPROVE=1 $(PY) -m pytest -q tests/dags -k approved
 
 thorough: setup  ## what `make test` leaves out, for it takes minutes: more of Databricks, the main job there, the end to end on Spark
-	@N=1 $(PY) -m pytest -s tests/test_workspace.py tests/test_databricks.py tests/test_unity_catalog.py tests/test_e2e.py
+	@N=1 $(PY) -m pytest -s tests/scripts/test_workspace.py tests/dags/test_databricks.py tests/storage/test_unity_catalog.py tests/scripts/test_e2e.py
 
 laws faults races wap: setup  ## a proof of `make test` with more examples, kills, seeds or failures [N=1000]
-	@N=$(N) $(PY) -m pytest -s tests/test_$@.py
+	@N=$(N) $(PY) -m pytest -s tests/*/test_$@.py
 
 engines: setup  ## hostile rows for every table, which Spark and Sail have to read alike [N=300] [SEED=1] [ROUNDS=1]
 	@$(PY) -m scripts.engines

@@ -47,8 +47,7 @@ def problem(path: str, module: str) -> str:
     """Why a file must not import a module; empty if it may."""
     if path.startswith("include/") and module.split(".")[0] in ("airflow", "lake_airflow"):
         return "the engine knows no Airflow"
-    # pytest makes tests/ itself a place to import from, too.
-    if re.match(r"(tests\.)?test_", module):
+    if re.match(r"tests\.(\w+\.)?test_", module):
         return "no module imports a test module: move what they share to tests/ without test_, or to conftest.py"
     library, own = module.split(".")[0], room_of_file(path)
     if path.startswith("include/lake/") and own not in LIBRARIES.get(library, (own,)):

@@ -17,7 +17,7 @@ from include.lake.cli import main as cli
 from include.lake.project import contracts, lineage
 from include.lake.storage import delta_files as storage
 
-LOG = Path(__file__).parent / "data" / "apache_access.log.gz"
+LOG = Path(__file__).parents[1] / "data" / "apache_access.log.gz"
 LINE = re.compile(r'(\S+) \S+ (\S+) \[([^]]+)\] "(?:\S+ )?(\S*)[^"]*" \d+ \S+ "[^"]*" "(.*)"?$')
 GAP = timedelta(minutes=30)
 KST = timedelta(hours=9)

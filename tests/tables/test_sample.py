@@ -61,7 +61,7 @@ def test_a_day_is_the_same_in_every_range_and_order() -> None:
 
 
 def test_a_day_is_the_same_in_every_process() -> None:
-    code = f"from tests.test_sample import digest; print(digest({DAYS[1]!r}, {DAYS[1]!r}, {DAYS[1]!r}))"
+    code = f"from tests.tables.test_sample import digest; print(digest({DAYS[1]!r}, {DAYS[1]!r}, {DAYS[1]!r}))"
     other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     env = {**os.environ, "PYTHONHASHSEED": other, "PYTHONPATH": str(settings.ROOT)}
     run = subprocess.run([sys.executable, "-c", code], env=env, cwd=settings.ROOT, capture_output=True, text=True)

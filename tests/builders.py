@@ -29,6 +29,8 @@ from include.lake.project.days import day_range
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look
 from include.lake.storage import delta_files as storage
+from include.lake.storage import store
+from include.lake.storage.arrow import arrow_schema
 from tests.conftest import QUICK
 from tests.shop import FILES, TABLE
 
@@ -90,7 +92,7 @@ def deliver(number: int, days: list[str]) -> None:
     rows = {"name": NAMES * len(days), "amount": [number] * len(NAMES) * len(days)}
     rows["day"] = [day for day in days for _ in NAMES]
     contract = contracts.get("shop.event")
-    storage.replace(contract, pa.table(rows, schema=storage.arrow_schema(contract)))
+    store().replace(contract, pa.table(rows, schema=arrow_schema(contract)))
 
 
 def some_days(chance: random.Random) -> list[str]:

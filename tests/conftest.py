@@ -66,7 +66,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "databricks" if file.endswith(("test_databricks.py", "test_unity_catalog.py")) else nodeid
+            return (
+                "databricks"
+                if file.endswith(("test_databricks.py", "test_unity_catalog.py", "test_runs_of_databricks.py"))
+                else nodeid
+            )
 
     return Scheduling(config, log)
 
@@ -86,8 +90,11 @@ def spark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> "S
     return session
 
 
-# For a test that proves something on both engines.
+# For a test that proves something on both engines; and on Databricks, too.
 ENGINES = pytest.mark.parametrize("spark", [settings.SAIL, settings.SPARK], indirect=True)
+EVERYWHERE = pytest.mark.parametrize(
+    "spark", [settings.SAIL, settings.SPARK, pytest.param(settings.DATABRICKS, marks=THOROUGH)], indirect=True
+)
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +159,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[str, st
         statements.session(address, token) as session,
     ):
         yield address, token, session
+
+
+@pytest.fixture
+def of_databricks(
+    cluster: "tuple[str, str, SparkSession]", monkeypatch: pytest.MonkeyPatch
+) -> "Iterator[SparkSession]":
+    """This process is a run of Databricks with an empty catalog."""
+    from include.lake.engine import databricks
+    from include.lake.storage import unity_catalog
+    from tests.databricks import statements  # it imports this module
+
+    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
+    monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
+    monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
+    monkeypatch.setattr(databricks, "_entered", None)
+    session = cluster[2]
+    statements.empty_catalog(session)
+    yield databricks.enter(session)
+    unity_catalog.use(None)
 
 
 @pytest.fixture

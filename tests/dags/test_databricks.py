@@ -119,8 +119,7 @@ def workspace(
     project(FILES)
     monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
     monkeypatch.setenv("LAKE_POLL_SECONDS", "1")
-    for schema in ("shop", "ops"):
-        session.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
+    statements.empty_catalog(session)
     jobs = Jobs(tmp_path / "volumes", address, token)
     with serving(Workspace(jobs, statements.Statements(session))) as served:
         host, port = served.host.removeprefix("http://").split(":")

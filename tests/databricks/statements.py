@@ -54,6 +54,13 @@ def session(address: str, token: str) -> Iterator[Any]:
         yield spark
 
 
+def empty_catalog(spark: Any) -> None:
+    """Drop all schemas, whosever tables are in them."""
+    for (schema,) in spark.sql(f"show schemas in {CATALOG}").collect():
+        if schema != "default":
+            spark.sql(f"drop schema {CATALOG}.{schema} cascade")
+
+
 class Statements:
     """Answers the statement API. `asked`: the texts of all statements. `pending`: that many answers say PENDING."""
 

@@ -28,10 +28,11 @@ from include.lake.project import contracts, lineage
 from include.lake.project.contracts import RUN_TIMESTAMP
 from include.lake.project.days import day_range
 from include.lake.state.look import FRESH, Look
-from include.lake.storage import delta_files as storage
+from include.lake.storage import store
 from include.sample import generate
 from tests import builders
-from tests.conftest import ENGINES
+from tests.conftest import EVERYWHERE
+from tests.databricks import statements
 
 pytestmark = pytest.mark.spark
 
@@ -48,6 +49,7 @@ EXAMPLES = builders.how_many(200)
 PATHS = 2  # histories that end in the same state of the world, and are compared with one build from scratch
 EXAMPLES_OF_A_PATH = len(DAYS) * len(TABLES)
 # The sample on Spark, where a build takes ten times as long: a few days, and no table kept by key (see test_kept.py).
+# On Databricks (Spark, too, by its own way of commits) as few days, and with N=… all tables.
 SPARK_DAYS = DAYS[:2]
 SPARK_TABLES = [name for name in TABLES if not contracts.get(name).kept_by]
 WORLDS = -(-EXAMPLES // (EXAMPLES_OF_A_PATH * PATHS))
@@ -62,13 +64,14 @@ World = dict[str, dict[str, pa.Table]]
 
 def tables_of_engine() -> list[str]:
     """All tables on Sail, and with N=…; else a sample of them on Spark, in the order in which they are built."""
-    wanted = TABLES if days_of_engine() == DAYS else SPARK_TABLES
-    return [name for name in TABLES if name in wanted]
+    return TABLES if lake_settings.engine() == lake_settings.SAIL or os.environ.get("N") else SPARK_TABLES
 
 
 def days_of_engine() -> list[str]:
     """All days on Sail, and with N=…; else a sample of them on Spark."""
-    return DAYS if lake_settings.engine() == lake_settings.SAIL or os.environ.get("N") else SPARK_DAYS
+    engine = lake_settings.engine()
+    on_all = engine == lake_settings.SAIL or (engine == lake_settings.SPARK and os.environ.get("N"))
+    return DAYS if on_all else SPARK_DAYS
 
 
 @cache
@@ -83,17 +86,17 @@ def world(number: int) -> World:
 def load(delivered: dict[str, dict[str, int]]) -> None:
     """Files of these sources and days (source -> day -> number of the world that its rows are of)."""
     for table, days in delivered.items():
-        storage.replace(
+        store().replace(
             contracts.get(table), pa.concat_tables(world(number)[table][day] for day, number in days.items())
         )
 
 
 def rows_of(table: str) -> Counter:
     """The rows of a table, each with how often it is there; without the one column that may differ."""
-    delta = storage.open_table(table)
-    assert delta is not None
+    snapshot = store().open(table)
+    assert snapshot is not None
     names = [name for name in contracts.get(table).column_names if name != RUN_TIMESTAMP]
-    return Counter(tuple(map(str, row.values())) for row in delta.to_pyarrow_table(columns=names).to_pylist())
+    return Counter(tuple(map(str, row.values())) for row in store().rows(snapshot).select(names).to_pylist())
 
 
 def build(spark: Any, table: str, days: list[str], force: bool = False) -> int:
@@ -127,14 +130,20 @@ def a_build(chance: random.Random) -> tuple[list[str], list[str], bool]:
 def empty_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark: Any) -> Callable[[], None]:
     """Gives a function that makes an empty lake and enters it."""
     numbers = iter(range(10_000))
-    return lambda: monkeypatch.setenv("LAKE_HOME", str(tmp_path / str(next(numbers))))
+
+    def enter() -> None:
+        monkeypatch.setenv("LAKE_HOME", str(tmp_path / str(next(numbers))))
+        if lake_settings.on_databricks():
+            statements.empty_catalog(spark)
+
+    return enter
 
 
 def test_there_is_something_to_test() -> None:
     assert TABLES and set(world(1)) == set(SOURCES)
 
 
-@ENGINES
+@EVERYWHERE
 @seed(EXAMPLES)
 @settings(
     max_examples=WORLDS, deadline=None, database=None, suppress_health_check=list(HealthCheck),

@@ -48,8 +48,7 @@ def test_the_main_job_and_a_backfill(
     address, token, session = cluster
     day = seed.newest_day()
     first = days_before(day, BACKFILL_DAYS)
-    for schema in {name.partition(".")[0] for name in (*lineage.in_order(), contracts.LEDGER)}:
-        session.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
+    statements.empty_catalog(session)
     databricks.enter(session)
     load(first, day)
     unity_catalog.use(None)

@@ -37,24 +37,10 @@ EVENT, TOTAL = (f"`{statements.CATALOG}`.{table}" for table in (SOURCE, TABLE))
 
 
 @pytest.fixture
-def spark(cluster: tuple[str, str, Any]) -> Any:
-    return cluster[2]
-
-
-@pytest.fixture
-def run(
-    spark: Any, project: Callable[[dict[str, str]], None], lake_home: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
+def run(of_databricks: Any, project: Callable[[dict[str, str]], None], lake_home: Any) -> Any:
     """This process is a run of Databricks with an empty catalog, and the project has the two tables of the shop."""
     project(FILES)
-    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
-    monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
-    monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
-    for schema in ("shop", "ops"):
-        spark.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
-    monkeypatch.setattr(databricks, "_entered", None)
-    yield databricks.enter(spark)
-    unity_catalog.use(None)
+    return of_databricks
 
 
 def load(*rows: tuple[str | None, int | None, str]) -> None:
@@ -455,8 +441,6 @@ def test_every_table_has_the_rows_of_the_local_target(
     first, last = days = day_range("2026-01-30", "2026-01-31")
     monkeypatch.setattr(settings, "SQL", settings.ROOT / "include" / "sql")  # without the shop
     tables = tables_to_compare()
-    for schema in {name.partition(".")[0] for name in contracts.load_all()}:
-        run.sql(f"drop schema if exists {statements.CATALOG}.{schema} cascade")
     needed = {name for table in tables for name in lineage.inputs(table)}
     sources = [(contracts.get(name), rows) for name, _, rows in generate.days(first, last, 0.01) if name in needed]
     sources += [(contracts.get(name), rows) for name, rows in generate.current(0.01) if name in needed]

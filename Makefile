@@ -56,7 +56,7 @@ bench-vault: setup  ## a day of the audio warehouse with 30, 90 and 300 days of 
 bench-parse: setup  ## the parse of the DAG files with 100 and with 500 tables
 	@$(PY) -m scripts.bench_parse
 
-compose-test: setup  ## docker-compose.yaml for real: up, green runs, edits, kills, down [KILL="spark postgres": only these]
+compose-test: setup  ## docker-compose.yaml for real: up, green runs, edits, kills, down [KILL="spark postgres": only these] [FAMILIES=wev,rudder,audio]
 	@$(PY) -m scripts.compose_test
 
 deploy: setup  ## the code as a wheel into a Volume of Databricks [VOLUME=/Volumes/wev_dev/ops/lake]

@@ -1,16 +1,16 @@
 """Airflow's REST API."""
 
 import json
-import os
 import urllib.error
 import urllib.request
 from typing import Any
 
+from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import lineage, task_lists
 
 # The main job. The other families are there, paused.
-_FAMILIES = "wev"
+_FAMILY = "wev"
 
 
 class Api:
@@ -51,7 +51,7 @@ class Api:
 def families() -> list[str]:
     """The families of DAGs that a script starts and follows: FAMILIES=wev,rudder,audio, by default wev."""
     there = sorted({path.parent.parent.name for path in task_lists.paths()})
-    named = [name.strip() for name in (os.environ.get("FAMILIES") or _FAMILIES).split(",") if name.strip()]
+    named = settings.started_families() or [_FAMILY]
     if wrong := [name for name in named if name not in there]:
         raise UsageError(f"FAMILIES={','.join(named)}: there is no family {wrong[0]}; there are {', '.join(there)}")
     return named

@@ -25,6 +25,7 @@ from include.lake.errors import LakeError, UsageError
 from include.lake.local import wait
 from scripts import seed as sample
 from scripts.airflow_env import USER, command, environment, new_keys, write_private
+from scripts.api import families
 from scripts.options import read_number
 from scripts.postgres import END_JOBS
 from scripts.stack import Clock
@@ -101,7 +102,8 @@ def airflow_env() -> dict[str, str]:
     }
     database = f"postgresql+psycopg2://airflow:{quote(secret('POSTGRES_PASSWORD'), safe='')}@{POSTGRES}/airflow"
     port = read_number("LAKE_UI_PORT", 8080, int)
-    return environment(AIRFLOW_HOME, keys, database, f"http://127.0.0.1:{port}", more)
+    env = environment(AIRFLOW_HOME, keys, database, f"http://127.0.0.1:{port}", more)
+    return env | {"FAMILIES": ",".join(families())}
 
 
 def connect(seconds: float = DATABASE_SECONDS) -> Any:

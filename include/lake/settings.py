@@ -98,6 +98,12 @@ def engine() -> str:
     return text
 
 
+def started_families() -> list[str] | None:
+    """The families whose DAGs are not paused when Airflow first sees them (FAMILIES); None: as Airflow's setting says."""
+    text = os.environ.get("FAMILIES") or ""
+    return [name.strip() for name in text.split(",") if name.strip()] or None
+
+
 def engine_memory() -> str:
     """Memory of an engine that we start ourselves (`LAKE_ENGINE_MEMORY`): two tasks of a scale-1 day fit into 2 GB."""
     return os.environ.get("LAKE_ENGINE_MEMORY") or "2g"

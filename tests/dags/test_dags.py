@@ -96,6 +96,17 @@ def test_every_dag_is_as_it_was_approved(bag):
     assert {path.stem: path.read_text() for path in APPROVED.glob("*.json")} == pictures, "if it is meant: make approve"
 
 
+def test_families_that_nobody_starts_are_paused_at_first(monkeypatch):
+    def paused() -> dict:
+        return {
+            family: {dag.is_paused_upon_creation for dag in factory.dags_of(family).values()} for family in FAMILIES
+        }
+
+    assert paused() == dict.fromkeys(FAMILIES, {None}), "as Airflow's own setting says"
+    monkeypatch.setenv("FAMILIES", "wev, audio")
+    assert paused() == {"wev": {None}, "rudder": {True}, "audio": {None}}
+
+
 @pytest.mark.parametrize("path", TASK_LISTS, ids=lambda path: path.stem)
 def test_tasks_and_edges_are_those_of_the_selects(bag, path):
     dag, task_list = bag.dags[path.stem], task_lists.read(path)
@@ -475,7 +486,7 @@ group by all
     project(files)
     path = family / "weeks.py"
     path.write_text(text)
-    dag = factory.make(task_lists.read(path), [])
+    dag = factory.make(task_lists.read(path), "wev")
     assert dag.timetable.serialize() == {"timezone": "Asia/Seoul", "grain": "week"}
     assert {task.task_id for task in dag.tasks} == {"inputs.service_log.weverse_server_log", "shop.weekly", "late_days"}
     path.write_text(text.replace("weekly", "daily", 1).replace('"daily"]', '"weekly"]'))

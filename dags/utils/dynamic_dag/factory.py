@@ -46,7 +46,7 @@ def dags_of(family: str) -> dict[str, DAG]:
     for path in paths(family):
         try:
             task_list = read(path)
-            dags[task_list.dag_id] = make(task_list, tags=[family])
+            dags[task_list.dag_id] = make(task_list, family)
         except LakeError as error:
             problems.append(str(error))
         except Exception as error:  # any other error, of Airflow or of ours, also breaks this list alone
@@ -67,8 +67,9 @@ class BrokenFiles(DAG):
         raise ContractError("\n".join(dict.fromkeys(self.problems)))
 
 
-def make(task_list: TaskList, tags: list[str]) -> DAG:
+def make(task_list: TaskList, family: str) -> DAG:
     """The DAG of a checked task list: a task group per step, and a sensor per input that the list does not build."""
+    started = settings.started_families()
     dag = DAG(
         dag_id=task_list.dag_id,
         description=task_list.about.splitlines()[0],
@@ -78,7 +79,8 @@ def make(task_list: TaskList, tags: list[str]) -> DAG:
         catchup=False,
         max_active_runs=MAX_ACTIVE_RUNS,
         default_args={"owner": task_list.owner, **RETRIES},
-        tags=tags,
+        tags=[family],
+        is_paused_upon_creation=None if started is None or family in started else True,
         auto_register=False,  # a list that fails halfway must not leave half a DAG
     )
     tasks: dict[str, Any] = {}

@@ -99,7 +99,7 @@ def engine() -> str:
 
 
 def started_families() -> list[str] | None:
-    """The families whose DAGs are not paused when Airflow first sees them (FAMILIES); None: as Airflow's setting says."""
+    """The families whose DAGs are not paused at first (FAMILIES); None: all are as Airflow's setting says."""
     text = os.environ.get("FAMILIES") or ""
     return [name.strip() for name in text.split(",") if name.strip()] or None
 

@@ -26,8 +26,9 @@ test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": thos
 approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), for a review to see what changed
 	@APPROVE=1 $(PY) -m pytest -q tests/dags -k approved
 
-thorough: setup  ## what `make test` leaves out, for it takes minutes: more of Databricks, the main job there, the end to end on Spark
+thorough: setup  ## what `make test` leaves out, for it takes minutes: more of Databricks, the laws and the main job there, the end to end on Spark
 	@N=1 $(PY) -m pytest -s tests/scripts/test_workspace.py tests/dags/test_databricks.py tests/storage/test_unity_catalog.py tests/scripts/test_e2e.py
+	@N=1 $(PY) -m pytest -s tests/laws -k databricks
 
 laws faults races wap: setup  ## a proof of `make test` with more examples, kills, seeds or failures [N=1000]
 	@N=$(N) $(PY) -m pytest -s tests/*/test_$@.py

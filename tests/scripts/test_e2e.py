@@ -3,6 +3,7 @@ half-way by the death of scheduler and run and goes on after the next start, and
 """
 
 import json
+import os
 import re
 import signal
 import socket
@@ -23,7 +24,8 @@ from tests.conftest import THOROUGH
 from tests.make_run import Lake, ended, states, trigger_backfill, until
 
 # The families of DAGs that `make run` starts on an engine. On Spark it is the main job alone, as without FAMILIES.
-FAMILIES = {settings.SAIL: ["wev", "rudder"], settings.SPARK: ["wev"]}
+# The 27 tables of the audio warehouse are with `make thorough` alone.
+FAMILIES = {settings.SAIL: ["wev", "rudder", *["audio"] * ("N" in os.environ)], settings.SPARK: ["wev"]}
 BACKFILL_DAYS, DAYS_PER_BATCH = 14, 7
 TABLES = ["we_mart.wv_server_log_base", "we_mart.wv_comm_user", "we_mart.wv_sess_daily"]
 

@@ -258,7 +258,7 @@ class Test:
 
     def keeps_secrets(self) -> None:
         """No secret is in the configuration, in the environments that docker shows, or in the logs."""
-        values = self.inside("sh", "-c", "cat /secrets/* /lake/spark/token").split()
+        values = self.inside("sh", "-c", "cat /secrets/* /lake/engine/token").split()
         ids = docker("ps", "-aq", *OURS).split()
         shown = self.compose("config") + docker("inspect", *ids) + self.compose("logs", "--no-color")
         self.require(len(set(values)) == len(container.secret_files()), f"{len(values)} secrets are made")

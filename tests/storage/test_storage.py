@@ -2,9 +2,14 @@
 
 import inspect
 import re
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import Schema, convert_to_deltalake
 
 from include.lake import settings
 from include.lake.cli import main as cli
@@ -133,3 +138,25 @@ def test_only_the_rows_that_were_asked_for_are_given(project, lake_home: Path) -
 def test_the_store_refuses_what_it_cannot_move_away(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LakeError, match="move s3://bucket/a/b away first"):
         delta_files._move_away("a.b", "s3://bucket/a/b")
+
+
+@pytest.mark.parametrize("by_day", [True, False], ids=["of a day", "all"])
+def test_times_that_spark_writes_by_default_are_what_they_were(
+    project: Callable[[dict[str, str]], None], lake_home: Path, by_day: bool
+) -> None:
+    """INT96, which Arrow takes for nanoseconds: then the year 9999 is the year 1816."""
+    columns = "[{name: at, type: timestamp}, {name: day, type: string}]"
+    contract = f"about: Of others.\npartitioned_by: [day]\ncolumns: {columns}\n"
+    project({"shop/till.yaml": contract})
+    folder = Path(delta_files.address("shop.till"))
+    (folder / "day=2026-01-05").mkdir(parents=True)
+    until = datetime(9999, 12, 31, 23, 59, 59, 123456, tzinfo=UTC)
+    file = folder / "day=2026-01-05" / "a.parquet"
+    pq.write_table(pa.table({"at": pa.array([until, None])}), file, use_deprecated_int96_timestamps=True)
+    convert_to_deltalake(
+        folder, partition_by=Schema.from_arrow(pa.schema([("day", pa.string())])), partition_strategy="hive"
+    )
+    snapshot = store().open("shop.till")
+    assert snapshot is not None
+    found = store().rows(snapshot, {"day": ["2026-01-05"]} if by_day else None)
+    assert found.column("at").cast(pa.timestamp("us", "UTC")).to_pylist() == [until, None]

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,7 +19,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
-from pyarrow import dataset
+from pyarrow import compute, dataset
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
 from include.lake import settings
@@ -48,6 +50,8 @@ _DELTA_TYPES = {
 # Delta-rs keeps a row group of each day in memory until it is full: with its million rows some hundred MB a day. Of
 # 25,000 rows, files are hardly larger (1 %), and three days of 200,000 or of 1,800,000 rows take the same memory.
 WRITER = WriterProperties(max_row_group_size=25_000)
+# INT96 is the timestamp of Spark's defaults. Arrow takes it for nanoseconds, and these overflow after the year 2262.
+_PARQUET = dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
 # Commits of a table without a contract between two looks whether one of its partitions has too many files.
 _LOOK_EVERY = 50
 # Builds of other partitions of the table may commit as often as this while one of them commits.
@@ -158,8 +162,9 @@ def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None)
     if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
         ((column, values),) = where.items()
         return _rows_of_partitions(snapshot, column, sorted(values))
-    filters = [(name, "in", sorted(values)) for name, values in where.items()] if where else None
-    return delta.to_pyarrow_table(filters=filters, filesystem=file_system(delta))
+    files = delta.to_pyarrow_dataset(filesystem=file_system(delta), parquet_read_options=_PARQUET)
+    conditions = [compute.field(name).isin(sorted(values)) for name, values in (where or {}).items()]
+    return files.to_table(filter=reduce(and_, conditions) if conditions else None)
 
 
 def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> pa.Table:
@@ -170,7 +175,7 @@ def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> p
     stored, tables = schema.remove(place), [schema.empty_table()]
     for value in values:
         if paths := snapshot.handle.by(column).get(value):
-            files = dataset.dataset(paths, schema=stored, format="parquet", filesystem=file_system(delta))
+            files = dataset.dataset(paths, stored, dataset.ParquetFileFormat(_PARQUET), filesystem=file_system(delta))
             # Threads and read-ahead take more time and memory than such small files are worth.
             part = files.to_table(use_threads=False, batch_readahead=0)
             tables.append(part.add_column(place, schema.field(place), pa.repeat(value, len(part))))

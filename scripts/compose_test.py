@@ -30,7 +30,7 @@ from include.lake.errors import LakeError
 from include.lake.local import wait
 from include.lake.project import contracts
 from include.lake.project.days import days_before
-from include.lake.storage import delta_files as storage
+from include.lake.storage import store
 from scripts import container, stack
 from scripts.airflow_env import USER
 from scripts.api import Api, built_tables, dag_ids, families
@@ -275,9 +275,8 @@ class Test:
         self.clear(dag_id, EDITED)
         self.until_green(dag_id)
         self.figure("edit of a SELECT, clear, result", time.monotonic() - began, WANTED_EDIT)
-        day = f"filters=[('part_date', '=', '{self.day}')]"
-        read = f"open_table('{EDITED}').to_pyarrow_table(columns=['sess_dur'], {day})"
-        code = f"from include.lake.storage.delta_files import *; print(min({read}[0].to_pylist()))"
+        rows = f"store().rows(store().open('{EDITED}'), {{'part_date': ['{self.day}']}})"
+        code = f"from include.lake.storage import store; print(min({rows}['sess_dur'].to_pylist()))"
         smallest = self.inside(".venv/bin/python", "-c", code).strip()
         self.require(int(smallest) > 100_000, f"the table has what was edited (the smallest sess_dur is {smallest})")
         path.write_text(text)
@@ -395,12 +394,12 @@ def rows(home: Path, table: str, day: str) -> list[str]:
     before, contract = os.environ.get("LAKE_HOME"), contracts.get(table)
     os.environ["LAKE_HOME"] = str(home)
     try:
-        delta = storage.open_table(table)
+        snapshot = store().open(table)
+        if snapshot is None:
+            return []
+        data = store().rows(snapshot, None if contract.kept_by else {str(contract.day_column): [day]})
     finally:
         os.environ.pop("LAKE_HOME") if before is None else os.environ.update(LAKE_HOME=before)
-    if delta is None:
-        return []
-    data = delta.to_pyarrow_table(filters=None if contract.kept_by else [(contract.day_column, "=", day)])
     names = [name for name in contract.column_names if name != contracts.RUN_TIMESTAMP]
     return sorted(json.dumps(row, default=str) for row in data.select(names).to_pylist())
 

@@ -119,7 +119,7 @@ def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
                 "session_id": name,
                 "ended_at": last["timestamp"],
                 "num_pvs": len({event["event_id"] for event in session}),
-                "cnt_viewed_product": kinds.count("viewed_product"),
+                "cnt_viewed_product": kinds.count("viewed_product") + kinds.count("view_product"),
                 "cnt_signup": kinds.count("signup"),
                 "part_date": _day(last),
             }

@@ -34,7 +34,7 @@ STEPS += [timedelta(hours=7), timedelta(minutes=30, seconds=59, microseconds=999
 # x and y are devices and users, too. '' and None are no ids.
 DEVICES = ["a", "b", "c", "x", "y", "", None]
 USERS = ["u", "v", "x", "y", "a", "", "", None, None, None, None, None]
-EVENTS = ["viewed_product", "viewed_product", "signup", "page", "Viewed_product", "", None]
+EVENTS = ["viewed_product", "view_product", "signup", "page", "Viewed_product", "", None]
 
 
 def random_tracks(chance: random.Random) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ numbered_events as (
     select
         log.*,
         row_number() over (
-            partition by log.log_id order by log.community_id, log.user_id, log.type, log.change_at
+            partition by log.community_id, log.user_id, log.log_id order by log.type, log.change_at
         ) as number
     from weverse2.community_log_member_status_log as log
     where log.type in ('subscribe', 'unsubscribe') and log.change_at between 0 and 253402268399999
@@ -473,7 +473,10 @@ left join event_states
     on event_states.day = first_joined.day
     and event_states.comm_id = first_joined.comm_id
     and event_states.user_id = first_joined.user_id
-left join events as last_event on last_event.log_id = event_states.last_log_id
+left join events as last_event
+    on last_event.log_id = event_states.last_log_id
+    and last_event.comm_id = event_states.comm_id
+    and last_event.user_id = event_states.user_id
 left join country_states on country_states.day = first_joined.day and country_states.user_id = first_joined.user_id
 left join countries as last_country
     on last_country.user_id = country_states.user_id and last_country.number = country_states.last_number

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -31,7 +32,7 @@ HUBS = {
 }
 LINKS = {
     "link_song_artist": (["hub_song", "hub_song_artist"], [], [LISTEN]),
-    "link_song_play_context": (["hub_song_play", "hub_session", "hub_song"], ["hub_song"], [LISTEN]),
+    "link_song_play_context": (["hub_song_play", "hub_session", "hub_song"], ["hub_session", "hub_song"], [LISTEN]),
     "link_user_agent_user": (["hub_user_agent", "hub_user"], [], SOURCES),
     "link_location_geo_zip": (["hub_location_geo", "hub_location_zip"], [], SOURCES),
     "link_location_zip_city": (["hub_location_zip", "hub_location_city"], [], SOURCES),
@@ -83,7 +84,7 @@ def stage(raw: Events) -> list[Row]:
 
 def _staged(source: str, event: Row) -> Row:
     moment, seconds = event["ts"], event.get("duration") if source == LISTEN else None
-    agent = (event.get("user_agent") or "").strip(" ").strip('"') or None
+    agent = (event.get("user_agent") or "").strip('" ') or None
     ends = None
     if seconds is not None:
         ends = moment + timedelta(seconds=int(Decimal(repr(seconds)).quantize(Decimal(1), ROUND_HALF_UP)))
@@ -94,7 +95,7 @@ def _staged(source: str, event: Row) -> Row:
         "record_source": source,
         "event_ts": moment,
         "session_id": event.get("session_id"),
-        "user_id": event.get("user_id"),
+        "user_id": None if success is False else event.get("user_id"),
         "user_agent": agent,
         "plan_type": _lower(event.get("level")),
         "location_latitude": event.get("lat"),
@@ -139,7 +140,7 @@ def _key_text(value: Any) -> str | None:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S.") + f"{value.microsecond // 1000:03}"
     if isinstance(value, float):
-        return str(Decimal(repr(value)).quantize(Decimal("0.000001"), ROUND_HALF_UP))
+        return format(Decimal(math.floor(value * 1_000_000 + 0.5)).scaleb(-6), "f")
     return str(value).strip(" ").upper() or None
 
 
@@ -215,7 +216,7 @@ def _logins(events: list[Row]) -> list[Row]:
         if real := [row for row in same if row["record_source"] == LOGIN]:
             found += real
         else:
-            found.append(min(same, key=lambda row: _order(*(row[name] for name in [*payload, "authorization_pk"]))))
+            found.append(min(same, key=lambda row: _order(row["authorization_ts"], row["authorization_pk"])))
     return found
 
 
@@ -270,7 +271,6 @@ def _plays(vault: dict[str, list[Row]]) -> list[Row]:
         context, artist, name = min(
             candidates,
             key=lambda c: _order(c[1], c[2], c[0]["link_song_play_context_pk"]),
-            default=({"session_pk": None}, None, None),  # a play without user and session is in no session
         )
         own, start = logins.get(context["session_pk"], []), detail["play_start_ts"]
         until = [login for login in own if login["authorization_ts"] <= start]

@@ -39,6 +39,7 @@ PLACES = [
     {"city": "Springfield", "state": "IL", "zip": "62702", "lat": 39.7800004, "lon": -89.65},
     {"city": "Nowhere", "state": None, "zip": None, "lat": None, "lon": None},
     {"city": "", "state": "TX", "zip": " ", "lat": 31.0, "lon": None},
+    {"city": "Bodo", "state": None, "zip": None, "lat": 66.3028655, "lon": -129.9474775},
 ]
 AGENTS = ['"Mozilla/5.0 (X11)"', "Mozilla/5.0 (X11)", "mozilla/5.0 (x11)", None, ""]
 SONGS = [("Björk", "Hyperballad"), ("björk ", "HYPERBALLAD"), ("Can", "Vitamin C"), (None, "Untitled"), (None, None)]

@@ -21,11 +21,13 @@ LOAD_DATE, RECORD_SOURCE, EFFECTIVE_FROM, EVENT_TS = "load_date", "record_source
 # As `lineage` has them, which imports this module.
 CHANGED, TOUCHED, PUBLISHED = "changed", "touched", "published"
 _EVENT, _NOTHING, _BETWEEN = "event", "^^", "||"
-# How a value becomes text in a hash key, the same on each engine. Six decimals of a coordinate are a tenth of a metre.
+# How a value becomes text in a hash key, the same on each engine. Six decimals of a coordinate are a tenth of a metre;
+# its millionths are rounded to a whole number, because Spark's cast of 66.3028655 to six decimals is not Sail's.
 _TEXT_OF = {
     "string": "nullif(upper(trim({})), '')",
     "timestamp": "date_format({}, 'yyyy-MM-dd HH:mm:ss.SSS')",
-    "double": "cast(cast({} as decimal(18, 6)) as string)",
+    "double": "cast(cast(cast(cast(floor({} * 1000000 + 0.5D) as bigint) as decimal(19, 0)) "
+    "* cast(0.000001 as decimal(7, 6)) as decimal(26, 6)) as string)",
     "boolean": "upper(cast({} as string))",
 }
 _OTHER_TEXT = "cast({} as string)"
@@ -191,8 +193,8 @@ class _Made:
             ranked = _numbered("ranked", "observed", "place", self.hash_key, order, f"{self.hash_key} is not null")
             return f"{self._observed()},\n{ranked}\n{self._outer('ranked', 'place = 1')}"
         (first_hub,) = self.kept_by
-        own = [name for name in self.between if name not in dict(self.parents)]
-        turns = ", ".join([f"case when {RECORD_SOURCE} = '{implied}' then 1 else 0 end", *own, self.hash_key])
+        moment = next(name for name in self.between if name not in dict(self.parents))
+        turns = f"case when {RECORD_SOURCE} = '{implied}' then 1 else 0 end, {moment}, {self.hash_key}"
         ranked = _numbered("ranked", "observed", "place", self.hash_key, order)
         placed = _numbered("placed", "ranked", "turn", first_hub, turns, "place = 1")
         outer = self._outer(

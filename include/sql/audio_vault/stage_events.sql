@@ -8,9 +8,10 @@ with events as (
     from audio_raw.listen_events as event
     where event.part_date between :start_date and :end_date
     union all
+    -- Nobody knows whose a failed login was, whatever it says.
     select
         'auth_events' as record_source, event.part_date, event.ts,
-        event.session_id, event.user_id, event.user_agent, event.level, event.lat, event.lon, event.zip, event.city,
+        event.session_id, case when event.success = false then null else event.user_id end, event.user_agent, event.level, event.lat, event.lon, event.zip, event.city,
         event.state, event.first_name, event.last_name, event.gender, event.registration,
         cast(null as string), cast(null as string), cast(null as double), event.success,
         cast(null as string), cast(null as string), cast(null as bigint)
@@ -41,7 +42,7 @@ select distinct
     ts as event_ts,
     session_id,
     user_id,
-    nullif(trim(both '"' from trim(user_agent)), '') as user_agent,
+    nullif(trim(both '" ' from user_agent), '') as user_agent,
     nullif(lower(trim(level)), '') as plan_type,
     -- Infinity, NaN and numbers too large for a hash key are no place.
     case when abs(lat) < 1e12 then lat end as location_latitude,

@@ -13,6 +13,7 @@ from include.lake.project.days import day_range, days_before, last_finished_day
 from include.lake.state import ledger
 from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
+from include.lake.storage import overtaken, store
 from tests.pretend import BUILT, SOURCE, build, load, select
 
 EVENT, TOTAL, WIDE, ALL = "shop.event", "shop.total", "shop.wide", "shop.whole"
@@ -126,6 +127,34 @@ def test_a_change_of_our_own_table_by_hand_is_stale_and_says_so(shop, change: st
         build(TOTAL, DAYS[:1])
     assert states(TOTAL) == "ffsff"
     assert Look().own_state(TOTAL, DAYS[2]).why == "changed by another writer since the build"
+    assert ledger.rebuild()[1] > 0
+    assert states(TOTAL) == "ffsff"
+    build(TOTAL, DAYS[2:3])
+    assert states(TOTAL) == "fffff"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "no JSON", "[1]", '{"days": 3, "since": "x", "places": 1}', '{"build_id": null, "table": "TABLE"}',
+        '{"build_id": "b", "table": "TABLE", "days": {"2026-01-03": 7}, "checks": []}',
+        '{"load_id": "b", "table": "TABLE", "loaded": 1, "empty_days": "2026-01-03"}',
+        '{"table": "TABLE", "build_id": "b", "run": "r", "started_at": "now", "code_id": "", "checks": {}, "days": {}}',
+    ],
+)  # fmt: skip
+def test_what_others_say_in_their_commits_is_theirs(shop, said: str) -> None:
+    """A record that is not whole is none: the day is changed by another writer, and builds and the ledger go on."""
+    import pyarrow as pa
+    from deltalake import CommitProperties, write_deltalake
+
+    row = pa.Table.from_pylist([{"amount": 1, "day": DAYS[2]}], schema=storage.arrow_schema(contracts.get(TOTAL)))
+    before = store().open(TOTAL)
+    assert before is not None
+    properties = CommitProperties(custom_metadata={"userMetadata": said.replace("TABLE", TOTAL)})
+    write_deltalake(str(path(TOTAL)), row, mode="append", commit_properties=properties)
+    assert overtaken(contracts.get(TOTAL), before.version, [DAYS[2]])
+    assert not overtaken(contracts.get(TOTAL), before.version, [DAYS[3]])
+    assert states(TOTAL) == "ffsff"
     assert ledger.rebuild()[1] > 0
     assert states(TOTAL) == "ffsff"
     build(TOTAL, DAYS[2:3])

@@ -19,6 +19,7 @@ from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.contracts import Contract
 from include.lake.storage import ANY_DAY, Commit, Snapshot, store
+from include.lake.storage.records import BuildRecord, record_of
 
 TABLE = contracts.LEDGER
 # What a row tells of its day. `changed`: another writer than the runner changed rows of the day, or a source got rows.
@@ -196,31 +197,31 @@ def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[st
     row = {
         **_EMPTY_ROW, "table": contract.table, "table_id": table_id, "version": commit.version, "built_at": commit.at,
     }  # fmt: skip
-    metadata = commit.metadata
-    if "build_id" in metadata and metadata.get("table") == contract.table:
-        seconds = (commit.at - datetime.fromisoformat(metadata["started_at"])).total_seconds()
+    record = record_of(commit.metadata, contract.table)
+    if isinstance(record, BuildRecord):
+        seconds = (commit.at - record.started_at).total_seconds()
         row |= {
-            "status": BUILT, "build_id": metadata["build_id"], "run": metadata["run"], "code_id": metadata["code_id"],
-            "engine": metadata.get("engine"),
-            "inputs": metadata.get("inputs") or {}, "build_days": len(metadata["days"]), "checks": metadata["checks"],
-            "seconds": max(0.0, seconds),  # the clock of the committer may be behind
+            "status": BUILT, "build_id": record.build_id, "run": record.run, "code_id": record.code_id,
+            "engine": record.engine, "inputs": record.inputs or {}, "build_days": len(record.days),
+            "checks": record.checks, "seconds": max(0.0, seconds),  # the clock of the committer may be behind
         }  # fmt: skip
-        for day, facts in metadata["days"].items():
+        for day, facts in record.days.items():
             size = commit.day_bytes.get(day, 0)
             if contract.kept_by:  # its bytes are of places, and not of days
-                size = sum(commit.day_bytes.values()) // len(metadata["days"])
-            yield {**row, "partition": day, "rows": facts["rows"], "dropped": facts["dropped"], "bytes": size}
+                size = sum(commit.day_bytes.values()) // len(record.days)
+            yield {**row, "partition": day, "rows": facts.rows, "dropped": facts.dropped, "bytes": size}
         return
+    load_id = record.load_id if record else None
     if contract.kept_by:  # the keys that another writer changed may be of any day
         commit = replace(commit, day_bytes=dict.fromkeys([ANY_DAY] if commit.day_bytes else [], 0))
     for day, size in commit.day_bytes.items():
-        id = commit.ids.get(day) or metadata.get("load_id")
-        yield {**row, "status": CHANGED, "partition": day, "bytes": size, "build_id": id}
+        yield {
+            **row, "status": CHANGED, "partition": day, "bytes": size, "build_id": commit.ids.get(day) or load_id,
+        }  # fmt: skip
     for day, id in commit.moved.items():
         yield {**row, "status": MOVED, "partition": day, "bytes": 0, "build_id": id}
-    if metadata.get("table") == contract.table:
-        for day in metadata.get("empty_days", ()):
-            yield {**row, "status": EMPTY, "partition": day, "build_id": metadata.get("load_id")}
+    for day in record.empty_days if record else ():
+        yield {**row, "status": EMPTY, "partition": day, "build_id": load_id}
 
 
 def rebuild() -> tuple[int, int]:

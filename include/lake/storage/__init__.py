@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from include.lake import settings
 from include.lake.errors import ContractError
 from include.lake.project.contracts import Contract
+from include.lake.storage.records import BuildRecord, record_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -182,13 +183,15 @@ def overtaken(contract: Contract, since: int, partitions: Collection[str]) -> bo
     newest = store().open(contract.table)
     if newest is None or newest.version == since:
         return False  # as nearly always, and without reading the log
-    commits = store().commits(newest, contract, since)
-    if contract.kept_by:  # the keys of other days may be the same ones
-        return any(commit.day_bytes or "build_id" in commit.metadata for commit in commits)
-    return any(
-        {*partitions, ANY_DAY} & commit.day_bytes.keys() | commit.metadata.get("days", {}).keys() & set(partitions)
-        for commit in commits
-    )
+    for commit in store().commits(newest, contract, since):
+        record = record_of(commit.metadata, contract.table)
+        built = set(record.days) if isinstance(record, BuildRecord) else set[str]()
+        if contract.kept_by:  # the keys of other days may be the same ones
+            if commit.day_bytes or built:
+                return True
+        elif {*partitions, ANY_DAY} & commit.day_bytes.keys() or built & set(partitions):
+            return True
+    return False
 
 
 def may_try_again(contract: Contract, since: Snapshot, partitions: Collection[str]) -> bool:

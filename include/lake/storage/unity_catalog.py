@@ -37,6 +37,7 @@ from include.lake.storage import (
     require_days,
 )
 from include.lake.storage.arrow import arrow_schema, rows_by_day
+from include.lake.storage.records import BuildRecord, LoadRecord, record_of
 
 Values = Mapping[str, str | int]
 # What SQL says of a table that is not there, of one that two make at once, and of a version that nobody can read.
@@ -57,8 +58,6 @@ _STILL = {
     "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL", "ROW TRACKING BACKFILL", "CLUSTER BY",
     "COMPUTE STATS", "ADD CONSTRAINT", "DROP CONSTRAINT",
 }  # fmt: skip
-# In the record of a build of keys: the version that it was computed from, and the places that it replaced.
-_SINCE, _PLACES = "since", "places"
 # The property of a view that tells whether it is the one of our files.
 _CODE = "'lake.code_id'"
 # Databricks takes up to 256 values with a statement.
@@ -353,9 +352,9 @@ def commits(
         (row for row in history if after < row["version"] <= snapshot.version), key=lambda row: row["version"]
     )
     if contract.kept_by:
-        bases = [since for row in listed if (since := _since(row)) is not None]
+        bases = [since for row in listed if (since := _since(row, contract.table)) is not None]
         history = _history(snapshot, min([after, *bases]))
-        listed = [{**row, "userMetadata": None} if _is_misplaced(row, history) else row for row in listed]
+        listed = [{**row, "userMetadata": None} if _is_misplaced(row, history, contract) else row for row in listed]
     first = listed[0]["version"] if listed else snapshot.version + 1
     if first > after + 1:  # older commits were cleaned away, and one stands for them all
         gap = {"version": first - 1, "operation": "RESTORE", "userMetadata": None}
@@ -388,18 +387,18 @@ def _history(snapshot: Snapshot, after: int) -> list[dict[str, Any]]:
     return history
 
 
-def _since(row: dict[str, Any]) -> int | None:
+def _since(row: dict[str, Any], table: str) -> int | None:
     """The version that a build of keys was computed from; None for other commits."""
-    since: int | None = _metadata(row["userMetadata"]).get(_SINCE)
-    return since
+    record = record_of(_metadata(row["userMetadata"]), table)
+    return record.since if isinstance(record, BuildRecord) else None
 
 
-def _is_misplaced(row: dict[str, Any], history: list[dict[str, Any]]) -> bool:
+def _is_misplaced(row: dict[str, Any], history: list[dict[str, Any]], contract: Contract) -> bool:
     """Did another commit come between a build of keys and the version that it was computed from?
 
     Then keys of the other may be lost. It counts as a commit of somebody else, so all keys are computed anew.
     """
-    since = _since(row)
+    since = _since(row, contract.table)
     return since is not None and any(
         since < other["version"] < row["version"] and other["operation"] not in _STILL for other in history
     )
@@ -414,17 +413,15 @@ def _metadata(text: str | None) -> dict[str, Any]:
 
 def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
     """The days (or places) of a commit of ours, with their bytes; None if it is of somebody else."""
-    metadata = _metadata(row["userMetadata"])
-    if metadata.get("table") != contract.table:
+    record = record_of(_metadata(row["userMetadata"]), contract.table)
+    if record is None:
         return None
-    if _PLACES in metadata:
-        rows = dict.fromkeys(metadata[_PLACES], 1)
-    elif "build_id" in metadata:
-        rows = {day: facts["rows"] for day, facts in metadata["days"].items()}
-    elif "load_id" in metadata:
-        rows = {**dict.fromkeys(metadata["empty_days"], 0), **metadata["loaded"]}
+    if isinstance(record, LoadRecord):
+        rows = {**dict.fromkeys(record.empty_days, 0), **record.loaded}
+    elif record.places is not None:
+        rows = dict.fromkeys(record.places, 1)
     else:
-        return None
+        rows = {day: facts.rows for day, facts in record.days.items()}
     written = int((row["operationMetrics"] or {}).get("numOutputBytes") or 0)
     total = sum(rows.values()) or 1
     return {day: written * count // total for day, count in rows.items()}
@@ -562,7 +559,7 @@ def keys_options(target: Snapshot, places: Sequence[str], record: Mapping[str, A
         where = f"`{contract.place_column}` in ({', '.join(map(literal, places))})" if places else "false"
     return {
         "replaceWhere": where,
-        "userMetadata": json.dumps({**record, _SINCE: target.version, _PLACES: [*places]}, separators=(",", ":")),
+        "userMetadata": json.dumps({**record, "since": target.version, "places": [*places]}, separators=(",", ":")),
         "txnAppId": f"lake {target.table_id}",
         "txnVersion": str(_number(target)),
     }
@@ -572,7 +569,7 @@ def _number(target: Snapshot) -> int:
     """The version of the newest build of a table; without one the oldest version of its history, which is no lower."""
     for history in (lambda: target.handle["history"], lambda: _history(target, -1)):
         rows = [row for row in history() if row["version"] <= target.version]
-        if builds := [row["version"] for row in rows if _since(row) is not None]:
+        if builds := [row["version"] for row in rows if _since(row, target.table) is not None]:
             return int(builds[0])
     return int(rows[-1]["version"])
 

@@ -28,7 +28,7 @@ from typing import Any
 from include.lake import settings
 from include.lake.errors import LakeError
 from include.lake.local import wait
-from include.lake.project import contracts
+from include.lake.project import contracts, task_lists
 from include.lake.project.days import days_before
 from include.lake.storage import store
 from scripts import container, stack
@@ -67,6 +67,7 @@ def main() -> int:
         test.up()
         test.build_without_docker()
         test.tables_are_right()
+        test.others_are_paused()
         test.closed()
         test.keeps_secrets()
         test.edits()
@@ -182,6 +183,12 @@ class Test:
             self.until_green(dag_id)
         wanted = WANTED_COLD if families() == ["wev"] else 0
         self.figure(f"cold up to the first green run of {len(dag_ids())} DAGs", time.monotonic() - began, wanted)
+
+    def others_are_paused(self) -> None:
+        """The DAGs of the families that .env does not name are there, and nobody has started them."""
+        others = sorted({path.stem for path in task_lists.paths()} - set(dag_ids()))
+        found = [dag_id for dag_id in others if (self.ask("GET", f"/dags/{dag_id}") or {}).get("is_paused")]
+        self.require(found == others, f"the other DAGs are paused: {', '.join(others) or 'there is none'}")
 
     def login(self) -> Api:
         password = self.inside("cat", "/secrets/ui-password", service="airflow-api-server").strip()

@@ -35,12 +35,12 @@ class BuildRecord(BaseModel):
 
 
 class LoadRecord(BaseModel):
-    """`loaded`: day -> its rows ('' without days). `empty_days`: those that are to have none."""
+    """`loaded`: day -> its rows ('' without days). `empty_days`: those that are to have none. Older loads lack them."""
 
     table: str
     load_id: str
-    loaded: dict[str, int]
-    empty_days: list[str]
+    loaded: dict[str, int] = {}
+    empty_days: list[str] = []
 
 
 def record_of(metadata: Mapping[str, Any], table: str) -> BuildRecord | LoadRecord | None:

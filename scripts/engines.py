@@ -190,20 +190,21 @@ class Hostile:
 # The rows that both engines compute
 
 
-def compute(spark: "SparkSession", table: str, start: str, end: str, inputs: Rows) -> list[tuple[Any, ...]] | str:
+def compute(
+    spark: "SparkSession", table: str, start: str, end: str, inputs: Rows, again: bool = True
+) -> list[tuple[Any, ...]] | str:
     """The rows of a table, timestamps as microseconds, with the reason of those dropped; or the kind of an error."""
     from pyspark.errors import PySparkException
 
-    for is_last in (False, True):
-        try:
-            return _computed(spark, table, start, end, inputs)
-        except PySparkException as error:
-            first_line = str(error).splitlines()[0]
-            if is_last or kinds.of(error) != INFRASTRUCTURE:
-                return f"fails: {first_line}"
-            # Of some ten thousand answers gRPC could not read one. That is no difference of the engines.
-            print(f"{table}: again, after {first_line}", flush=True)
-    raise AssertionError("the last try returns")
+    try:
+        return _computed(spark, table, start, end, inputs)
+    except PySparkException as error:
+        said = f"fails: {str(error).splitlines()[0]}"
+        if not again or kinds.of(error) != INFRASTRUCTURE:
+            return said
+    # Of some ten thousand answers gRPC could not read one. That is no difference of the engines.
+    print(f"{table} {said}; once more", flush=True)
+    return compute(spark, table, start, end, inputs, again=False)
 
 
 def _computed(spark: "SparkSession", table: str, start: str, end: str, inputs: Rows) -> list[tuple[Any, ...]]:

@@ -95,6 +95,23 @@ def deliver(number: int, days: list[str]) -> None:
     store().replace(contract, pa.table(rows, schema=arrow_schema(contract)))
 
 
+def published(table: str) -> list[dict[str, Any]]:
+    """The rows of a table without the one column that may differ, whatever store has them."""
+    snapshot = store().open(table)
+    assert snapshot is not None
+    names = [name for name in contracts.get(table).column_names if name != contracts.RUN_TIMESTAMP]
+    return store().rows(snapshot).select(names).to_pylist()
+
+
+def require_rows(expected: dict[str, list[dict[str, Any]]], tables: list[str], where: str) -> None:
+    """Each of the tables has these rows and no other."""
+    for table in tables:
+        names = contracts.get(table).column_names
+        wanted = Counter(tuple(row[name] for name in names) for row in expected[table])
+        rows = Counter(tuple(row.values()) for row in published(table))
+        assert wanted and rows == wanted, f"{where}, {table}: {list((rows - wanted).items())[:3]}"
+
+
 def some_days(chance: random.Random) -> list[str]:
     """A range of days."""
     first, last = sorted(chance.sample(range(len(DAYS) + 1), 2))
@@ -127,8 +144,12 @@ def end_well(process: Any) -> None:
 
 def rows_of(delta: DeltaTable) -> dict[str, Counter]:
     """Day -> its rows."""
+    return by_day(delta.to_pyarrow_table(columns=["name", "total", "day"]))
+
+
+def by_day(rows: pa.Table) -> dict[str, Counter]:
     found: dict[str, Counter] = {}
-    for row in delta.to_pyarrow_table(columns=["name", "total", "day"]).to_pylist():
+    for row in rows.to_pylist():
         found.setdefault(row["day"], Counter())[row["name"], row["total"]] += 1
     return found
 
@@ -140,9 +161,13 @@ def day_of(number: int) -> Counter:
 
 def broken_days(delta: DeltaTable) -> list[str]:
     """Days that are not whole: not each of the names once, or of two deliveries."""
+    return broken(rows_of(delta))
+
+
+def broken(days: dict[str, Counter]) -> list[str]:
     return [
         f"{day}: {sorted(rows.items())}"
-        for day, rows in rows_of(delta).items()
+        for day, rows in days.items()
         if rows not in [day_of(number) for number in {number for _, number in rows}]
     ]
 

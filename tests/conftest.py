@@ -162,16 +162,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[str, st
 
 
 @pytest.fixture
+def on_databricks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.databricks import statements  # it imports this module
+
+    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
+    monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
+
+
+@pytest.fixture
 def of_databricks(
-    cluster: "tuple[str, str, SparkSession]", monkeypatch: pytest.MonkeyPatch
+    cluster: "tuple[str, str, SparkSession]", on_databricks: None, monkeypatch: pytest.MonkeyPatch
 ) -> "Iterator[SparkSession]":
     """This process is a run of Databricks with an empty catalog."""
     from include.lake.engine import databricks
     from include.lake.storage import unity_catalog
     from tests.databricks import statements  # it imports this module
 
-    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
-    monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
     monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
     monkeypatch.setattr(databricks, "_entered", None)
     session = cluster[2]

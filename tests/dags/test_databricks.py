@@ -35,9 +35,7 @@ RUN = "wev/scheduled__2026-01-05T16:00:00+00:00"
 
 
 @pytest.fixture
-def target(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
-    monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
+def target(on_databricks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKE_SQL_WAREHOUSE", statements.WAREHOUSE)
     monkeypatch.setenv("LAKE_WHEEL", "/Volumes/dev/ops/lake/lake-0.0.0+1-py3-none-any.whl")
 

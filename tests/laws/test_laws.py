@@ -25,7 +25,6 @@ from include.lake import settings as lake_settings
 from include.lake.build import runner
 from include.lake.errors import InputsMissing
 from include.lake.project import contracts, lineage
-from include.lake.project.contracts import RUN_TIMESTAMP
 from include.lake.project.days import day_range
 from include.lake.state.look import FRESH, Look
 from include.lake.storage import store
@@ -95,10 +94,7 @@ def load(delivered: dict[str, dict[str, int]]) -> None:
 
 def rows_of(table: str) -> Counter:
     """The rows of a table, each with how often it is there; without the one column that may differ."""
-    snapshot = store().open(table)
-    assert snapshot is not None
-    names = [name for name in contracts.get(table).column_names if name != RUN_TIMESTAMP]
-    return Counter(tuple(map(str, row.values())) for row in store().rows(snapshot).select(names).to_pylist())
+    return Counter(tuple(map(str, row.values())) for row in builders.published(table))
 
 
 def build(spark: Any, table: str, days: list[str], force: bool = False) -> int:

@@ -21,7 +21,7 @@ from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look
 from include.lake.storage import store
 from tests import builders
-from tests.builders import DAYS, TABLE, day_of, deliver, some_days
+from tests.builders import DAYS, TABLE, broken, by_day, day_of, deliver, some_days
 from tests.conftest import THOROUGH
 from tests.databricks import statements
 from tests.shop import FILES
@@ -64,10 +64,7 @@ def settle(delivered: dict[str, int]) -> None:
 
 def rows_of(version: int | None = None) -> dict[str, Counter]:
     snapshot = store().open(TABLE, version)
-    found: dict[str, Counter] = {}
-    for row in store().rows(snapshot).to_pylist() if snapshot else ():
-        found.setdefault(row["day"], Counter())[row["name"], row["total"]] += 1
-    return found
+    return by_day(store().rows(snapshot)) if snapshot else {}
 
 
 def require_whole_versions() -> int:
@@ -75,8 +72,7 @@ def require_whole_versions() -> int:
     newest = store().open(TABLE)
     assert newest is not None
     for version in range(1, newest.version + 1):
-        for day, rows in rows_of(version).items():
-            assert rows in [day_of(number) for number in {number for _, number in rows}], (version, day)
+        assert broken(rows_of(version)) == [], version
     return newest.version
 
 

@@ -16,12 +16,12 @@ from include.lake.build import runner
 from include.lake.engine import databricks
 from include.lake.local import processes
 from include.lake.project import contracts, lineage, task_lists
-from include.lake.project.contracts import RUN_TIMESTAMP
 from include.lake.project.days import day_range, days_before
 from include.lake.state.look import FRESH
 from include.lake.storage import store, unity_catalog
 from include.sample import generate
 from scripts import deploy, seed
+from tests import builders
 from tests.conftest import THOROUGH
 from tests.databricks import statements
 from tests.databricks.jobs import Jobs
@@ -35,15 +35,9 @@ TABLES = lineage.in_order([table for listed in LISTS for table in listed.tables]
 pytestmark = [pytest.mark.e2e, pytest.mark.spark, THOROUGH]
 
 
-@pytest.fixture
-def target(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
-    monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
-
-
 def test_the_main_job_and_a_backfill(
-    cluster: tuple[str, str, Any], target: None, lake_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    cluster: tuple[str, str, Any], on_databricks: None, lake_home: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     address, token, session = cluster
     day = seed.newest_day()
@@ -142,10 +136,7 @@ def load(first: str, last: str) -> None:
 
 
 def rows(table: str) -> list[str]:
-    snapshot = store().open(table)
-    assert snapshot is not None
-    columns = [name for name in contracts.get(table).column_names if name != RUN_TIMESTAMP]
-    return sorted(map(repr, store().rows(snapshot).select(columns).to_pylist()))
+    return sorted(map(repr, builders.published(table)))
 
 
 def show(line: str, capfd: pytest.CaptureFixture[str]) -> None:

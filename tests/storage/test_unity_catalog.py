@@ -17,14 +17,13 @@ from include.lake.build import attempt, runner
 from include.lake.engine import databricks
 from include.lake.errors import CheckFailed, LakeError, UsageError
 from include.lake.project import contracts, lineage
-from include.lake.project.contracts import RUN_TIMESTAMP
 from include.lake.project.days import day_range
 from include.lake.state import ledger, presence
 from include.lake.state.look import FRESH, Look
 from include.lake.state.presence import Ask
 from include.lake.storage import Snapshot, store, unity_catalog, warehouse
 from include.sample import generate
-from tests import buyers
+from tests import builders, buyers
 from tests.conftest import THOROUGH
 from tests.databricks import statements
 from tests.databricks.server import Workspace, serving
@@ -479,7 +478,4 @@ def _rows(table: str) -> list[str]:
             else attempt.view(table)[0]
         )
         return sorted(map(repr, rows.select(contracts.get(table).column_names).to_pylist()))
-    snapshot = store().open(table)
-    assert snapshot is not None
-    columns = [name for name in contracts.get(table).column_names if name != RUN_TIMESTAMP]
-    return sorted(map(repr, store().rows(snapshot).select(columns).to_pylist()))
+    return sorted(map(repr, builders.published(table)))

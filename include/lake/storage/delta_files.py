@@ -39,6 +39,7 @@ from include.lake.storage import (
     require_days,
 )
 from include.lake.storage.arrow import arrow_schema, rows_by_day
+from include.lake.storage.records import metadata_of
 
 # The pool that pyarrow takes by default keeps tens of MB more than it uses. Every task and sensor pays for that.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -152,6 +153,11 @@ def file_system(delta: DeltaTable) -> FileSystem:
     return PyFileSystem(DeltaStorageHandler.from_table(delta._table))
 
 
+def files_of(delta: DeltaTable) -> dataset.Dataset:
+    """Its rows, to be read from the files of its version."""
+    return delta.to_pyarrow_dataset(filesystem=file_system(delta), parquet_read_options=_PARQUET)
+
+
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
     """The rows; of those columns that `where` names, only the rows with one of its values."""
     delta: DeltaTable = snapshot.handle.delta
@@ -162,7 +168,7 @@ def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None)
     if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
         ((column, values),) = where.items()
         return _rows_of_partitions(snapshot, column, sorted(values))
-    files = delta.to_pyarrow_dataset(filesystem=file_system(delta), parquet_read_options=_PARQUET)
+    files = files_of(delta)
     conditions = [compute.field(name).isin(sorted(values)) for name, values in (where or {}).items()]
     return files.to_table(filter=reduce(and_, conditions) if conditions else None)
 
@@ -229,13 +235,12 @@ def commits(
 
 
 def _commit(version: int, lines: list[bytes], contract: Contract) -> Commit:
-    at, metadata, day_bytes, column = 0, {}, dict[str, int](), contract.place_column
+    at, metadata, day_bytes, column = 0, dict[str, Any](), dict[str, int](), contract.place_column
     for line in lines:
         if line.startswith(b'{"commitInfo"'):
             info = json.loads(line)["commitInfo"]
             at = info.get("timestamp", 0)
-            with suppress(ValueError, TypeError):
-                metadata = json.loads(info.get("userMetadata") or "{}")
+            metadata = metadata_of(info.get("userMetadata"))
         elif line.startswith((b'{"add"', b'{"remove"')):
             ((kind, action),) = json.loads(line).items()
             if not action.get("dataChange", True):
@@ -247,7 +252,7 @@ def _commit(version: int, lines: list[bytes], contract: Contract) -> Commit:
                 size = action.get("size") or 0 if kind == "add" else 0
                 day_bytes[day] = day_bytes.get(day, 0) + size
     moment = datetime.fromtimestamp(at / 1000, UTC)
-    return Commit(version, moment, metadata if isinstance(metadata, dict) else {}, day_bytes)
+    return Commit(version, moment, metadata, day_bytes)
 
 
 def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:

@@ -6,18 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
-from pyarrow.dataset import ParquetReadOptions
 
-from include.lake.storage.delta_files import file_system
+from include.lake.storage.delta_files import files_of
 
 
 def batches(folder: Path, choose: Callable[[list[str]], list[str]], size: int) -> Iterator[pa.RecordBatch]:
     """Its rows, at most `size` at a time, of the columns that `choose` takes of all. OSError if it cannot be read."""
     # By its log: beside the files of the newest version lie those of older ones.
-    options = ParquetReadOptions(coerce_int96_timestamp_unit="us")
     try:
-        delta = DeltaTable(str(folder))
-        dataset = delta.to_pyarrow_dataset(filesystem=file_system(delta), parquet_read_options=options)
+        dataset = files_of(DeltaTable(str(folder)))
         columns = choose(dataset.schema.names)
         yield from dataset.to_batches(columns=columns, batch_size=size, batch_readahead=1, fragment_readahead=1)
     except DeltaError as error:

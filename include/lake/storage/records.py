@@ -3,6 +3,7 @@
 Other writers may write there what they like. Only what is whole, and of this table, is a record.
 """
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -41,6 +42,14 @@ class LoadRecord(BaseModel):
     load_id: str
     loaded: dict[str, int] = {}
     empty_days: list[str] = []
+
+
+def metadata_of(text: str | None) -> dict[str, Any]:
+    """The JSON object of a userMetadata; empty if it is none."""
+    with suppress(ValueError, TypeError):
+        if isinstance(metadata := json.loads(text or "{}"), dict):
+            return metadata
+    return {}
 
 
 def record_of(metadata: Mapping[str, Any], table: str) -> BuildRecord | LoadRecord | None:

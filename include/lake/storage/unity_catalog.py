@@ -37,7 +37,7 @@ from include.lake.storage import (
     require_days,
 )
 from include.lake.storage.arrow import arrow_schema, rows_by_day
-from include.lake.storage.records import BuildRecord, LoadRecord, record_of
+from include.lake.storage.records import BuildRecord, LoadRecord, metadata_of, record_of
 
 Values = Mapping[str, str | int]
 # What SQL says of a table that is not there, of one that two make at once, and of a version that nobody can read.
@@ -371,7 +371,7 @@ def commits(
             changes, files, moved = _changed(snapshot, contract, after, last["version"], ids(), restored)
         for row in (*others, last):
             day_bytes = _of_ours(row, contract) or (changes if row is last else {})
-            metadata = _metadata(row["userMetadata"])
+            metadata = metadata_of(row["userMetadata"])
             same = {day: files[day] for day in moved if row is last and day in files}
             commits.append(Commit(row["version"], row["timestamp"], metadata, day_bytes, files, same))
         after = last["version"]
@@ -389,7 +389,7 @@ def _history(snapshot: Snapshot, after: int) -> list[dict[str, Any]]:
 
 def _since(row: dict[str, Any], table: str) -> int | None:
     """The version that a build of keys was computed from; None for other commits."""
-    record = record_of(_metadata(row["userMetadata"]), table)
+    record = record_of(metadata_of(row["userMetadata"]), table)
     return record.since if isinstance(record, BuildRecord) else None
 
 
@@ -404,16 +404,9 @@ def _is_misplaced(row: dict[str, Any], history: list[dict[str, Any]], contract: 
     )
 
 
-def _metadata(text: str | None) -> dict[str, Any]:
-    with suppress(ValueError, TypeError):
-        if isinstance(metadata := json.loads(text or "{}"), dict):
-            return metadata
-    return {}
-
-
 def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
     """The days (or places) of a commit of ours, with their bytes; None if it is of somebody else."""
-    record = record_of(_metadata(row["userMetadata"]), contract.table)
+    record = record_of(metadata_of(row["userMetadata"]), contract.table)
     if record is None:
         return None
     if isinstance(record, LoadRecord):

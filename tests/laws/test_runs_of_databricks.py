@@ -81,11 +81,12 @@ def test_kills_at_random_instants(
 ) -> None:
     chance, delivered, landed = random.Random(ROUNDS), dict.fromkeys(DAYS, 0), 0
     deliver(0, DAYS)
-    began = time.monotonic()
-    first = start(cluster, DAYS, False)
-    first.join(builders.SECONDS)
-    assert first.exitcode == 0
-    seconds = time.monotonic() - began
+    for _ in range(2):  # the first run on a new server takes longer than those after it
+        began = time.monotonic()
+        whole = start(cluster, DAYS, True)
+        whole.join(builders.SECONDS)
+        assert whole.exitcode == 0
+        seconds = time.monotonic() - began
     progress = builders.Progress(ROUNDS, "kills")
     for number in range(1, ROUNDS + 1):
         late = some_days(chance)

@@ -159,6 +159,26 @@ def hold(home: str, table: str, days: list[str], begun: Any, ended: Any) -> None
         ended.wait(30)
 
 
+@pytest.mark.spark
+def test_what_was_killed_after_its_commit_is_entered_by_who_goes_on(
+    shops: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(table: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(ledger, "record", kill)
+        run(asking())
+    assert builds_of(TABLE) == []
+    results, _, told = run(asking())
+    assert f"{TABLE}: nothing to build" in told, "no day is due: no build enters the commit"
+    assert builds_of(TABLE) == builds_of(TOP) == [(DAYS[0], DAYS[-1])]
+    assert results[TABLE].built == DAYS
+
+
 def test_who_wants_days_of_another_backfill_waits_for_it_and_nobody_else_does(
     lake_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

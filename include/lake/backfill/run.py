@@ -112,7 +112,9 @@ def run(asked: Request, run: str, log: Log, progress: Progress) -> tuple[list[Re
 def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress) -> dict[str, str]:
     """Build what is due of one table now; gives its bad days with the reason. Raises what is not of some day alone."""
     bad: dict[str, str] = {}
-    found = planning.plan_table(Costs(Look()), table, asked, run)
+    lake = Look()
+    runner.repair(lake, table)  # no build does it where a killed one has left no day due
+    found = planning.plan_table(Costs(lake), table, asked, run)
     todo = [(batch.first, batch.last) for batch in reversed(found.batches)]
     if not todo:
         log(f"{table}: nothing to build")

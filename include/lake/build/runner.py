@@ -80,9 +80,7 @@ def build(
     started = time.monotonic()
     outcome = Outcome(table, start, end)
     lake = Look()
-    # What a killed build has left out, and what others did to the sources: Delta may clean its logs up some day.
-    sources = [name for name in lineage.inputs(table) if contracts.get(name).is_source]
-    ledger.append(lake.unrecorded([table, *sources]))
+    repair(lake, table)
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
     absent = {day: missing for day in due if (missing := lake.absent_inputs(table, day, day))}
     there = [day for day in due if day not in absent]
@@ -101,6 +99,15 @@ def build(
     if absent:
         raise _inputs_missing(contract, absent, outcome)
     return outcome
+
+
+def repair(lake: Look, table: str) -> None:
+    """Enter in the ledger what a killed build has left out, and what others did to the sources.
+
+    Delta may clean its logs up some day.
+    """
+    sources = [name for name in lineage.inputs(table) if contracts.get(name).is_source]
+    ledger.append(lake.unrecorded([table, *sources]))
 
 
 def _inputs_missing(contract: Contract, absent: dict[str, Absent], outcome: Outcome) -> InputsMissing:

@@ -26,7 +26,7 @@ def oracle(tracks: Iterable[Row]) -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {
         "rudder.dbt_unique_tracks": [{**event, "part_date": _day(event)} for event in events],
         "rudder.dbt_aliases_mapping": [
-            {"alias": alias, "dbt_visitor_id": visitor, "part_date": max(_day(e) for e in events if alias in _ids(e))}
+            {"alias": alias, "dbt_visitor_id": visitor, "part_date": min(_day(e) for e in events if alias in _ids(e))}
             for alias, visitor in visitor_of.items()
         ],
     }
@@ -99,7 +99,6 @@ def _visitors(events: list[Row]) -> dict[str, str]:
 def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
     """The rows of one visitor in every table that is kept by visitor or session."""
     events = sorted(events, key=lambda event: (event["timestamp"], event["event_id"]))
-    newest = max(map(_day, events), default="")
     mapped: list[Row] = []
     number = 0
     for place, event in enumerate(events):
@@ -125,10 +124,14 @@ def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
             }
         )
         durations.append(
-            {"session_id": name, "session_duration": (last["timestamp"] - session[0]["timestamp"]) // MINUTE}
+            {
+                "session_id": name,
+                "session_duration": (last["timestamp"] - session[0]["timestamp"]) // MINUTE,
+                "part_date": _day(last),
+            }
         )
         for place, event in enumerate(session):
-            fact = {key: event[key] for key in ("timestamp", "event_id", "event")}
+            fact = {key: event[key] for key in ("timestamp", "event_id", "event")} | {"part_date": _day(event)}
             fact |= {"session_id": name, "track_sequence_number": place + 1}
             facts.append({**fact, "anonymous_id": event["anonymous_id"]})
             following = dict(
@@ -137,7 +140,9 @@ def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
             flow.append(fact | following)
     by_visitor = {
         "dbt_mapped_tracks": [
-            {key: value for key, value in event.items() if key not in ("user_id", "session")} for event in mapped
+            {key: value for key, value in event.items() if key not in ("user_id", "session")}
+            | {"part_date": _day(event)}
+            for event in mapped
         ],
         "dbt_session_tracks": [
             {
@@ -145,16 +150,22 @@ def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
                 "session_start_at": start,
                 "session_sequence_number": number,
                 "next_session_start_at": following,
+                "part_date": start.date().isoformat(),
             }
             for number, (name, start, following) in enumerate(zip(names, starts, [*starts[1:], None], strict=False), 1)
         ],
         "dbt_track_facts": facts,
         "dbt_user_session_facts": [
-            {"first_date": first, "last_date": starts[-1], "number_of_sessions": len(starts)} for first in starts[:1]
+            {
+                "first_date": first,
+                "last_date": starts[-1],
+                "number_of_sessions": len(starts),
+                "part_date": starts[-1].date().isoformat(),
+            }
+            for first in starts[:1]
         ],
         "dbt_session_duration": durations,
         "dbt_tracks_flow": flow,
     }
-    same = {"dbt_visitor_id": visitor, "part_date": newest}
-    tables = {table: [{**row, **same} for row in rows] for table, rows in by_visitor.items()}
+    tables = {table: [{**row, "dbt_visitor_id": visitor} for row in rows] for table, rows in by_visitor.items()}
     return {**tables, "dbt_session_track_facts": track_facts}

@@ -280,12 +280,9 @@ def _older(views: _Views, name: str, recorded: str, places: list[str]) -> DataFr
     """
     table_id, _, version = recorded.partition("@")
     try:
-        snapshot = store().open(name, int(version))
-    except LakeError:  # its log was cleaned
+        snapshot = store().open(name, int(version), places)
+    except LakeError:  # its log was cleaned, or its files
         return None
-    column = contracts.get(name).place_column
     if snapshot is None or snapshot.table_id != table_id or set(snapshot.columns) != set(_columns(views, name)):
-        return None
-    if not store().is_readable(snapshot, column, places):
         return None
     return views.table(f"{OURS}old{version}_{lineage.view_name(name)}", snapshot)

@@ -152,8 +152,8 @@ class Contract(_Strict):
     partitioned_by: the partition column is the last one; empty for a source that has no days. The column part_week has
         the Monday of a week, part_month has yyyy-MM, any other name has days.
     kept_by: of a table of the whole history: a build replaces all rows of the keys (values of these columns) that its
-        days touch. Then `key` is unique in the whole table, and `partitioned_by` only says where a key's rows lie:
-        at best the newest day of the key, so that a build rewrites few files.
+        days touch. Then `key` is unique in the whole table, and `partitioned_by` only says where a row lies: at best a
+        day that stays, such as that of an event, so that a build rewrites few files.
     touched_by: input -> which keys its rows touch; not needed for an input that has the columns of `kept_by` itself.
     clustered_by: columns by which readers choose rows: the weekly maintenance lays rows with near values of them into
         the same files.

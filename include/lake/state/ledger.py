@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -67,18 +68,25 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["partition"]))
 
 
+# Version of the ledger -> the rows of its tables that were read, as long as somebody has this version.
+_histories: "WeakKeyDictionary[Snapshot, dict[str, pa.Table]]" = WeakKeyDictionary()
+
+
 class Reader:
     """The ledger as it is now, read table by table: what a look costs does not depend on the other tables' history."""
 
     def __init__(self) -> None:
         self._snapshot = open_ledger()
+        self._known = {} if self._snapshot is None else _histories.setdefault(self._snapshot, {})
 
     def history(self, table: str) -> pa.Table:
         """The rows of one table with the columns of SCHEMA, oldest first, some perhaps twice; see `decoded`."""
         if self._snapshot is None:
             return SCHEMA.empty_table()
-        rows = store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
-        return rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
+        if table not in self._known:
+            rows = store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
+            self._known[table] = rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
+        return self._known[table]
 
 
 def decoded(data: pa.Table) -> list[dict[str, Any]]:

@@ -85,8 +85,11 @@ class Maintained:
 class Store(Protocol):
     """What the lake wants of whoever keeps its tables. A damaged table is a LakeError with the cure."""
 
-    def open(self, table: str, version: int | None = None) -> Snapshot | None:
-        """The table at a version (the newest by default); None if it does not exist."""
+    def open(self, table: str, version: int | None = None, places: Collection[str] | None = None) -> Snapshot | None:
+        """The table at a version (the newest by default); None if it does not exist.
+
+        places: partitions of an older version that are to be read. LakeError if their files are not there any more.
+        """
 
     def ensure(self, contract: Contract) -> Snapshot:
         """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
@@ -106,9 +109,6 @@ class Store(Protocol):
 
         Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
         """
-
-    def is_readable(self, snapshot: Snapshot, column: str | None, values: Collection[str]) -> bool:
-        """Are the files of an older version still there, of the partitions with these values of a column?"""
 
     def rows(self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> "pa.Table":
         """The rows; of those columns that `where` names, only the rows with one of its values."""

@@ -4,6 +4,7 @@ Its functions are those of the port `Store`. It opens the Delta log of a table b
 """
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,6 +15,7 @@ from operator import and_
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema, WriterProperties, write_deltalake
@@ -24,6 +26,7 @@ from pyarrow.fs import FileSystem, FileType, LocalFileSystem, PyFileSystem, SubT
 
 from include.lake import settings
 from include.lake.errors import ContractError, LakeError, WriteConflict
+from include.lake.project import contracts
 from include.lake.project.contracts import Column, Contract
 from include.lake.project.periods import Period, is_key
 from include.lake.storage import (
@@ -55,6 +58,10 @@ WRITER = WriterProperties(max_row_group_size=25_000)
 _PARQUET = dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
 # Commits of a table without a contract between two looks whether one of its partitions has too many files.
 _LOOK_EVERY = 50
+# Address -> its newest version that was opened, as long as somebody has it. A build opens its tables many times, and
+# to read a log takes a thousand times as long as to see that it has not grown.
+_held: "WeakValueDictionary[str, Snapshot]" = WeakValueDictionary()
+os.register_at_fork(after_in_child=_held.clear)  # delta-rs works in the process alone that opened a table
 # Builds of other partitions of the table may commit as often as this while one of them commits.
 _RETRIES = 15
 # Maintenance of a table commits a few times a week. A build that meets it more often than this meets something else.
@@ -62,11 +69,27 @@ _AGAIN = 5
 
 
 class _Files:
-    """What a snapshot of this store keeps: the Delta table, and the files by the values of a partition column."""
+    """What a snapshot of this store keeps: the Delta table, and the files by the values of a partition column.
+
+    Who writes with delta-rs moves its table on to another version, and opens one of its own for that.
+    """
 
     def __init__(self, delta: DeltaTable) -> None:
         self.delta = delta
         self._by: dict[str, dict[str, list[str]]] = {}
+        self._commit, _ = self._commits()
+
+    def _commits(self) -> tuple[tuple[int | None, int | None], bool]:
+        """Size and time of the file of this version's commit, and whether there is a next one."""
+        version = self.delta.version()
+        paths = [f"_delta_log/{number:020}.json" for number in (version, version + 1)]
+        commit, following = file_system(self.delta).get_file_info(paths)
+        return (commit.size, commit.mtime_ns), following.type == FileType.File
+
+    def is_newest(self) -> bool:
+        """Is this still the newest version? Not if the table was moved away and made again."""
+        commit, has_next = self._commits()
+        return commit == self._commit and not has_next
 
     def by(self, column: str) -> dict[str, list[str]]:
         """Value of a partition column -> the files with it."""
@@ -96,10 +119,23 @@ def _local(where: str) -> Path | None:
     return None if "://" in where else Path(where)
 
 
-def open(table: str, version: int | None = None) -> Snapshot | None:
-    """The table at a version (the newest by default); None if it does not exist. LakeError if it is damaged."""
+def open(table: str, version: int | None = None, places: Collection[str] | None = None) -> Snapshot | None:
+    """The table at a version (the newest by default); None if it does not exist. LakeError if it is damaged.
+
+    places: partitions of an older version that are to be read. LakeError if their files are not there any more.
+    """
+    held = _held.get(address(table)) if version is None else None
+    if held and held.handle.is_newest():
+        return held
     delta = open_table(table, version)
-    return None if delta is None else _snapshot(table, delta)
+    if delta is None:
+        return None
+    snapshot = _snapshot(table, delta)
+    if version is None:
+        _held[snapshot.address] = snapshot
+    if places is not None:
+        _require_files(snapshot, contracts.get(table).place_column, places)
+    return snapshot
 
 
 def _snapshot(table: str, delta: DeltaTable) -> Snapshot:
@@ -280,12 +316,13 @@ def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
     return dict(sorted(found.items()))
 
 
-def is_readable(snapshot: Snapshot, column: str | None, values: Collection[str]) -> bool:
-    """Are the files of an older version still there, of the partitions with these values of a column?"""
+def _require_files(snapshot: Snapshot, column: str | None, places: Collection[str]) -> None:
+    """LakeError if files of some partitions are not there any more; a table without partitions is one."""
     delta: DeltaTable = snapshot.handle.delta
-    by = snapshot.handle.by(column) if column else {"": _paths(delta)}
-    paths = [path for value, files in by.items() if value in values or ANY_DAY in values for path in files]
-    return all(info.type == FileType.File for info in file_system(delta).get_file_info(paths))
+    by = snapshot.handle.by(column) if column else {ANY_DAY: _paths(delta)}
+    paths = [path for value, files in by.items() if {value, ANY_DAY} & {*places} or value == ANY_DAY for path in files]
+    if any(info.type != FileType.File for info in file_system(delta).get_file_info(paths)):
+        raise LakeError(f"{snapshot.table} cannot be read at version {snapshot.version} any more")
 
 
 def _paths(delta: DeltaTable) -> list[str]:

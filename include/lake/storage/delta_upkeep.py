@@ -71,7 +71,7 @@ def thin_out(table: str) -> None:
         column = snapshot.partitioned_by[-1]
         if crowded := [value for value, files in snapshot.handle.by(column).items() if len(files) > _CROWDED]:
             with suppress(CommitFailedError):  # the ledger was made again meanwhile
-                _optimize(snapshot.handle.delta, column, crowded, (), {})
+                _optimize(DeltaTable(snapshot.address), column, crowded, (), {})
 
 
 @contextmanager
@@ -110,19 +110,18 @@ def _compact(snapshot: Snapshot, contract: Contract | None) -> int:
     column = snapshot.partitioned_by[-1] if snapshot.partitioned_by else None
     work = _work(snapshot, contract, column)
     groups = deque(work[at : at + _TOGETHER] for at in range(0, len(work), _TOGETHER))
-    lost, delta = 0, snapshot.handle.delta
+    lost = 0
     while groups:
         group = groups.popleft()
         # The last commit says that all is clustered. Of a run that was killed, or that lost, the next one begins anew.
         mark = {_CLUSTERED: {"by": columns, "up_to": snapshot.version}} if columns and not groups and not lost else {}
         try:
-            _optimize(delta, column, group, columns, mark)
+            _optimize(DeltaTable(snapshot.address), column, group, columns, mark)
         except CommitFailedError:  # also of a build of other partitions, so half of the group is tried next
             if len(group) > 1:
                 groups.extendleft([group[len(group) // 2 :], group[: len(group) // 2]])
             else:
                 lost += 1
-        delta = DeltaTable(snapshot.address)
     return lost
 
 

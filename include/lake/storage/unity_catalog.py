@@ -123,8 +123,10 @@ def _read_only(table: str) -> bool:
     return _session is None and table != contracts.LEDGER and not contracts.get(table).is_source
 
 
-def open(table: str, version: int | None = None) -> Snapshot | None:
+def open(table: str, version: int | None = None, places: Collection[str] | None = None) -> Snapshot | None:
     """The table at a version (the newest by default); None if it does not exist. The ledger is always the newest.
+
+    places: partitions of an older version that are to be read. LakeError if their files are not there any more.
 
     Outside of a run the ledger says how a table of ours is: one statement for all of them. A commit of a killed build
     is seen when the next run of the table has entered it.
@@ -150,10 +152,13 @@ def open(table: str, version: int | None = None) -> Snapshot | None:
     if contract.is_source and not partitioned_by:
         # Others may cluster their tables instead. To read them by their days costs more then, and is as right.
         partitioned_by = contract.partitioned_by
-    return Snapshot(
+    snapshot = Snapshot(
         table, detail["id"], at, name, columns, partitioned_by,
         {**detail, "properties": detail["properties"] or {}, "history": history},
     )  # fmt: skip
+    if places is not None:
+        _require_files(snapshot, contract.place_column, places)
+    return snapshot
 
 
 @lru_cache(maxsize=1000)
@@ -423,19 +428,18 @@ def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
 # -- rows
 
 
-def is_readable(snapshot: Snapshot, column: str | None, values: Collection[str]) -> bool:
-    """Are the files of an older version still there, of the partitions with these values of a column?
+def _require_files(snapshot: Snapshot, column: str | None, places: Collection[str]) -> None:
+    """LakeError if files of some partitions are not there any more; a table without partitions is one.
 
     The query opens each of them. Delta itself refuses a version that is older than a week.
     """
-    condition, bound = _condition({column: values} if column and ANY_DAY not in values else {})
+    condition, bound = _condition({column: places} if column and ANY_DAY not in places else {})
     try:
         _sql(f"select count(distinct _metadata.file_name) as files from {_at(snapshot)}{condition}", bound)
     except Exception as error:
-        if not _GONE.search(str(error)):
-            raise
-        return False
-    return True
+        if _GONE.search(str(error)):
+            raise LakeError(f"{snapshot.table} cannot be read at version {snapshot.version} any more") from None
+        raise
 
 
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:

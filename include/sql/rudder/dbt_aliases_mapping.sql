@@ -11,7 +11,7 @@ numbered as (
     select
         alias,
         user_id,
-        max(timestamp) over (partition by alias) as newest,
+        min(timestamp) over (partition by alias) as oldest,
         -- The latest sighting with a user comes first, and of one instant the smaller user.
         row_number() over (
             partition by alias
@@ -22,6 +22,6 @@ numbered as (
 select
     alias,
     coalesce(user_id, alias) as dbt_visitor_id,
-    date_format(newest, 'yyyy-MM-dd') as part_date
+    date_format(oldest, 'yyyy-MM-dd') as part_date
 from numbered
 where place = 1

@@ -17,5 +17,5 @@ select
     timestampdiff(
         minute, lag(timestamp) over (partition by dbt_visitor_id order by timestamp, event_id), timestamp
     ) as idle_time_minutes,
-    date_format(max(timestamp) over (partition by dbt_visitor_id), 'yyyy-MM-dd') as part_date
+    date_format(timestamp, 'yyyy-MM-dd') as part_date
 from mapped

@@ -75,7 +75,7 @@ def build(table: str, days: list[str], status: str = "built", **facts: Any) -> N
     nothing = storage.arrow_schema(contract).empty_table()
     write_deltalake(storage.address(table), nothing, mode="append", commit_properties=metadata)
     snapshot = storage.ensure(contract)
-    known = ledger.known_version(ledger.Reader().history(table), snapshot.table_id)
+    known = ledger.known_version(ledger.reader().history(table), snapshot.table_id)
     rows = ledger.rows_of_commits(contract, snapshot.table_id, storage.commits(snapshot, contract, known))
     facts = {"bytes": 1000, "seconds": 4.0} | facts
     ledger.append([row | facts if row["build_id"] == build_id else row for row in rows])

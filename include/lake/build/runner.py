@@ -192,7 +192,7 @@ def _build_days(
 def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:
     """Enter the newest commits of the table in the ledger; gives the rows of a build, none if it has no commit."""
     ledger.record(table)
-    rows = ledger.decoded(ledger.Reader().history(table).filter(pc.field("build_id") == build_id))
+    rows = ledger.decoded(ledger.reader().history(table).filter(pc.field("build_id") == build_id))
     # Another process may have entered the same commit at the same time.
     built = {row["partition"]: row for row in rows if row["status"] == ledger.BUILT}
     return [built[day] for day in sorted(built)]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -68,25 +68,33 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["partition"]))
 
 
-# Version of the ledger -> the rows of its tables that were read, as long as somebody has this version.
-_histories: "WeakKeyDictionary[Snapshot, dict[str, pa.Table]]" = WeakKeyDictionary()
-
-
 class Reader:
-    """The ledger as it is now, read table by table: what a look costs does not depend on the other tables' history."""
+    """The ledger at one version, read table by table: a look's cost does not depend on the other tables' history."""
 
-    def __init__(self) -> None:
-        self._snapshot = open_ledger()
-        self._known = {} if self._snapshot is None else _histories.setdefault(self._snapshot, {})
+    def __init__(self, snapshot: Snapshot | None) -> None:
+        self._snapshot = snapshot
+        self._histories: dict[str, pa.Table] = {}
 
     def history(self, table: str) -> pa.Table:
         """The rows of one table with the columns of SCHEMA, oldest first, some perhaps twice; see `decoded`."""
         if self._snapshot is None:
             return SCHEMA.empty_table()
-        if table not in self._known:
+        if table not in self._histories:
             rows = store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
-            self._known[table] = rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
-        return self._known[table]
+            self._histories[table] = rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
+        return self._histories[table]
+
+
+# Snapshot (its id) -> its reader, as long as somebody has it: the looks of one build read the same rows.
+_readers: "WeakValueDictionary[int, Reader]" = WeakValueDictionary()
+
+
+def reader() -> Reader:
+    """The ledger as it is now."""
+    snapshot = open_ledger()
+    if (held := _readers.get(id(snapshot))) is None:
+        held = _readers[id(snapshot)] = Reader(snapshot)  # which keeps the snapshot, so that no other one gets its id
+    return held
 
 
 def decoded(data: pa.Table) -> list[dict[str, Any]]:
@@ -168,7 +176,7 @@ def record(table: str) -> list[dict[str, Any]]:
     snapshot = store().open(table)
     if snapshot is None or not contract.has_days:
         return []
-    rows = unrecorded(contract, snapshot, Reader().history(table))
+    rows = unrecorded(contract, snapshot, reader().history(table))
     append(rows)
     return rows
 

@@ -225,7 +225,7 @@ class Look:
 
     def _history(self, table: str) -> _History:
         if table not in self._histories:
-            self._ledger = self._ledger or ledger.Reader()
+            self._ledger = self._ledger or ledger.reader()
             self._histories[table] = _History(self.project.contract(table), self.snapshot(table), self._ledger)
         return self._histories[table]
 

@@ -59,23 +59,38 @@ reasoned as (
     from kept
 ),
 -- Devices that could be mistaken for one another have one root: d1, d1|301 and d1|301|5 have d1.
--- Spark shuffles the rows once, by the root: every window below partitions by it.
 rooted as (
-    select /*+ repartition(date_id, device_root) */
+    select
         reasoned.*,
-        concat(stem, substring_index(substring(device, length(stem) + 1), '|', 1)) as device_root
+        concat(stem, substring_index(substring(device, length(stem) + 1), '|', 1)) as device_root,
+        -- No hour, key, user, device and moment of a row with a timestamp are these.
+        coalesce(hour, '') as known_hour,
+        coalesce(user_info_user_key, '') as known_key,
+        coalesce(user_id, '') as known_user,
+        coalesce(device, '') as known_device,
+        coalesce(unix_millis(log_dt), 0) as log_ms
     from reasoned
+),
+-- All that the windows below read, once: equal moments are of one session and one user. Their rows are a fraction as wide
+-- as those of the log, and an engine sorts them several times.
+-- Spark shuffles them once, by the root: every window below partitions by it. Sail keeps few rows of a window that ends at
+-- the current row: so the largest of a session is the first when it is read backwards. And where two windows have opposite
+-- orders, one says log_dt and the other log_ms: else Sail would sort once, and keep all rows for the one that is turned.
+moments as (
+    select distinct /*+ repartition(date_id, device_root) */
+        date_id, device_root, unusable, device, log_dt, known_hour, known_key, user_id, known_user, known_device, log_ms
+    from rooted
 ),
 gaps as (
     select
-        rooted.*,
+        moments.*,
         coalesce(
             unix_millis(log_dt) - unix_millis(lag(log_dt) over (
                 partition by date_id, device_root, unusable, device order by log_dt
             )) > 1800000,
             true
         ) as starts_session
-    from rooted
+    from moments
 ),
 started as (
     select
@@ -91,20 +106,20 @@ filled as (
         started.*,
         max(log_dt) over (
             partition by date_id, device_root, unusable, device, sess_start_dt
-            order by log_dt, hour, user_info_user_key, user_id
-            rows between unbounded preceding and unbounded following
+            order by log_dt desc, known_hour desc, known_key desc, user_id desc
+            rows between unbounded preceding and current row
         ) as sess_end_dt,
         coalesce(
             user_id,
             -- The next user: the last one seen when the session is read backwards.
             last_value(user_id, true) over (
                 partition by date_id, device_root, unusable, device, sess_start_dt
-                order by log_dt desc, hour desc, user_info_user_key desc, user_id desc
+                order by log_dt desc, known_hour desc, known_key desc, user_id desc
                 rows between unbounded preceding and current row
             ),
             last_value(user_id, true) over (
                 partition by date_id, device_root, unusable, device, sess_start_dt
-                order by log_dt, hour, user_info_user_key, user_id
+                order by log_ms, known_hour, known_key, user_id
                 rows between unbounded preceding and current row
             )
         ) as user_id_fill
@@ -120,10 +135,10 @@ dated as (
     select
         written.*,
         min(log_dt) over (
-            partition by date_id, device_root, unusable, sess_start_dt, device_and_user, device
+            partition by date_id, device_root, unusable, sess_start_dt, device_and_user, device order by log_dt
         ) as user_sess_start_dt,
         max(log_dt) over (
-            partition by date_id, device_root, unusable, sess_start_dt, device_and_user, device
+            partition by date_id, device_root, unusable, sess_start_dt, device_and_user, device order by log_ms desc
         ) as user_sess_end_dt
     from written
 ),
@@ -153,11 +168,32 @@ named as (
         ) as sess_seq
     from judged
 ),
+placed as (
+    select
+        rooted.*,
+        named.sess_id,
+        named.sess_seq,
+        named.sess_start_dt,
+        named.sess_end_dt,
+        named.user_id_fill,
+        named.user_sess_start_dt,
+        named.user_sess_end_dt,
+        named.drop_reason
+    -- Sail keeps the rows of the left side.
+    from named
+    inner join rooted
+        on named.date_id = rooted.date_id
+        and named.known_device = rooted.known_device
+        and named.log_ms = rooted.log_ms
+        and named.known_hour = rooted.known_hour
+        and named.known_key = rooted.known_key
+        and named.known_user = rooted.known_user
+),
 requested as (
     select
-        named.*,
+        placed.*,
         from_json(
-            concat('{"json":', named.request, ',"end":0}'),
+            concat('{"json":', placed.request, ',"end":0}'),
             'json struct<
                 communityId string, postId string, body string, mediaType string, time string, videoId string,
                 sessionId string, sectionType string, hasProduct string, hideFromArtist string, membershipOnly string,
@@ -165,7 +201,7 @@ requested as (
             >, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as asked
-    from named
+    from placed
 ),
 bodies as (
     select

@@ -77,7 +77,7 @@ rooted as (
 -- the current row: so the largest of a session is the first when it is read backwards. And where two windows have opposite
 -- orders, one says log_dt and the other log_ms: else Sail would sort once, and keep all rows for the one that is turned.
 moments as (
-    select distinct /*+ repartition(date_id, device_root) */
+    select /*+ repartition(date_id, device_root) */ distinct
         date_id, device_root, unusable, device, log_dt, known_hour, known_key, user_id, known_user, known_device, log_ms
     from rooted
 ),

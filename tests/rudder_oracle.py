@@ -104,7 +104,7 @@ def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
     for place, event in enumerate(events):
         idle = (event["timestamp"] - events[place - 1]["timestamp"]) // MINUTE if place else None
         number += idle is None or idle > LONGEST_IDLE_MINUTES
-        mapped.append({**event, "idle_time_minutes": idle, "session": number})
+        mapped.append({**event, "idle_time_minutes": idle, "session": number, "part_date": _day(event)})
 
     sessions = [list(session) for _, session in groupby(mapped, key=lambda event: event["session"])]
     starts = [session[0]["timestamp"] for session in sessions]
@@ -120,49 +120,50 @@ def _of_visitor(visitor: str, events: list[Row]) -> dict[str, list[Row]]:
                 "num_pvs": len({event["event_id"] for event in session}),
                 "cnt_viewed_product": kinds.count("viewed_product") + kinds.count("view_product"),
                 "cnt_signup": kinds.count("signup"),
-                "part_date": _day(last),
+                "part_date": last["part_date"],
             }
         )
         durations.append(
             {
                 "session_id": name,
                 "session_duration": (last["timestamp"] - session[0]["timestamp"]) // MINUTE,
-                "part_date": _day(last),
+                "part_date": last["part_date"],
             }
         )
         for place, event in enumerate(session):
-            fact = {key: event[key] for key in ("timestamp", "event_id", "event")} | {"part_date": _day(event)}
+            fact = {key: event[key] for key in ("timestamp", "event_id", "event", "part_date")}
             fact |= {"session_id": name, "track_sequence_number": place + 1}
             facts.append({**fact, "anonymous_id": event["anonymous_id"]})
             following = dict(
                 zip(("event_2", "event_3", "event_4", "event_5"), kinds[place + 1 :] + [None] * 4, strict=False)
             )
             flow.append(fact | following)
+    session_tracks = [
+        {
+            "session_id": name,
+            "session_start_at": start,
+            "session_sequence_number": number,
+            "next_session_start_at": following,
+            "part_date": session[0]["part_date"],
+        }
+        for number, (name, session, start, following) in enumerate(
+            zip(names, sessions, starts, [*starts[1:], None], strict=False), 1
+        )
+    ]
     by_visitor = {
         "dbt_mapped_tracks": [
-            {key: value for key, value in event.items() if key not in ("user_id", "session")}
-            | {"part_date": _day(event)}
-            for event in mapped
+            {key: value for key, value in event.items() if key not in ("user_id", "session")} for event in mapped
         ],
-        "dbt_session_tracks": [
-            {
-                "session_id": name,
-                "session_start_at": start,
-                "session_sequence_number": number,
-                "next_session_start_at": following,
-                "part_date": start.date().isoformat(),
-            }
-            for number, (name, start, following) in enumerate(zip(names, starts, [*starts[1:], None], strict=False), 1)
-        ],
+        "dbt_session_tracks": session_tracks,
         "dbt_track_facts": facts,
         "dbt_user_session_facts": [
             {
-                "first_date": first,
-                "last_date": starts[-1],
-                "number_of_sessions": len(starts),
-                "part_date": starts[-1].date().isoformat(),
+                "first_date": first["session_start_at"],
+                "last_date": last["session_start_at"],
+                "number_of_sessions": len(session_tracks),
+                "part_date": last["part_date"],
             }
-            for first in starts[:1]
+            for first, last in zip(session_tracks[:1], session_tracks[-1:], strict=True)
         ],
         "dbt_session_duration": durations,
         "dbt_tracks_flow": flow,

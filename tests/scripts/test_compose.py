@@ -338,7 +338,7 @@ def test_a_lake_of_sample_data_gets_that_of_new_sources(
     places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A lake that is older than a family of tables. A lake of real data gets none."""
-    # The newest day of Seoul is not that of UTC for a part of each day, and this is of one day.
+    # From 15:00 UTC on the newest day of Seoul is not that of UTC: both families are to have the same one here.
     monkeypatch.setattr(container.sample, "newest_day", lambda: "2026-01-05")
     monkeypatch.setenv("DAYS", "2")
     monkeypatch.setenv("SCALE", "0.01")

@@ -77,7 +77,7 @@ class _Files:
     def __init__(self, delta: DeltaTable) -> None:
         self.delta = delta
         self._by: dict[str, dict[str, list[str]]] = {}
-        self._commit, _ = self._commits()
+        self._commit: tuple[int | None, int | None] | None = None
 
     def _commits(self) -> tuple[tuple[int | None, int | None], bool]:
         """Size and time of the file of this version's commit, and whether there is a next one."""
@@ -86,8 +86,12 @@ class _Files:
         commit, following = file_system(self.delta).get_file_info(paths)
         return (commit.size, commit.mtime_ns), following.type == FileType.File
 
+    def hold(self) -> None:
+        """Note of which commit this version is, for `is_newest`."""
+        self._commit, _ = self._commits()
+
     def is_newest(self) -> bool:
-        """Is this still the newest version? Not if the table was moved away and made again."""
+        """Is a version that is held still the newest one? Not if the table was moved away and made again."""
         commit, has_next = self._commits()
         return commit == self._commit and not has_next
 
@@ -132,6 +136,7 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
         return None
     snapshot = _snapshot(table, delta)
     if version is None:
+        snapshot.handle.hold()
         _held[snapshot.address] = snapshot
     if places is not None:
         _require_files(snapshot, contracts.get(table).place_column, places)
@@ -319,8 +324,10 @@ def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
 def _require_files(snapshot: Snapshot, column: str | None, places: Collection[str]) -> None:
     """LakeError if files of some partitions are not there any more; a table without partitions is one."""
     delta: DeltaTable = snapshot.handle.delta
-    by = snapshot.handle.by(column) if column else {ANY_DAY: _paths(delta)}
-    paths = [path for value, files in by.items() if {value, ANY_DAY} & {*places} or value == ANY_DAY for path in files]
+    if column and ANY_DAY not in places:
+        paths = [path for place in places for path in snapshot.handle.by(column).get(place, ())]
+    else:
+        paths = _paths(delta)
     if any(info.type != FileType.File for info in file_system(delta).get_file_info(paths)):
         raise LakeError(f"{snapshot.table} cannot be read at version {snapshot.version} any more")
 

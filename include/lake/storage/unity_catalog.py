@@ -140,24 +140,22 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
         (detail,) = _sql(f"describe detail {name}")
         history = _sql(f"describe history {name} limit {_GLANCE}")
         at = history[0]["version"] if version is None else version
-        columns = _columns_at(name, detail["id"], at)
+        contract, partitioned_by = contracts.get(table), tuple(detail["partitionColumns"])
+        if contract.is_source and not partitioned_by:
+            # Others may cluster their tables instead. To read them by their days costs more then, and is as right.
+            partitioned_by = contract.partitioned_by
+        snapshot = Snapshot(
+            table, detail["id"], at, name, _columns_at(name, detail["id"], at), partitioned_by,
+            {**detail, "properties": detail["properties"] or {}, "history": history},
+        )  # fmt: skip
+        if places is not None:
+            _open_files(snapshot, contract.place_column, places)
     except Exception as error:
         if _ABSENT.search(str(error)):
             return None
         if _GONE.search(str(error)):
             raise LakeError(f"{table} cannot be read at version {version} any more") from None
         raise
-    contract = contracts.get(table)
-    partitioned_by = tuple(detail["partitionColumns"])
-    if contract.is_source and not partitioned_by:
-        # Others may cluster their tables instead. To read them by their days costs more then, and is as right.
-        partitioned_by = contract.partitioned_by
-    snapshot = Snapshot(
-        table, detail["id"], at, name, columns, partitioned_by,
-        {**detail, "properties": detail["properties"] or {}, "history": history},
-    )  # fmt: skip
-    if places is not None:
-        _require_files(snapshot, contract.place_column, places)
     return snapshot
 
 
@@ -428,18 +426,13 @@ def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
 # -- rows
 
 
-def _require_files(snapshot: Snapshot, column: str | None, places: Collection[str]) -> None:
-    """LakeError if files of some partitions are not there any more; a table without partitions is one.
+def _open_files(snapshot: Snapshot, column: str | None, places: Collection[str]) -> None:
+    """Open each file of some partitions; a table without partitions is one.
 
-    The query opens each of them. Delta itself refuses a version that is older than a week.
+    Delta itself refuses a version that is older than a week.
     """
     condition, bound = _condition({column: places} if column and ANY_DAY not in places else {})
-    try:
-        _sql(f"select count(distinct _metadata.file_name) as files from {_at(snapshot)}{condition}", bound)
-    except Exception as error:
-        if _GONE.search(str(error)):
-            raise LakeError(f"{snapshot.table} cannot be read at version {snapshot.version} any more") from None
-        raise
+    _sql(f"select count(distinct _metadata.file_name) as files from {_at(snapshot)}{condition}", bound)
 
 
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:

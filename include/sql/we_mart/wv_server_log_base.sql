@@ -63,22 +63,23 @@ rooted as (
     select
         reasoned.*,
         concat(stem, substring_index(substring(device, length(stem) + 1), '|', 1)) as device_root,
-        -- No hour, key, user, device and moment of a row with a timestamp are these.
-        coalesce(hour, '') as known_hour,
-        coalesce(user_info_user_key, '') as known_key,
-        coalesce(user_id, '') as known_user,
-        coalesce(device, '') as known_device,
-        coalesce(unix_millis(log_dt), 0) as log_ms
+        -- To join and to order by: never null, and two of them are equal, or one is less, where it is so of the columns.
+        coalesce(concat('=', hour), '') as hour_text,
+        coalesce(concat('=', user_info_user_key), '') as key_text,
+        coalesce(concat('=', user_id), '') as user_text,
+        coalesce(concat('=', device), '') as device_text,
+        coalesce(unix_millis(log_dt), 0) as log_ms  -- that of a row with a timestamp is above 0
     from reasoned
 ),
--- All that the windows below read, once: equal moments are of one session and one user. Their rows are a fraction as wide
--- as those of the log, and an engine sorts them several times.
--- Spark shuffles them once, by the root: every window below partitions by it. Sail keeps few rows of a window that ends at
--- the current row: so the largest of a session is the first when it is read backwards. And where two windows have opposite
--- orders, one says log_dt and the other log_ms: else Sail would sort once, and keep all rows for the one that is turned.
+-- All that the windows below read, each once: rows of one moment are of one session and one user. Engines sort them
+-- several times, and they are a fraction as wide as those of the log.
+-- Spark shuffles them once, by the root: every window below partitions by it.
+-- Sail keeps few rows of a window that ends at the current row. So the largest of a session is the first one of it, read
+-- backwards. Of two windows with opposite orders one says log_dt, and the other log_ms. Otherwise Sail sorts once, turns
+-- the second window round, and keeps all its rows.
 moments as (
     select /*+ repartition(date_id, device_root) */ distinct
-        date_id, device_root, unusable, device, log_dt, known_hour, known_key, user_id, known_user, known_device, log_ms
+        date_id, device_root, unusable, device, log_dt, hour_text, key_text, user_id, user_text, device_text, log_ms
     from rooted
 ),
 gaps as (
@@ -106,7 +107,7 @@ filled as (
         started.*,
         max(log_dt) over (
             partition by date_id, device_root, unusable, device, sess_start_dt
-            order by log_dt desc, known_hour desc, known_key desc, user_id desc
+            order by log_dt desc, hour_text desc, key_text desc, user_id desc
             rows between unbounded preceding and current row
         ) as sess_end_dt,
         coalesce(
@@ -114,12 +115,12 @@ filled as (
             -- The next user: the last one seen when the session is read backwards.
             last_value(user_id, true) over (
                 partition by date_id, device_root, unusable, device, sess_start_dt
-                order by log_dt desc, known_hour desc, known_key desc, user_id desc
+                order by log_dt desc, hour_text desc, key_text desc, user_id desc
                 rows between unbounded preceding and current row
             ),
             last_value(user_id, true) over (
                 partition by date_id, device_root, unusable, device, sess_start_dt
-                order by log_ms, known_hour, known_key, user_id
+                order by log_ms, hour_text, key_text, user_id
                 rows between unbounded preceding and current row
             )
         ) as user_id_fill
@@ -183,11 +184,11 @@ placed as (
     from named
     inner join rooted
         on named.date_id = rooted.date_id
-        and named.known_device = rooted.known_device
+        and named.device_text = rooted.device_text
         and named.log_ms = rooted.log_ms
-        and named.known_hour = rooted.known_hour
-        and named.known_key = rooted.known_key
-        and named.known_user = rooted.known_user
+        and named.hour_text = rooted.hour_text
+        and named.key_text = rooted.key_text
+        and named.user_text = rooted.user_text
 ),
 requested as (
     select

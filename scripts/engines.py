@@ -86,15 +86,27 @@ class Hostile:
         contract = contracts.get(table)
         found: list[dict[str, Any]] = []
         for _ in range(count):
-            if found and self.chance.random() < 0.15:  # the same row again, or with another value in one place
+            if found and self.chance.random() < 0.3:  # the same row again, or with another value in one place
                 row = dict(self.chance.choice(found))
-                if self.chance.random() < 0.7:
-                    column = self.chance.choice(contract.columns)
+                kind, column = self.chance.random(), self.chance.choice(contract.columns)
+                if kind < 0.35:
                     row[column.name] = self.value(column, contract.day_column)
+                elif kind < 0.7:
+                    row = {name: self.alike(value) for name, value in row.items()}
             else:
                 row = {column.name: self.value(column, contract.day_column) for column in contract.columns}
             found.append(row)
         return found
+
+    def alike(self, value: Any) -> Any:
+        """A value, or one that many a SELECT takes for the same."""
+        if self.chance.random() < 0.8:
+            return value
+        if isinstance(value, str):
+            return self.chance.choice([value.upper(), value.lower(), f"{value} "])
+        if isinstance(value, datetime):
+            return value.replace(microsecond=value.microsecond // 1000 * 1000 + self.chance.choice([0, 1, 999]))
+        return value
 
     def value(self, column: Column, day_column: str | None) -> Any:
         chance = self.chance
@@ -234,10 +246,16 @@ def _exact(value: Any) -> Any:
 
 
 def different(engines: list["SparkSession"], table: str, start: str, end: str, inputs: Rows) -> list[str]:
-    """What differs between the rows of the two engines; where both fail, nothing."""
+    """What differs between the rows of the two engines; where both fail, nothing.
+
+    The second one gets its input rows in the opposite order: so rows that a SELECT leaves to chance differ mostly.
+    """
     from include.lake.build import cases
 
-    first, second = (compute(engine, table, start, end, inputs) for engine in engines)
+    opposite = {name: rows[::-1] for name, rows in inputs.items()}
+    first, second = (
+        compute(engine, table, start, end, rows) for engine, rows in zip(engines, (inputs, opposite), strict=True)
+    )
     if isinstance(first, str) or isinstance(second, str):
         if isinstance(first, str) and isinstance(second, str):
             print(f"{table}: both engines say: {first[:200]}", flush=True)

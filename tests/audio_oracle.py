@@ -198,7 +198,7 @@ def _transactions(events: list[Row], key: str, hubs: list[str], payload: list[st
     for event in events:
         own, parents = _parents(event, hubs, payload)
         rows.append({key: own, **parents, **{name: event[name] for name in payload}, **_seen(event)})
-    return _earliest(rows, key, [])
+    return _earliest(rows, key, payload)
 
 
 def _logins(events: list[Row]) -> list[Row]:

@@ -74,6 +74,10 @@ def random_events(chance: random.Random) -> Events:
             "page_view_events": {"page": chance.choice(["Home", "NextSong"]), "method": "GET", "status": 200},
         }.get(source, {})  # fmt: skip
         found[source] += [event] * chance.choice([1, 1, 1, 2])
+        if chance.random() < 0.2:  # with the same keys, which take any spelling, and moments to the millisecond
+            other = {**event, "ts": moment + timedelta(microseconds=chance.choice([0, 300]))}
+            found[source].append({**other, "page": event["page"].lower()} if "page" in event else other)
+            chance.shuffle(found[source])
     return found
 
 

@@ -181,21 +181,24 @@ class _Made:
         names = ",\n    ".join([*self.contract.column_names, *more])
         return f"select\n    {names}\nfrom {source}\nwhere {condition}\n"
 
+    def _order(self) -> str:
+        """A total order of the rows of one hash key: rows of other spelling, or of one millisecond, have one, too."""
+        return ", ".join([LOAD_DATE, RECORD_SOURCE, *self.between])
+
     def hub_or_link(self) -> str:
-        order = ", ".join([LOAD_DATE, RECORD_SOURCE, *self.between])
         known = " and ".join(f"{name} is not null" for name in self.needed)
-        ranked = _numbered("ranked", "observed", "place", self.hash_key, order, known)
+        ranked = _numbered("ranked", "observed", "place", self.hash_key, self._order(), known)
         return f"{self._observed()},\n{ranked}\n{self._outer('ranked', 'place = 1')}"
 
     def transactional_link(self) -> str:
-        order = f"{LOAD_DATE}, {RECORD_SOURCE}"
         if not (implied := self.vault.implied_by):
-            ranked = _numbered("ranked", "observed", "place", self.hash_key, order, f"{self.hash_key} is not null")
+            known = f"{self.hash_key} is not null"
+            ranked = _numbered("ranked", "observed", "place", self.hash_key, self._order(), known)
             return f"{self._observed()},\n{ranked}\n{self._outer('ranked', 'place = 1')}"
         (first_hub,) = self.kept_by
         moment = next(name for name in self.between if name not in dict(self.parents))
         turns = f"case when {RECORD_SOURCE} = '{implied}' then 1 else 0 end, {moment}, {self.hash_key}"
-        ranked = _numbered("ranked", "observed", "place", self.hash_key, order)
+        ranked = _numbered("ranked", "observed", "place", self.hash_key, self._order())
         placed = _numbered("placed", "ranked", "turn", first_hub, turns, "place = 1")
         outer = self._outer(
             "placed",

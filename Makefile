@@ -19,9 +19,9 @@ run:  ## the engine, PostgreSQL and Airflow with sample data, until Ctrl-C [ONCE
 	@$(PY) -m scripts.run
 
 test: setup lint  ## lint and all tests [ARGS="-m 'not spark and not e2e'": those of a few seconds]
-	@# Two processes, because Spark and Sail have one or two threads in each. A free process gets the next test: see
-	@# pytest_xdist_make_scheduler in tests/conftest.py.
-	@$(PY) -m pytest -n 2 $(ARGS)
+	@# Two processes, because Spark and Sail have one or two threads in each. A free process gets the next test, or the
+	@# next group of tests, in the order of tests/conftest.py.
+	@$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 approve: setup  ## rewrite the approved pictures of the DAGs (tests/approved), for a review to see what changed
 	@APPROVE=1 $(PY) -m pytest -q tests/dags -k approved

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -33,6 +33,7 @@ THOROUGH = pytest.mark.skipif(not os.environ.get("N"), reason="make thorough run
 
 # These tests take long, so they begin first. One that begins last would run alone at the end.
 LONG = ["test_e2e", "test_laws", "test_faults", "test_races", "test_real_log", "test_wap"]
+OF_DATABRICKS = ["test_databricks", "test_unity_catalog", "test_runs_of_databricks"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,31 +49,35 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first, so that a simple mistake appears in seconds; then those of LONG, then other slow tests."""
+    """Quick tests first, so that a simple mistake appears in seconds; then those of LONG, then other slow tests.
+
+    Each test goes to a process by itself. Those of Databricks go together, and first, for they share one Spark; and so
+    do those on a Spark inside the process: Java compiles Spark once, and not once in each process.
+    """
 
     def place(item: pytest.Item) -> int:
+        if item.path.stem in OF_DATABRICKS:
+            return -2
         if not any(item.get_closest_marker(name) for name in ("spark", "e2e")):
             return -1
         return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
 
     items.sort(key=place)
+    for item in items:
+        if item.path.stem in OF_DATABRICKS:
+            item.add_marker(pytest.mark.xdist_group("databricks"))
+        elif _engine_of(item) == settings.SPARK:
+            item.add_marker(pytest.mark.xdist_group("spark"))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each test goes to a process by itself. Those of Databricks go together, and first: they share one Spark."""
-    from xdist.scheduler.loadscope import LoadScopeScheduling
-
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return (
-                "databricks"
-                if file.endswith(("test_databricks.py", "test_unity_catalog.py", "test_runs_of_databricks.py"))
-                else nodeid
-            )
-
-    return Scheduling(config, log)
+def _engine_of(item: pytest.Item) -> str | None:
+    """The engine on which the fixture `spark` gives a session, if the test names one."""
+    if "spark" not in getattr(item, "fixturenames", ()):
+        return None
+    marker, of_test = item.get_closest_marker("engine"), getattr(item, "callspec", None)
+    return (of_test and of_test.params.get("spark")) or (marker.args[0] if marker else None)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from include.lake.backfill import plan, request
 from include.lake.backfill import run as backfill
 from include.lake.backfill.run import Progress
 from include.lake.build import runner
+from include.lake.engine import engine
 from include.lake.engine import spark as session
 from include.lake.errors import CheckFailed, ContractError, LakeError
 from include.lake.project.days import day_range
@@ -102,6 +103,24 @@ def test_the_bad_day_is_found_and_the_good_days_land(shops: Any, kind: str) -> N
     load(("a", 1, bad))
     results, _, _ = run(asking(mode="missing"), "again")
     assert [result.built for result in results.values()] == [[bad], [bad]]
+
+
+def test_a_batch_that_lacks_memory_is_halved_and_so_are_those_after_it(
+    shops: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKE_ENGINE_MEMORY", "100m")
+    shops({"shop/total.sql": SELECT.replace("from shop.event as event", "from shop.event as event\n"
+                                            "cross join range(3000000)")
+           .replace("sum(event.amount)", "cast(size(collect_list(id)) as bigint)")})  # fmt: skip
+    engine().start()
+    try:
+        results, stopped, lines = run(request.check([TABLE], DAYS[0], DAYS[-1]))
+    finally:
+        engine().stop()
+    assert days_of(TABLE) == DAYS and not stopped and not results[TABLE].bad
+    failed = [line for line in lines if "100m of memory are too little" in line]
+    assert 1 <= len(failed) <= 3, lines
+    assert 1 < results[TABLE].jobs < len(DAYS)
 
 
 @pytest.mark.spark

@@ -186,6 +186,70 @@ def test_memory_that_runs_out_is_one_line_and_nothing_is_published(
     assert not list((lake_home / "engine" / "stage").glob("*/*"))
 
 
+# The command line over the SELECTs of a folder.
+COMMAND_LINE = """
+import sys
+from pathlib import Path
+from include.lake import settings
+settings.SQL = Path(sys.argv[1])
+from include.lake.cli.main import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("ends", ["Ctrl-C", "death of Sail"])
+def test_a_build_in_the_terminal_ends_at_once(shop: Any, lake_home: Path, ends: str) -> None:
+    """It has a server of its own, which Ctrl-C reaches as well, and which may die. Each call would wait for that."""
+    import psutil
+
+    shop({"shop/total.sql": SELECT.replace("from shop.event as event", "from shop.event as event\n"
+                                           "cross join range(1000000) cross join range(1000000)")})  # fmt: skip
+    load(("a", 1, DAY))
+    command = [sys.executable, "-c", COMMAND_LINE, str(settings.SQL), "build", TABLE, "--from", DAY, "--to", DAY]
+    terminal = subprocess.Popen(
+        command, cwd=settings.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+    try:
+        wait.until(lambda: any((lake_home / "engine" / "stage").glob("*")), 60, "the computation")
+        time.sleep(1)
+        family = psutil.Process(terminal.pid).children(recursive=True)
+        (computing,) = (one for one in family if one.cmdline()[-1] == "sail")
+        began = time.monotonic()
+        if ends == "Ctrl-C":
+            os.killpg(terminal.pid, signal.SIGINT)
+        else:
+            computing.kill()
+        _, told = terminal.communicate(timeout=60)
+    finally:
+        terminal.kill()
+    assert time.monotonic() - began < 20, told
+    lines = [line for line in told.splitlines() if not line.startswith("…")]
+    if ends == "Ctrl-C":
+        assert terminal.returncode == 130
+        assert lines == ["lake: stopped; what was committed stays, the rest is as it was"]
+        assert not ledger.read([TABLE])
+    else:
+        assert terminal.returncode == 1
+        assert lines[1].startswith("the engine has died, or somebody has stopped it"), told
+        assert len(lines) == 3, told
+    assert not [one for one in psutil.wait_procs(family, timeout=10)[1] if one.is_running()]
+
+
+def test_a_day_stays_what_it_is_where_no_engine_can_be_had(
+    shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong setting, or a server that is not there, says nothing about a day."""
+    load(("a", 1, DAY))
+    build(spark)
+    monkeypatch.setattr(sail, "_own", {})
+    for name, wrong in {"LAKE_ENGINE_MEMORY": "much", "LAKE_ENGINE": "sc://localhost:1"}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, wrong)
+            with pytest.raises(LakeError):
+                build(None, force=True)
+    assert [row["status"] for row in ledger.read([TABLE])] == ["built"]
+
+
 def test_a_port_that_is_taken_meanwhile_is_told(server_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(server, "free_port", lambda: taken.getsockname()[1])

@@ -118,28 +118,40 @@ def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress
     todo = [(batch.first, batch.last) for batch in reversed(found.batches)]
     if not todo:
         log(f"{table}: nothing to build")
+    at_most = len(asked.days)  # in a job
     while todo:
         first, last = todo.pop()
         days = periods.keys(contracts.get(table).grain, first, last)
+        if len(days) > at_most:
+            todo += _halves(days)
+            continue
         progress.start(f"{table} {first}..{last}")
         try:
             with _claimed(table, days, log):
                 outcome = runner.build(table, first, last, run=run, force=asked.mode == "all", log=log)
         except Exception as error:
-            if not is_of_the_rows(error):
+            of_memory = failures.is_of_memory(error) and len(days) > 1
+            if not is_of_the_rows(error) and not of_memory:
                 raise
+            if of_memory:
+                at_most = len(days) // 2
             if len(days) == 1:
                 bad[first] = failures.first_line(error)
                 log(f"{table} {first} is bad: {error}")
                 progress.add(table, 1, 0)
                 continue
-            middle = len(days) // 2
             log(f"{table} {first}..{last} failed, trying its halves: {failures.first_line(error)}")
-            todo += [(days[middle], last), (first, days[middle - 1])]
+            todo += _halves(days)
         else:
             progress.add(table, len(days), outcome.rows)
             log(progress.line())
     return bad
+
+
+def _halves(days: list[str]) -> list[tuple[str, str]]:
+    """The ranges of the later half of some days, and of the earlier one, which comes first from the end of a list."""
+    middle = len(days) // 2
+    return [(days[middle], days[-1]), (days[0], days[middle - 1])]
 
 
 @contextmanager

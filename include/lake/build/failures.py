@@ -7,7 +7,8 @@ import re
 import traceback
 from dataclasses import dataclass
 
-from include.lake.engine import engine
+from include.lake import settings
+from include.lake.engine import engine, server
 from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE, LakeError, UsageError
 
 _ADVICE = {
@@ -18,6 +19,8 @@ _ADVICE = {
 }
 # What Sail (in our words) and Java say when memory has run out.
 _NO_MEMORY = re.compile(r"LAKE_ENGINE_MEMORY|OutOfMemoryError|Java heap space")
+# What gRPC says when the server is gone.
+_NO_ANSWER = "StatusCode.UNAVAILABLE"
 _OF_MEMORY = "a retry helps only if other builds have used the memory: else give LAKE_ENGINE_MEMORY more"
 _CAUSE_LINES = 20
 _LINE_LENGTH = 400
@@ -62,8 +65,7 @@ def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
 
 def describe(error: BaseException, subject: str) -> str:
     """A few lines: `subject` failed, the class of the error, and its cause."""
-    of_memory = kind(error) == INFRASTRUCTURE and _NO_MEMORY.search(str(error))
-    advice = _OF_MEMORY if of_memory else _ADVICE[kind(error)]
+    advice = _OF_MEMORY if is_of_memory(error) else _ADVICE[kind(error)]
     return "\n".join([f"{subject} failed ({kind(error)} error; {advice})", *root_cause(error)])
 
 
@@ -71,6 +73,8 @@ def root_cause(error: BaseException) -> list[str]:
     """The innermost cause, in at most 20 lines without Java frames. The error of a check keeps its example rows."""
     if isinstance(error, LakeError):
         return str(error).splitlines()
+    if _NO_ANSWER in str(error):
+        return [_lost_engine()]
     if is_bug(error) and error.__traceback__:
         text = "".join(traceback.format_exception(error))
     elif isinstance(error, OSError) and error.strerror:
@@ -84,6 +88,17 @@ def root_cause(error: BaseException) -> list[str]:
     if len(lines) > _CAUSE_LINES and lines[0].startswith("Traceback"):
         lines = ["…", *lines[1 - _CAUSE_LINES :]]
     return [line[:_LINE_LENGTH] for line in lines[:_CAUSE_LINES]] or [type(error).__name__]
+
+
+def _lost_engine() -> str:
+    if settings.engine().startswith("sc://"):
+        return f"the engine at {settings.engine()} does not answer any more: who runs it has its log"
+    return f"the engine has died, or somebody has stopped it (its log is in {server.state_folder()}): do the same again"
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Was the memory of the engine too small? Fewer days at a time may fit."""
+    return kind(error) == INFRASTRUCTURE and _NO_MEMORY.search(str(error)) is not None
 
 
 def first_line(error: BaseException) -> str:

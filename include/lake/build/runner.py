@@ -145,37 +145,22 @@ def _build_days(
         if absent := {day: missing for day in days if (missing := lake.absent_inputs(table, day, day))}:
             raise _inputs_missing(contract, absent, outcome)
         build_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
-        try:
-            with engine().opened(spark) as own:
+        # Where no session can be had, nothing was tried: then the days stay what they are.
+        with engine().opened(spark) as own:
+            try:
                 record, target = _publish(own, contract, lake, days, build_id, started_at, run, log, force)
-        except Exception as error:
-            if isinstance(error, CheckFailed) and (unlike := _of_different_progress(lake, contract)):
-                log(f"{table} {first}..{last}: {unlike}; looking again")
-                told = WriteConflict(f"{error}\n{unlike}: the check may be of that")
-                time.sleep(random.uniform(0.5, 1) * (attempt + 1))
-                continue
-            if failures.kind(error) == CONFLICT:
-                log(f"{table} {first}..{last}: another build of these days came first; looking again")
-                time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
-                continue
-            from pyspark.errors import AnalysisException
-
-            from include.lake.build import checks
-
-            error = checks.masked(error, contract)
-            if not _recorded(table, build_id):  # else the connection was lost, and not the commit
-                seconds = (datetime.now(UTC) - started_at).total_seconds()
-                seen = lake.version(table)
-                ledger.failed(
-                    table, Look().table_id(table), -1 if seen is None else seen, days, build_id, run,
-                    lineage.checks_id(table), lake.input_versions(table), seconds,
-                    getattr(error, "broken", {}), "\n".join(failures.root_cause(error)),
-                )  # fmt: skip
-                if isinstance(error, AnalysisException):
-                    raise ContractError(
-                        f"{settings.shown(contract.select_path)}: {str(error).splitlines()[0]}"
-                    ) from None
-                raise error from None
+            except Exception as error:
+                if isinstance(error, CheckFailed) and (unlike := _of_different_progress(lake, contract)):
+                    log(f"{table} {first}..{last}: {unlike}; looking again")
+                    told = WriteConflict(f"{error}\n{unlike}: the check may be of that")
+                    time.sleep(random.uniform(0.5, 1) * (attempt + 1))
+                    continue
+                if failures.kind(error) == CONFLICT:
+                    log(f"{table} {first}..{last}: another build of these days came first; looking again")
+                    time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
+                    continue
+                if not _recorded(table, build_id):  # else the connection was lost, and not the commit
+                    raise _entered(error, contract, lake, days, build_id, started_at, run) from None
         rows = _recorded(table, build_id) or _recorded_without_commit(contract, target, record)
         if _came_between(lake, table, days, rows[0]):
             log(f"{table} {first}..{last}: another build of these days came right before; looking again")
@@ -187,6 +172,27 @@ def _build_days(
         _add(outcome.warnings, {name: count for name, count in rows[0]["checks"].items() if count})
         return
     raise told
+
+
+def _entered(
+    error: Exception, contract: Contract, lake: Look, days: list[str], build_id: str, started_at: datetime, run: str
+) -> Exception:
+    """Enter a build that failed in the ledger; gives the error for people."""
+    from pyspark.errors import AnalysisException
+
+    from include.lake.build import checks
+
+    table, error = contract.table, checks.masked(error, contract)
+    seconds = (datetime.now(UTC) - started_at).total_seconds()
+    seen = lake.version(table)
+    ledger.failed(
+        table, Look().table_id(table), -1 if seen is None else seen, days, build_id, run,
+        lineage.checks_id(table), lake.input_versions(table), seconds,
+        getattr(error, "broken", {}), "\n".join(failures.root_cause(error)),
+    )  # fmt: skip
+    if isinstance(error, AnalysisException):
+        return ContractError(f"{settings.shown(contract.select_path)}: {str(error).splitlines()[0]}")
+    return error
 
 
 def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:

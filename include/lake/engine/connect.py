@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from include.lake.engine.server import listens
 from include.lake.errors import LakeError
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
 
 # A server that does not answer for a quarter of a minute is gone, and our session with it: PySpark itself would try for
-# ten minutes. What has gone wrong is then a matter for a retry of the whole build.
+# ten minutes. What has gone wrong is then a matter for a retry of the whole build. Each call tries anew, and a build
+# that ends makes some: so a server of this machine is not asked again where nobody listens.
 _RETRIES: dict[str, Any] = {"max_retries": 5, "max_backoff": 10_000}
 # On another machine, docker or an operator restarts a killed server: a container of Spark listens after 20 s.
 # On this machine only we start it, so we do not wait.
@@ -53,13 +55,17 @@ def connect(address: str, conf: Mapping[str, str], token: str | None) -> "SparkS
     from pyspark.sql.connect.client.retries import DefaultPolicy
     from pyspark.sql.connect.session import SparkSession as RemoteSession
 
+    class Policy(DefaultPolicy):
+        def can_retry(self, error: BaseException) -> bool:
+            return bool(super().can_retry(error)) and (host not in _THIS_MACHINE or listens(port))
+
     channel = DefaultChannelBuilder(address)
     if token:
         # A header: with its own `token` option, the client requires TLS for every host but localhost. The token is not
         # in the address, because PySpark shows the address in errors and keeps it in the environment.
         channel.set("authorization", f"Bearer {token}")
     spark: Any = RemoteSession.builder.channelBuilder(channel).create()
-    spark.client.set_retry_policies([DefaultPolicy(**_RETRIES)])
+    spark.client.set_retry_policies([Policy(**_RETRIES)])
     try:
         for name, value in conf.items():
             spark.conf.set(name, value)

@@ -85,7 +85,12 @@ def _of_this_process() -> tuple[str, str]:
     log = server.state_folder() / "own.log"
     with open(log, "a") as output:
         started = subprocess.Popen(
-            [*command, "with its parent"], env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
+            [*command, "with its parent"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for this process: it ends the session, and then its server
         )
     atexit.register(started.kill)
     import pyspark.sql.connect.session  # noqa: F401  # half a second, while the server starts

@@ -1,5 +1,9 @@
 """What people read when a build fails: the class of the error, its cause, and how to see it again."""
 
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import pytest
 from deltalake.exceptions import DeltaError
 from pyspark.errors import PySparkException
@@ -7,8 +11,8 @@ from pyspark.errors import PySparkException
 from include.lake.backfill import run as backfill
 from include.lake.build import failures
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
-
-DAY = "2026-01-05"
+from include.lake.storage import store
+from tests.shop import DAY, TABLE, build, load
 
 
 @pytest.mark.parametrize(
@@ -86,3 +90,26 @@ def test_the_cause_is_twenty_lines_however_deep_the_stack_is() -> None:
     cause = failures.root_cause(raised.value)
     assert len(cause) == 20
     assert cause[-1] == "ValueError: the very cause"
+
+
+@pytest.mark.spark
+def test_a_file_that_somebody_took_away_is_named_with_the_cure(shop: Any, spark: Any) -> None:
+    """Whoever reads the table meets it: an engine, ./lake show, the maintenance."""
+    load(("a", 1, DAY))
+    build(spark)
+    for table, cure in (
+        (TABLE, f"build {TABLE} --from {DAY} --to {DAY} --force"),
+        ("shop.event", "load shop.event FILE"),
+    ):
+        snapshot = store().open(table)
+        assert snapshot is not None
+        for path in Path(snapshot.address).glob(f"day={DAY}/*.parquet"):
+            path.unlink()
+        for read in partial(store().rows, snapshot, {"day": [DAY]}), partial(store().maintain, table):
+            with pytest.raises(FileNotFoundError) as raised:
+                read()
+            (line,) = failures.root_cause(raised.value)
+            assert line.startswith(f"a file of {table} is gone (") and line.endswith(f"./lake {cure}")
+    with pytest.raises(Exception, match=r"gone|not found|not exist|No such file") as raised_by_engine:
+        build(spark, force=True)
+    assert failures.root_cause(raised_by_engine.value)[0].endswith("./lake load shop.event FILE")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from include.lake import settings
 from include.lake.engine import engine, server
 from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE, LakeError, UsageError
+from include.lake.project import contracts
 
 _ADVICE = {
     DATA: "the same data fail again: correct them, or the SELECT",
@@ -21,6 +22,10 @@ _ADVICE = {
 _NO_MEMORY = re.compile(r"LAKE_ENGINE_MEMORY|OutOfMemoryError|Java heap space")
 # What gRPC says when the server is gone.
 _NO_ANSWER = "StatusCode.UNAVAILABLE"
+# A data file of a table, with the value of its partition, and what engines and systems say where it is not there.
+_DATA_FILE = re.compile(r"[^\s'\"]*/(\w+)/(\w+)/(?:\w+=([\w-]+)/)?[\w.-]+\.parquet")
+_ABSENT = re.compile(r"not found|No such file|does not exist|FILE_NOT_EXIST", re.IGNORECASE)
+_OF_A_FILE = "a retry fails again: it wants the file, or its rows, again"
 _OF_MEMORY = "a retry helps only if other builds have used the memory: else give LAKE_ENGINE_MEMORY more"
 _CAUSE_LINES = 20
 _LINE_LENGTH = 400
@@ -65,7 +70,7 @@ def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
 
 def describe(error: BaseException, subject: str) -> str:
     """A few lines: `subject` failed, the class of the error, and its cause."""
-    advice = _OF_MEMORY if is_of_memory(error) else _ADVICE[kind(error)]
+    advice = _OF_MEMORY if is_of_memory(error) else _OF_A_FILE if _lost_file(error) else _ADVICE[kind(error)]
     return "\n".join([f"{subject} failed ({kind(error)} error; {advice})", *root_cause(error)])
 
 
@@ -75,6 +80,8 @@ def root_cause(error: BaseException) -> list[str]:
         return str(error).splitlines()
     if _NO_ANSWER in str(error):
         return [_lost_engine()]
+    if lost := _lost_file(error):
+        return [lost]
     if is_bug(error) and error.__traceback__:
         text = "".join(traceback.format_exception(error))
     elif isinstance(error, OSError) and error.strerror:
@@ -88,6 +95,20 @@ def root_cause(error: BaseException) -> list[str]:
     if len(lines) > _CAUSE_LINES and lines[0].startswith("Traceback"):
         lines = ["…", *lines[1 - _CAUSE_LINES :]]
     return [line[:_LINE_LENGTH] for line in lines[:_CAUSE_LINES]] or [type(error).__name__]
+
+
+def _lost_file(error: BaseException) -> str | None:
+    """Whose file is gone that somebody has taken away by hand, with the cure; None for other errors."""
+    found = _DATA_FILE.search(str(error))
+    if not found or not _ABSENT.search(str(error)):
+        return None
+    path, table, day = found[0], f"{found[1]}.{found[2]}", found[3] or "D"
+    try:
+        is_source = contracts.get(table).is_source
+    except LakeError:
+        return None
+    cure = f"load {table} FILE" if is_source else f"build {table} --from {day} --to {day} --force"
+    return f"a file of {table} is gone ({path}): restore it, or write its rows again: ./lake {cure}"
 
 
 def _lost_engine() -> str:

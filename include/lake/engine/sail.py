@@ -45,6 +45,8 @@ _OF_VALUES = ("ArithmeticException", "NumberFormatException", "ArrayIndexOutOfBo
 _OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "Arithmetic overflow")
 # Sail finds out only when it computes that a function does not take values of such types.
 _OF_TYPES = "coercion failed"
+# A file cannot be read: Sail finds out already when it looks for the columns.
+_OF_STORE = "Object Store error"
 # What DataFusion says when the memory of LAKE_ENGINE_MEMORY is used up.
 _LACK = r"Resources exhausted(: Failed to allocate additional [\d.]+ \w+)?"
 # The server was started again, or the session was idle too long.
@@ -143,7 +145,7 @@ def types(frame: "DataFrame") -> dict[str, str]:
     try:
         return dict(frame.dtypes)
     except PySparkException as error:
-        if type(error) is SparkConnectGrpcException:  # of the connection
+        if type(error) is SparkConnectGrpcException or _OF_STORE in str(error):  # of the connection, or of a file
             raise
         raise AnalysisException(str(error)) from None
 

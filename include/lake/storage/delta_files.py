@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from errno import ENOENT
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -222,9 +223,13 @@ def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> p
     stored, tables = schema.remove(place), [schema.empty_table()]
     for value in values:
         if paths := snapshot.handle.by(column).get(value):
-            files = dataset.dataset(paths, stored, dataset.ParquetFileFormat(_PARQUET), filesystem=file_system(delta))
-            # Threads and read-ahead take more time and memory than such small files are worth.
-            part = files.to_table(use_threads=False, batch_readahead=0)
+            kind = dataset.ParquetFileFormat(_PARQUET)
+            try:
+                files = dataset.dataset(paths, stored, kind, filesystem=file_system(delta))
+                # Threads and read-ahead take more time and memory than such small files are worth.
+                part = files.to_table(use_threads=False, batch_readahead=0)
+            except FileNotFoundError:
+                raise FileNotFoundError(ENOENT, "not found", (*lost_files(snapshot, paths), *paths)[0]) from None
             tables.append(part.add_column(place, schema.field(place), pa.repeat(value, len(part))))
     return pa.concat_tables(tables)
 
@@ -328,8 +333,15 @@ def _require_files(snapshot: Snapshot, column: str | None, places: Collection[st
         paths = [path for place in places for path in snapshot.handle.by(column).get(place, ())]
     else:
         paths = _paths(delta)
-    if any(info.type != FileType.File for info in file_system(delta).get_file_info(paths)):
-        raise LakeError(f"{snapshot.table} cannot be read at version {snapshot.version} any more")
+    if lost := lost_files(snapshot, paths):
+        raise LakeError(f"{snapshot.table} cannot be read at version {snapshot.version} any more: {lost[0]} is gone")
+
+
+def lost_files(snapshot: Snapshot, paths: list[str] | None = None) -> list[str]:
+    """The files of a table, of all or of some paths in it, that are not there any more."""
+    delta: DeltaTable = snapshot.handle.delta
+    found = file_system(delta).get_file_info(_paths(delta) if paths is None else paths)
+    return [f"{snapshot.address}/{info.path}" for info in found if info.type != FileType.File]
 
 
 def _paths(delta: DeltaTable) -> list[str]:

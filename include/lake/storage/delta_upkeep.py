@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def maintain(table: str, older_than: timedelta) -> Maintained | None:
         if "deletionVectors" in (snapshot.handle.delta.protocol().reader_features or ()):
             # Delta-rs takes the files of such vectors for files that nobody needs.
             return Maintained(before, before, note="has deletion vectors: whoever writes it has to maintain it")
+        if gone := delta_files.lost_files(snapshot):
+            raise FileNotFoundError(ENOENT, f"not found, of {len(gone):,} lost ones", gone[0])
         try:
             lost = _compact(snapshot, contract)
             freed = _vacuum(table, older_than)

@@ -9,10 +9,18 @@ from include.lake import settings
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import days_before, last_finished_day
 from scripts.api import built_tables, families
+from scripts.options import read_number
 
 # One day more than we_mart.wv_comm_user looks back.
 DEFAULT_DAYS = 3
 DEFAULT_SCALE = 0.1
+# The sample begins in 2020, and a scale of 1,000 makes a hundred million log rows a day: more is a typing mistake.
+MOST_DAYS, MOST_SCALE = 1000, 1000
+
+
+def wanted() -> tuple[int, float]:
+    """Days and scale that the user wants (DAYS, SCALE); a scale of 0: as it is."""
+    return read_number("DAYS", DEFAULT_DAYS, int, most=MOST_DAYS), read_number("SCALE", 0.0, float, most=MOST_SCALE)
 
 
 def newest_day() -> str:

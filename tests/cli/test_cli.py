@@ -285,20 +285,45 @@ def lake(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subproce
     )
 
 
-def test_every_command_ends_an_error_of_the_system_in_a_few_lines(
-    lake_home: Path, capsys: pytest.CaptureFixture[str]
+NOWHERE = "/proc/nowhere"  # nobody makes a folder there, not even root
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("LAKE_HOME", NOWHERE),
+        ("LAKE_HOME", __file__),
+        ("LAKE_HOME", f"{__file__}/below"),
+        ("LAKE_WAREHOUSE", NOWHERE),
+        ("LAKE_WAREHOUSE", f"file://{__file__}"),
+        ("LAKE_ENGINE", "duck"),
+        ("LAKE_ENGINE_MEMORY", "nonsense"),
+        ("LAKE_ENGINE_CORES", "1000000"),
+        ("LAKE_POLL_SECONDS", "0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_line_before_anything_starts(
+    lake_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, setting: str, value: str
 ) -> None:
-    """Stands for: Spark, gRPC, Delta, disk; whatever the command, its class and its cause and no traceback."""
-    lake_home.write_text("a file where the lake should be")
-    for command in (
-        ["sample", "--from", "2026-01-05", "--to", "2026-01-05", "--scale", "0.001"],
-        ["engine", "start"],
-        ["ledger", "rebuild"],
-    ):
-        assert cli.main(command) == 1, command
+    monkeypatch.setenv(setting, value)
+    for command in (BUILD, ["sample", *BUILD[2:]], ["load", LOG, __file__], ["engine", "start"], ["ledger", "rebuild"]):
+        assert cli.main(command) == 2, command
         message = capsys.readouterr().err
-        assert "Traceback" not in message and str(lake_home) in message, message
-        assert message.startswith("lake: ") and message.count("\n") <= 4, message
+        assert message.startswith(f"lake: {setting}=") and message.count("\n") == 1, message
+        assert "retry" not in message
+    assert not lake_home.exists()
+
+
+def test_who_only_looks_needs_no_folder_to_write_to(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKE_HOME", NOWHERE)
+    assert cli.main(["status"]) == 1
+    assert "the lake is empty" in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_ends_in_a_few_lines() -> None:
+    """Stands for: Spark, gRPC, Delta, disk; whatever the command, its class and its cause and no traceback."""
     with open("/dev/full", "w") as full:
         ended = lake("lineage", stdout=full)
     assert ended.returncode == 1

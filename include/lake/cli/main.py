@@ -23,6 +23,8 @@ from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.project.periods import Period
 
 _MAX_DAYS = 3660  # ten years: a longer range is a typing mistake
+# The commands that work where nothing can be written, such as in a lake of somebody else.
+_READERS = ("status", "show", "lineage", "show-sql", "new")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,9 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         name = options.name
-        settings.home()  # a folder that Delta cannot use is refused before anything is read or written
-        settings.warehouse()
-        settings.engine()
+        settings.check(writes=name not in _READERS)  # before anything is read or written
         with held():  # an edit while a long command runs is for the next command
             code = int(options.command(options) or 0)
         sys.stdout.flush()  # so a full disk is an error of the command, and not of Python's exit

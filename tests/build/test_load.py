@@ -50,6 +50,21 @@ def test_a_source_without_days_is_replaced_whole(lake_home: Path, tmp_path: Path
     assert rows(NOTICE) == [{"id": "3", "parent_id": None}]
 
 
+@pytest.mark.parametrize("again", ["in/a.jsonl", "in/../in/a.jsonl", "link.jsonl", "hard.jsonl", "in", "linked"])
+def test_a_file_that_is_named_twice_is_refused(lake_home: Path, tmp_path: Path, again: str) -> None:
+    """Stands for: each path to one file, for its rows would be there twice."""
+    (tmp_path / "in").mkdir()
+    file = json_lines(tmp_path / "in" / "a.jsonl", {"id": "1"})
+    (tmp_path / "link.jsonl").symlink_to(file)
+    (tmp_path / "hard.jsonl").hardlink_to(file)
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    other = json_lines(tmp_path / "copy.jsonl", {"id": "1"})
+    with pytest.raises(UsageError, match=r"is named twice.*: nothing was loaded; name it once"):
+        load(NOTICE, [file, other, str(tmp_path / again)])
+    assert storage.open_table(NOTICE) is None
+    assert load(NOTICE, [file, other]).rows == 2
+
+
 def test_the_three_formats_say_the_same(lake_home: Path, tmp_path: Path) -> None:
     table = "we_mart.wv_user_ctry_history"
     row = {"user_id": 7, "country": "KR", "created_at": "2026-01-05T09:00:00+09:00", "part_date": "2026-01-05"}

@@ -120,6 +120,7 @@ def load(
         raise UsageError(f"{table} has no days: load it without --from and --to")
     if days:
         days = keys_of_days(contract.grain, days[0], days[-1])
+    files.require_once(paths)
     names, result = files.Names(contract, ignore_columns or contract.ignore_other_columns), Loaded()
     dropped_of: Counter[str] = Counter()  # day -> dropped rows, as far as their day could be read
     now: Counter[str] = Counter()

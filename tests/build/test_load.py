@@ -258,8 +258,18 @@ def test_a_day_whose_rows_are_all_bad_is_not_empty(shop: None, tmp_path: Path) -
         load(THING, [file], drop_bad=True, days=span)
     assert days() == {}
     assert load(THING, [file], drop_bad=True, days=span, allow_empty=True).empty_days == ["2026-01-06"]
-    with pytest.raises(LakeError, match="which days are empty"):
-        load(THING, [write(tmp_path / "b.jsonl", "")], allow_empty=True)
+
+
+def test_which_days_are_empty_has_to_be_said(shop: None, tmp_path: Path) -> None:
+    """Stands for: what the message asks for is what the load takes."""
+    none, bad = write(tmp_path / "a.jsonl", ""), write(tmp_path / "b.jsonl", '{"day": "2026-01-05", "whole": "x"}\n')
+    for allowed in (False, True):
+        with pytest.raises(LakeError, match=r"nothing was loaded; --from D --to D says which days are empty$"):
+            load(THING, [none], allow_empty=allowed)
+        with pytest.raises(LakeError, match=r"but 1 bad .*; --from D --to D --allow-empty says which days are empty$"):
+            load(THING, [bad], drop_bad=True, allow_empty=allowed)
+    assert load(THING, [none], days=[DAY]).empty_days == [DAY]
+    assert load(THING, [bad], drop_bad=True, days=[DAY], allow_empty=True).empty_days == [DAY]
 
 
 NS, MS = pa.timestamp("ns"), pa.timestamp("ms", "Asia/Seoul")

@@ -107,7 +107,7 @@ def load(
     drop_bad: leave out rows that do not fit the contract. Without it they stop the load.
     ignore_columns: leave out columns that the contract does not know. Without it, and without the word
         `ignore_other_columns` in the contract, they stop the load.
-    allow_empty: the user means to load files without a good row.
+    allow_empty: the user means to load files without a good row. Of a source with days, `days` says which are empty.
     replace_smaller: the user means to load days that lose more than half of their rows.
 
     Raises UsageError for a table that is no source, and for a file that can't be read or has other columns. Raises
@@ -167,8 +167,9 @@ def _refuse_empty(
     """LakeError if no row is left to load, unless the user means it."""
     table, bad = contract.table, f" but {result.dropped:,} bad ones" if result.dropped else ""
     if not result.now and contract.day_column and not days:
+        more = " --allow-empty" if bad else ""
         raise LakeError(
-            f"no file has rows of {table}{bad}: nothing was loaded; --from D --to D says which days are empty"
+            f"no file has rows of {table}{bad}: nothing was loaded; --from D --to D{more} says which days are empty"
         )
     if allow_empty:
         return

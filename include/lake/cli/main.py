@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     for option, meaning in {
         "--drop-bad": "leave out and count rows that do not fit the contract",
         "--ignore-columns": "leave out columns that the contract does not know",
-        "--allow-empty": "files without a good row are meant",
+        "--allow-empty": "files without a good row are meant; --from and --to say which days are empty",
         "--replace-smaller": "days that lose more than half of their rows are meant",
     }.items():
         load.add_argument(option, action="store_true", help=meaning)

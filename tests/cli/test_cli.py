@@ -150,6 +150,23 @@ def test_show_prints_the_rows_of_a_day(lake_home: Path, tmp_path: Path, capsys: 
     assert "name one with --day" in capsys.readouterr().err
 
 
+def test_show_tells_a_day_that_is_missing_from_one_that_is_empty(
+    lake_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.jsonl").write_text('{"date_id": "2026-01-05"}\n')
+    assert cli.main(["load", LOG, str(tmp_path / "log.jsonl"), "--from", "2026-01-04", "--to", "2026-01-05"]) == 0
+    built = "we_mart.wv_server_log_base"
+    storage.ensure(contracts.get(built))
+    capsys.readouterr()
+    assert cli.main(["show", LOG, "--day", "2026-01-04"]) == 0
+    assert f"0 rows\n{LOG} of 2026-01-04 has no rows: empty, and complete\n" in capsys.readouterr().out
+    for table, cure in ((LOG, f"load {LOG} FILE"), (built, f"build {built} --from 2026-01-03 --to 2026-01-03")):
+        assert cli.main(["show", table, "--day", "2026-01-03"]) == 1
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.startswith(f"lake: {table} of 2026-01-03 is missing: ")
+        assert told.err.endswith(f": ./lake {cure}\n")
+
+
 def test_new_writes_stubs_that_hold_and_the_line_in_the_task_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -415,11 +415,25 @@ def _show(options: Any) -> None:
         raise LakeError(f"{contract.table} does not exist yet: {_maker(contract)}")
     if contract.day_column and not options.day:
         raise UsageError(f"{contract.table} has days: name one with --day D")
-    where = {contract.day_column: [_partition(contract, options.day)]} if contract.day_column else None
-    rows = store().rows(snapshot, where)
+    day = _partition(contract, options.day) if contract.day_column else ""
+    rows = store().rows(snapshot, {contract.day_column: [day]} if contract.day_column else None)
+    note = _about_no_rows(contract, day) if day and not rows.num_rows else ""
     # The newest layout of the table first: what a reader wants to see is its contract's order.
     _print_rows(rows.select([name for name in contract.column_names if name in rows.column_names]), options.rows)
-    print(f"stored in {snapshot.address}")
+    print(f"{note}stored in {snapshot.address}")
+
+
+def _about_no_rows(contract: contracts.Contract, day: str) -> str:
+    """A line about a day that is known to have no rows. LakeError if it is not there."""
+    from include.lake.state.look import FRESH, Look
+
+    state = Look().own_state(contract.table, day)
+    if state.rows is None:
+        period = Period(contract.grain, day)
+        cure = "" if contract.is_source else f": {_maker(contract, period.first_day, period.last_day)}"
+        raise LakeError(f"{contract.table} of {day} is {state.state}: {state.why.splitlines()[0]}{cure}")
+    what = "" if state.state == FRESH else f"{state.state}, "
+    return f"{contract.table} of {day} has no rows: {what}{state.why.splitlines()[0]}\n"
 
 
 def _print_rows(rows: Any, count: int) -> None:
@@ -444,8 +458,9 @@ def _name_broken() -> None:
         print(f"left out: {message}", file=sys.stderr)
 
 
-def _maker(contract: contracts.Contract) -> str:
-    verb = "load {} FILE" if contract.is_source else "show {}" if contract.view else "build {} --from D --to D"
+def _maker(contract: contracts.Contract, first: str = "D", last: str = "D") -> str:
+    days = f"--from {first} --to {last}"
+    verb = "load {} FILE" if contract.is_source else "show {}" if contract.view else f"build {{}} {days}"
     return "./lake " + verb.format(contract.table)
 
 

@@ -47,6 +47,7 @@ BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026
         ([*BACKFILL, "--run", "a b; --"], "--run"),
         (["show", "we_mart.nothing"], "there is no table"),
         (["show", "../../etc"], "there is no table"),
+        (["try", "we_mart.wv_sess_daily", "--case", "nope"], "has no case nope; it has "),
         (["sample", *BUILD[2:], "--scale", "0"], "scale"),
         (["sample", "we_mart.we_user", *BUILD[2:], "--late"], "no sample with late events of we_mart.we_user"),
         (["new", "we_mart.X; --", "--dag", "analytics_we_mart_wv1_daily"], "is not a table name"),

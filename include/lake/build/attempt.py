@@ -104,10 +104,7 @@ def view(table: str) -> tuple[pa.Table, list[str]]:
 def _register_inputs(spark: SparkSession, lake: Look, table: str, start: str, end: str, case: str | None) -> list[str]:
     """Make the views of the inputs; gives what is missing in them."""
     if case is not None:
-        by_name = {path.stem: path for path in cases.paths([table])}
-        if case not in by_name:
-            raise UsageError(f"{table} has no case {case}; it has {', '.join(sorted(by_name)) or 'none'}")
-        rows = cases.read(by_name[case]).inputs
+        rows = cases.read(cases.path(table, case)).inputs
         for name in lineage.inputs(table):
             cases.register(spark, name, rows.get(name, []))
         return []

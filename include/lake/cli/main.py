@@ -530,8 +530,15 @@ def _try(options: Any) -> int:
     contract = contracts.get(options.table)
     if not contract.is_built:
         cure = f": ./lake show {contract.table}" if contract.view else ""
-        raise UsageError(f"{contract.table} is a {'view' if contract.view else 'source'}, nothing is to try{cure}")
-    if options.day and not (options.start or options.end):
+        kind = "view" if contract.view else "source"
+        raise UsageError(f"{contract.table} is a {kind}, there is nothing to try{cure}")
+    if options.case:
+        from include.lake.build import cases
+
+        cases.path(contract.table, options.case)  # a wrong name is said before a day is asked for
+    if options.day and (options.start or options.end):
+        raise UsageError("--day D and --from D --to D do not go together: leave one of them out")
+    if options.day:
         options.start = options.end = options.day
     if not (options.start and options.end):
         raise UsageError("name the day with --day D, or a range with --from D and --to D")

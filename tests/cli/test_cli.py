@@ -23,6 +23,8 @@ from include.lake.storage import delta_files as storage
 BACKFILL = ["backfill", "members", "--from", "2026-01-05", "--to", "2026-01-06"]
 BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026-01-05"]
 
+TRY = ["try", *BUILD[1:]]
+
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
@@ -43,11 +45,18 @@ BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026
         ([*BACKFILL[:5], "2999-01-07"], "2999-01-07 is not over in Asia/Seoul"),
         ([*BACKFILL[:3], "2016-01-06", *BACKFILL[4:]], "if you mean more than three years, say so with --yes"),
         ([*BACKFILL, "--mode", "some"], "choose one of due, missing, stale, failed, all"),
-        ([*BACKFILL, "--days-per-batch", "0"], "days per batch '0'"),
-        ([*BACKFILL, "--run", "a b; --"], "--run"),
+        ([*BACKFILL, "--days-per-batch", "0"], "--days-per-batch: days per batch '0'"),
+        ([*BACKFILL, "--run", "a b; --", "--mode", "all"], "--run"),
+        ([*BACKFILL, "--run", "a"], "--run is for --mode all"),
+        (["show", "we_mart.we_artist", "--day", "2026-01-05"], "is not kept by days: leave --day out"),
+        (["show", "rudder.dbt_mapped_tracks", "--day", "2026-01-05"], "is not kept by days: leave --day out"),
+        (["show", "we_mart.we_user", "--day", "2026-01-05", "--rows", "-3"], "--rows: '-3' is no number of rows"),
+        ([*TRY, "--rows", "-3"], "--rows: '-3' is no number of rows"),
+        ([*TRY, "--day", "2026-01-05"], "leave one of them out"),
+        (["try", "we_mart.wv_sess_daily", "--case", "nope"], "has no case nope; it has "),
+        (["status", "--why", "we_mart.we_user", "--day", "2026-01-05", "--json"], "leave --from, --to, --json"),
         (["show", "we_mart.nothing"], "there is no table"),
         (["show", "../../etc"], "there is no table"),
-        (["try", "we_mart.wv_sess_daily", "--case", "nope"], "has no case nope; it has "),
         (["sample", *BUILD[2:], "--scale", "0"], "scale"),
         (["sample", "we_mart.we_user", *BUILD[2:], "--late"], "no sample with late events of we_mart.we_user"),
         (["new", "we_mart.X; --", "--dag", "analytics_we_mart_wv1_daily"], "is not a table name"),

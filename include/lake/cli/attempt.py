@@ -48,7 +48,7 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
     began = time.monotonic()
     try:
         with current_files():
-            tried = attempt.attempt(spark, options.table, start, end, max(0, options.rows), options.case, options.diff)
+            tried = attempt.attempt(spark, options.table, start, end, options.rows, options.case, options.diff)
     except Exception as error:
         if isinstance(error, LakeError) or failures.is_bug(error):
             raise

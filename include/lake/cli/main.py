@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     backfill.add_argument(
         "--days-per-batch",
+        type=_batch,
         default=request.AUTOMATIC,
         metavar="N",
         help="days in a job (default: as many as fit the machine)",
@@ -154,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     backfill.add_argument(
         "--run",
         metavar="NAME",
-        help="its name in the ledger; --mode all goes on where the run of this name was stopped",
+        help="with --mode all: go on where the run of this name was stopped",
     )
 
     maintain = command(
@@ -177,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     show = command("show", _show, "show rows of a table's day, and where the table is stored")
     show.add_argument("table", metavar="TABLE")
     show.add_argument("--day", metavar="D", help="of a table with days")
-    show.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
+    show.add_argument("--rows", type=_count, default=20, metavar="N", help="at most N rows (default 20)")
 
     test = command("test", _test, "run the cases of tables: hand-made rows with the expected rows beside them")
     test.add_argument("tables", nargs="*", metavar="TABLE", help="all by default")
@@ -188,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     attempt.add_argument("table", metavar="TABLE")
     attempt.add_argument("--day", metavar="D", help="the day, or a day of the week or month; not with --from and --to")
     add_range(attempt, required=False)
-    attempt.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
+    attempt.add_argument("--rows", type=_count, default=20, metavar="N", help="at most N rows (default 20)")
     attempt.add_argument("--case", metavar="NAME", help="take the inputs from this hand-made case")
     attempt.add_argument("--diff", action="store_true", help="and compare the rows with those that are published")
     attempt.add_argument("--watch", action="store_true", help="again whenever SELECT, contract or a case is saved")
@@ -227,6 +228,21 @@ def _ticking(activity: str) -> Iterator[None]:
         yield
     finally:
         done.set()
+
+
+def _count(text: str) -> int:
+    """A number of rows that an option takes."""
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows: give one from 0")
+    return int(text)
+
+
+def _batch(text: str) -> str:
+    try:
+        request.batch(text)
+    except UsageError as error:  # argparse adds the name of the option
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _days(options: Any) -> list[str]:
@@ -297,6 +313,8 @@ def _backfill(options: Any) -> int:
     )
     if options.downstream:
         _name_broken()
+    if options.run and checked.mode != "all":
+        raise UsageError(f"--run is for --mode all: in mode {checked.mode} a backfill goes on without it")
     run = options.run or f"backfill-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w.:/+-]{1,100}", run):
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
@@ -359,6 +377,8 @@ def _status(options: Any) -> None:
     if options.why or options.day:
         if not (options.why and options.day):
             raise UsageError("--why TABLE and --day D go together")
+        if options.tables or options.start or options.end or options.json:
+            raise UsageError("--why explains one table's day in words: leave --from, --to, --json and other tables out")
         _why(options.why, options.day)
         return
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
@@ -401,6 +421,8 @@ def _status(options: Any) -> None:
 
 def _show(options: Any) -> None:
     contract = contracts.get(options.table)
+    if options.day and not contract.day_column:
+        raise UsageError(f"{contract.table} is not kept by days: leave --day out")
     from include.lake.storage import store
 
     if contract.view:
@@ -440,7 +462,7 @@ def _print_rows(rows: Any, count: int) -> None:
     """The first rows of an Arrow table, and how many there are."""
     from include.lake.cli import text
 
-    shown = rows.slice(0, max(0, count))
+    shown = rows.slice(0, count)
     print("\n".join(text.table(shown)))
     print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
 

@@ -14,6 +14,7 @@ from include.lake.errors import CheckFailed, ContractError, InputsMissing, Usage
 from include.lake.state import ledger
 from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
+from tests import pretend
 from tests.conftest import ENGINES
 from tests.shop import CONTRACT, DAY, LAST, NEXT, SELECT, TABLE, build, load
 
@@ -299,6 +300,33 @@ def test_missing_inputs_and_sources_are_told(shop, spark) -> None:
         build(spark)
     with pytest.raises(UsageError, match="is a source"):
         runner.build("shop.event", DAY, DAY)
+
+
+def test_the_cure_of_missing_inputs_is_a_command_that_makes_all_of_them(project, lake_home) -> None:
+    middle = {"shop.left": ["shop.event"], "shop.right": ["shop.event"], "shop.earlier": ["shop.event"]}
+    reads = {**middle, "shop.both": ["shop.left", "shop.right"], "shop.mixed": ["shop.event", "shop.left"]}
+    files = pretend.files_of({**reads, "shop.back": ["shop.earlier"]}, {"shop.back": "reads: {shop.earlier: 1}\n"})
+    project(
+        {**files, "shop/other.yaml": pretend.SOURCE, **pretend.files_of({"shop.two": ["shop.event", "shop.other"]})}
+    )
+    days = f"--from {DAY} --to {LAST}"
+
+    def cure(table: str, start: str, end: str) -> str:
+        with pytest.raises(InputsMissing) as error:
+            runner.build(table, start, end, log=lambda line: None)
+        return str(error.value).rpartition("; ")[2]
+
+    assert cure("shop.left", DAY, LAST) == "./lake load shop.event FILE"
+    assert cure("shop.two", DAY, LAST) == "./lake load SOURCE FILE for each source"
+    assert cure("shop.both", DAY, LAST) == f"./lake build shop.both --upstream {days}"
+    assert (
+        cure("shop.mixed", DAY, LAST) == f"./lake load shop.event FILE, then ./lake build shop.mixed --upstream {days}"
+    )
+    # An earlier day is not of the range: to build the table there, too, was not asked for.
+    pretend.load("shop.event", DAY, NEXT, LAST)
+    pretend.build("shop.earlier", [DAY])
+    pretend.build("shop.earlier", [LAST])
+    assert cure("shop.back", LAST, LAST) == f"./lake build shop.earlier --upstream --from {NEXT} --to {NEXT}"
 
 
 def test_a_range_builds_the_days_whose_inputs_are_there_and_names_the_others(shop, spark) -> None:

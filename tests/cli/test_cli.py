@@ -78,7 +78,7 @@ def test_nonsense_gets_one_line_and_exit_code_2(
 def test_a_failure_is_one_line_and_exit_code_1(lake_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(BUILD) == 1
     told = capsys.readouterr().err
-    assert "has to wait: we_mart.we_artist is not loaded" in told and "./lake load we_mart.we_artist FILE" in told
+    assert "has to wait: we_mart.we_artist is not loaded" in told and "./lake load SOURCE FILE for each source" in told
     assert told.count("\n") == 1
     assert cli.main(["status"]) == 1
     assert "the lake is empty" in capsys.readouterr().err

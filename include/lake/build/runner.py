@@ -20,7 +20,7 @@ from include.lake.engine import engine
 from include.lake.errors import CONFLICT, CheckFailed, ContractError, InputsMissing, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.project.periods import Period, key_ranges, keys
+from include.lake.project.periods import Period, key_ranges, keys, keys_of_days
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent
 from include.lake.storage import ANY_DAY, Commit, Snapshot, overtaken, store
@@ -119,7 +119,8 @@ def _inputs_missing(contract: Contract, absent: dict[str, Absent], outcome: Outc
     built = f" ({len(outcome.days):,} other {contract.grain}s are built)" if outcome.days else ""
     ranges = key_ranges(contract.grain, list(absent))
     spans = ", ".join(first if first == last else f"{first}..{last}" for first, last in ranges)
-    return InputsMissing(f"{contract.table} {spans} has to wait{built}: {describe_absent(together)}; {_cure(together)}")
+    cure = _cure(contract, list(absent), together)
+    return InputsMissing(f"{contract.table} {spans} has to wait{built}: {describe_absent(together)}; {cure}")
 
 
 def _consecutive(contract: Contract, days: list[str]) -> list[list[str]]:
@@ -252,13 +253,22 @@ def _add(total: dict[str, int], more: dict[str, int]) -> None:
         total[name] = total.get(name, 0) + count
 
 
-def _cure(absent: Absent) -> str:
-    """The command that makes the first missing input."""
-    name, reasons = sorted(absent.items())[0]
-    days = sorted(reasons)
-    if contracts.get(name).is_source:
-        return f"./lake load {name} FILE"
-    return f"./lake build {name} --from {days[0]} --to {days[-1]}"
+def _cure(contract: Contract, waiting: list[str], absent: Absent) -> str:
+    """The commands that make the missing inputs of the partitions that wait."""
+    sources = [name for name in sorted(absent) if contracts.get(name).is_source]
+    commands = []
+    if sources:
+        commands.append("./lake load SOURCE FILE for each source" if sources[1:] else f"./lake load {sources[0]} FILE")
+    if built := sorted(absent.keys() - sources):
+        table, first, last = contract.table, waiting[0], waiting[-1]
+        first, last = Period(contract.grain, first).first_day, Period(contract.grain, last).last_day
+        for name in built:
+            grain, days = contracts.get(name).grain, sorted(absent[name])
+            if not {*days} <= {*keys_of_days(grain, first, last)}:  # it reads earlier days, too
+                table, first, last = name, Period(grain, days[0]).first_day, Period(grain, days[-1]).last_day
+                break
+        commands.append(f"./lake build {table} --upstream --from {first} --to {last}")
+    return ", then ".join(commands)
 
 
 def compute(

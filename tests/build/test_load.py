@@ -376,7 +376,7 @@ def test_folders_partitioned_in_hives_way(shop: None, tmp_path: Path, kind: str)
         load("shop.place", [str(folder)])
     write(folder / "day=2026-01-07" / "a.csv", "day,whole\n2026-01-07,1\n2026-01-08,1\n")
     with pytest.raises(
-        LakeError, match=r"1 rows do not fit[^\n]*\n.*a\.csv:3: day: '2026-01-08' is not what its folder says"
+        LakeError, match=r"1 row does not fit[^\n]*\n.*a\.csv:3: day: '2026-01-08' is not what its folder says"
     ):
         load(THING, [str(folder)])
     write(folder / "README.txt", "")
@@ -415,15 +415,15 @@ GOOD = f'{{"day": "{DAY}"}}'
         ("a.jsonl", b'{"day": "2026-01-05", "text": {"a": 1, "a": 2}}', "an object has one key twice"),
         ("a.jsonl", b'{"day": "2026-01-05", "secret": "4111-1111"}', "secret: '***' is not bigint"),
         ("a.jsonl", b'{"day": ""}', "day: '' is null in a partition column"),
-        ("a.csv", b"x,1,1,2026-01-05,more", "has not as many values as the header (4)"),
-        ("a.csv", b"x,1", "has not as many values"),
+        ("a.csv", b"x,1,1,2026-01-05,more", "has 5 values, but the header has 4"),
+        ("a.csv", b"x,1", "has 2 values, but the header has 4"),
         ("a.csv", b"\xff,1,1,2026-01-05", "is no UTF-8"),
         (
             "a.csv",
             b'"{\\"a\\": 1}",1,1,2026-01-05',
             "a backslash before a quote: let Spark write with the option escape",
         ),
-        ("a.csv", b'"a\\",1,1,"",2026-01-05"', "has not as many values as the header (4) (a backslash"),
+        ("a.csv", b'"a\\",1,1,"",2026-01-05"', ", but the header has 4 (a backslash"),
         ("a.csv", b'"x,1,1,2026-01-05', "is not CSV: "),
         ("a.csv", b"x,1_0,1,2026-01-05", "whole: '1_0' is not bigint"),
         ("a.csv", b"x,1,1e999,2026-01-05", "number: '1e999' is too big for double"),
@@ -853,7 +853,7 @@ def test_a_track_without_id_or_moment_or_of_another_day_is_refused(
     lake_home: Path, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     path = json_lines(tmp_path / "tracks.jsonl", TRACK, LATER | change, NEXT)
-    with pytest.raises(LakeError, match="1 rows do not fit the contract") as error:
+    with pytest.raises(LakeError, match="1 row does not fit the contract") as error:
         load(TRACKS, [path])
     assert f"{path}:2: {reason}" in str(error.value)
     assert storage.open_table(TRACKS) is None

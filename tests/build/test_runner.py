@@ -14,6 +14,7 @@ from include.lake.errors import CheckFailed, ContractError, InputsMissing, Usage
 from include.lake.state import ledger
 from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
+from include.lake.words import counted
 from tests import pretend
 from tests.conftest import ENGINES
 from tests.shop import CONTRACT, DAY, LAST, NEXT, SELECT, TABLE, build, load
@@ -189,7 +190,7 @@ def test_what_fails_a_check_is_never_visible(shop, spark, bad, contract, check, 
     load(bad, ("b", 4, DAY))
     with pytest.raises(CheckFailed) as error:
         build(spark)
-    assert f"check `{check}` fails 1 times" in str(error.value) and shown in str(error.value).splitlines()[-1]
+    assert f"check `{check}` fails 1 time" in str(error.value) and shown in str(error.value).splitlines()[-1]
     assert published() == before
     state = Look().state(TABLE, DAY)
     assert state.state == "failed" and check in state.why
@@ -226,7 +227,7 @@ def test_checks_of_days_and_selects_are_counted(shop, spark) -> None:
     with pytest.raises(CheckFailed) as error:
         build(spark, DAY, LAST)
     for check, count in CHECKS.items():
-        assert f"`{check}` fails {count} times" in str(error.value)
+        assert f"`{check}` fails {counted(count, 'time')}" in str(error.value)
     assert published() == before
     assert CHECKS.items() <= newest()["checks"].items()
     shop(with_checks(*(json.dumps({"warn": check}) for check in CHECKS)))
@@ -245,7 +246,7 @@ def test_all_failed_checks_are_named_and_sensitive_values_masked(shop, spark) ->
     with pytest.raises(CheckFailed) as error:
         build(spark)
     first, *rows = str(error.value).splitlines()
-    assert "`total >= 0` fails 30 times, `total < 100` fails 1 times" in first
+    assert "`total >= 0` fails 30 times, `total < 100` fails 1 time" in first
     assert rows == [f"name=***, total=-1, day={DAY}"] * 20
 
 

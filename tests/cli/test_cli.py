@@ -57,7 +57,9 @@ TRY = ["try", *BUILD[1:]]
         (["status", "--why", "we_mart.we_user", "--day", "2026-01-05", "--json"], "leave --from, --to, --json"),
         (["show", "we_mart.nothing"], "there is no table"),
         (["show", "../../etc"], "there is no table"),
-        (["sample", *BUILD[2:], "--scale", "0"], "scale"),
+        (["sample", *BUILD[2:], "--scale", "0"], "scale 0 makes no sense"),
+        (["ledger"], "required: rebuild"),
+        (["try", "we_mart.we_user", "--day", "2026-01-05"], "is a source, there is nothing to try"),
         (["sample", "we_mart.we_user", *BUILD[2:], "--late"], "no sample with late events of we_mart.we_user"),
         (["new", "we_mart.X; --", "--dag", "analytics_we_mart_wv1_daily"], "is not a table name"),
         (["new", "we_mart.wv_sess_daily", "--dag", "analytics_we_mart_wv1_daily"], "is there already"),
@@ -117,6 +119,22 @@ def test_status_tells_people_and_programs_the_same(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == [tables[1], "missing", "missing"]
     assert lines[2].split() == [tables[0], "missing", "loaded"]
+
+
+def test_what_is_one_is_told_as_one(lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stands for: counts and ranges in all lines for people."""
+    from tests.pretend import BASE, DAYS, build, files_of, load
+
+    project(files_of({BASE: ["shop.event"]}))
+    load("shop.event", *DAYS[:2])
+    for days, head in ((DAYS[:1], f"{DAYS[0]} (1 day)"), (DAYS[:2], f"{DAYS[0]}..{DAYS[1]} (2 days)")):
+        assert cli.main(["backfill", BASE, "--from", days[0], "--to", days[-1], "--dry-run"]) == 0
+        assert capsys.readouterr().out.startswith(f"backfill of {head}, mode due")
+    build(BASE, DAYS[:1])
+    assert cli.main(["status", "--why", BASE, "--day", DAYS[0]]) == 0
+    first, source, last = capsys.readouterr().out.splitlines()
+    assert first == f"{BASE} {DAYS[0]} is fresh" and source.endswith(" is fresh: loaded, 1 row")
+    assert last.startswith("last built ") and last.endswith(" by test: 1 row")
 
 
 def test_lineage_shows_both_directions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +205,9 @@ def test_new_writes_stubs_that_hold_and_the_line_in_the_task_list(
     (folder / f"{name}.py").write_text(task_list.read_text())
     monkeypatch.setattr(settings, "ROOT", tmp_path)
     assert cli.main(["new", "we_mart.stats_wv_d_platform", "--dag", name]) == 0
-    capsys.readouterr()
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["wrote", "wrote", "wrote", "added", "Edit"]
+    assert told[3].startswith("added a line to ") and told[3].endswith(f"{name}.py")
     project({})
     from include.lake.project import contracts, lineage
 
@@ -247,7 +267,7 @@ def test_a_partition_that_is_no_day_stops_nothing(
     assert cli.main(["backfill", "logs", *RANGE, "--dry-run"]) == 0
     capsys.readouterr()
     assert cli.main(["show", LOG, "--day", "2026-01-05"]) == 0
-    assert "1 rows" in capsys.readouterr().out
+    assert "1 row\n" in capsys.readouterr().out
     assert cli.main(["build", "we_mart.wv_comm_user", *RANGE]) == 1
     assert "has to wait" in capsys.readouterr().err
 
@@ -278,7 +298,7 @@ def test_other_folders_are_as_good_as_any(
     assert cli.main(["load", LOG, str(tmp_path / "log.jsonl")]) == 0
     capsys.readouterr()
     assert cli.main(["show", LOG, "--day", "2026-01-05"]) == 0
-    assert "1 rows\nstored in" in capsys.readouterr().out
+    assert "1 row\nstored in" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [name]
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
 from include.lake.storage import delta_folder
+from include.lake.words import counted
 
 # Rows and bytes of a batch: enough that Arrow is quick, and few enough for a machine with little memory.
 _ROWS, _BYTES = 20_000, 16 << 20
@@ -340,7 +341,7 @@ def _csv_problem(row: list[str], header: list[str], record: list[tuple[int, byte
         return "is no UTF-8"
     sparks = _is_sparks(record)
     if header and row and len(row) != len(header):
-        return f"has not as many values as the header ({len(header)}){_SPARKS_QUOTES if sparks else ''}"
+        return f"has {counted(len(row), 'value')}, but the header has {len(header)}{_SPARKS_QUOTES if sparks else ''}"
     if sparks:
         lines = [raw.decode() for _, raw in record]
         try:

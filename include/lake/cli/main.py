@@ -21,6 +21,7 @@ from include.lake.project import contracts, current, lineage, periods
 from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.project.periods import Period
+from include.lake.words import counted, span
 
 _MAX_DAYS = 3660  # ten years: a longer range is a typing mistake
 # The commands that work where nothing can be written, such as in a lake of somebody else.
@@ -207,10 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     engine = command(
         "engine", _engine, "start, stop or find the lake's own server of LAKE_ENGINE, which makes builds quick"
     )
-    engine.add_argument("what", choices=["start", "stop", "status"])
+    engine.add_argument("what", choices=["start", "stop", "status"], metavar="start|stop|status")
 
     ledger = command("ledger", _ledger, "make the ledger again from the commits of the tables")
-    ledger.add_argument("what", choices=["rebuild"])
+    ledger.add_argument("what", choices=["rebuild"], metavar="rebuild")
     return parser
 
 
@@ -267,8 +268,8 @@ def _sample(options: Any) -> None:
         rows += data.num_rows
         store().replace(contracts.get(table), data)
         if table == "service_log.weverse_server_log":
-            print(f"{day}: {data.num_rows:,} log rows ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"{rows:,} rows of {len(days)} days in {time.monotonic() - began:.1f} s")
+            print(f"{day}: {counted(data.num_rows, 'log row')} ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"{counted(rows, 'row')} of {counted(len(days), 'day')} in {time.monotonic() - began:.1f} s")
 
 
 def _load(options: Any) -> None:
@@ -299,12 +300,12 @@ def _build(options: Any) -> None:
     for name in tables:
         try:
             with _ticking(f"building {name}"):
-                span = periods.keys_of_days(contracts.get(name).grain, days[0], days[-1])
-                runner.build(name, span[0], span[-1], force=options.force, log=lambda line: print(line, flush=True))
+                keys = periods.keys_of_days(contracts.get(name).grain, days[0], days[-1])
+                runner.build(name, keys[0], keys[-1], force=options.force, log=lambda line: print(line, flush=True))
         except Exception as error:
             if isinstance(error, LakeError) or failures.is_bug(error):
                 raise
-            raise LakeError(failures.explain(error, name, span[0], span[-1]).text) from error
+            raise LakeError(failures.explain(error, name, keys[0], keys[-1]).text) from error
 
 
 def _backfill(options: Any) -> int:
@@ -353,13 +354,15 @@ def _why(table: str, day: str) -> None:
     """Explain the state of one table on one day, and the inputs that are the reason."""
     from include.lake.state.look import FRESH, Look
 
-    lake = Look()
+    lake, is_built = Look(), contracts.get(table).is_built
 
     def tell(name: str, of: str, depth: int) -> None:
         state, own = lake.state(name, of), lake.own_state(name, of)
         # The line of the input itself, below, says its state.
         why = own.why if own.state != FRESH or state.state == FRESH else "an input is not fresh"
-        print(f"{'  ' * depth}{name} {of} is {state.state}: {why.splitlines()[0]}")
+        # The last line of all says when the table was built.
+        because = "" if is_built and not depth and state.state == FRESH else f": {why.splitlines()[0]}"
+        print(f"{'  ' * depth}{name} {of} is {state.state}{because}")
         for above, days in lake.input_days(name, of, of).items():
             for needed in days if contracts.get(above).has_days else []:
                 if depth == 0 or lake.state(above, needed).state != FRESH:
@@ -367,10 +370,12 @@ def _why(table: str, day: str) -> None:
 
     day = _partition(contracts.get(table), day)
     tell(table, day, 0)
-    if build := None if not contracts.get(table).is_built else lake.build_of(table, day):
+    if build := lake.build_of(table, day) if is_built else None:
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(build["dropped"].items()))
-        warned = "".join(f", `{name}` warns {count:,} times" for name, count in build["checks"].items() if count)
-        print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {build['rows']:,} rows{lost}{warned}")
+        warnings = ((name, counted(count, "time")) for name, count in build["checks"].items() if count)
+        warned = "".join(f", `{name}` warns {times}" for name, times in warnings)
+        rows = counted(build["rows"], "row")
+        print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {rows}{lost}{warned}")
 
 
 def _status(options: Any) -> None:
@@ -406,7 +411,7 @@ def _status(options: Any) -> None:
         print(json.dumps(report, indent=1, ensure_ascii=False))
         return
     width = max(len(name) for name in with_days) if with_days else 0
-    print(" " * width + "  " + "  ".join(f"{day[5:]:7}" for day in days) + f"   ({days[0]}..{days[-1]})")
+    print(" " * width + "  " + "  ".join(f"{day[5:]:7}" for day in days) + f"   ({span(days[0], days[-1])})")
     for is_source in (False, True):
         for name, line in by_table.items():
             if contracts.get(name).is_source == is_source:
@@ -464,7 +469,7 @@ def _print_rows(rows: Any, count: int) -> None:
 
     shown = rows.slice(0, count)
     print("\n".join(text.table(shown)))
-    print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
+    print(counted(rows.num_rows, "row") + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
 
 
 def _partition(contract: contracts.Contract, text: str) -> str:
@@ -496,7 +501,8 @@ def _lineage(options: Any) -> None:
         return
 
     def tree(name: str, depth: int, earlier: int | str = 0) -> None:
-        days = f"  (and {earlier} earlier days)" if earlier else ""
+        many = "all earlier days" if earlier == "all" else counted(int(earlier), "earlier day")
+        days = f"  (and {many})" if earlier else ""
         print("  " * depth + name + ("" if lineage.inputs(name) else "  (source)") + days)
         for above in lineage.inputs(name):
             tree(above, depth + 1, dict(contracts.get(name).reads).get(above, 0))
@@ -541,7 +547,8 @@ def _test(options: Any) -> int:
             print(f"{'FAILED' if problems else 'ok':6}  {case.table} {case.name}: {about}", flush=True)
             for problem in problems:
                 print(f"        {problem}")
-    result = f"{failed} of {len(chosen)} cases failed" if failed else f"{len(chosen)} cases hold"
+    many = counted(len(chosen), "case")
+    result = f"{failed} of {many} failed" if failed else counted(len(chosen), "case holds", "cases hold")
     print(f"{result} ({time.monotonic() - began:.1f} s)")
     return 1 if failed else 0
 
@@ -565,8 +572,8 @@ def _try(options: Any) -> int:
     if not (options.start and options.end):
         raise UsageError("name the day with --day D, or a range with --from D and --to D")
     days = _days(options)
-    span = periods.keys_of_days(contract.grain, days[0], days[-1])
-    return attempt.run(options, span[0], span[-1])
+    keys = periods.keys_of_days(contract.grain, days[0], days[-1])
+    return attempt.run(options, keys[0], keys[-1])
 
 
 def _new(options: Any) -> None:
@@ -581,7 +588,7 @@ def _ledger(options: Any) -> None:
 
     with _ticking("reading the commits"):
         before, after = ledger.rebuild()
-    print(f"{ledger.TABLE}: {after:,} rows from the commits and the failures kept, {before:,} before")
+    print(f"{ledger.TABLE}: {counted(after, 'row')} from the commits and the failures kept, {before:,} before")
 
 
 def _engine(options: Any) -> int | None:

@@ -188,7 +188,10 @@ def test_show_tells_a_day_that_is_missing_from_one_that_is_empty(
     capsys.readouterr()
     assert cli.main(["show", LOG, "--day", "2026-01-04"]) == 0
     assert f"0 rows\n{LOG} of 2026-01-04 has no rows: empty, and complete\n" in capsys.readouterr().out
-    for table, cure in ((LOG, f"load {LOG} FILE"), (built, f"build {built} --from 2026-01-03 --to 2026-01-03")):
+    for table, cure in (
+        (LOG, f"load {LOG} FILE"),
+        (built, f"build {built} --upstream --from 2026-01-03 --to 2026-01-03"),
+    ):
         assert cli.main(["show", table, "--day", "2026-01-03"]) == 1
         told = capsys.readouterr()
         assert told.out == "" and told.err.startswith(f"lake: {table} of 2026-01-03 is missing: ")

@@ -487,7 +487,7 @@ def _name_broken() -> None:
 
 def _maker(contract: contracts.Contract, first: str = "D", last: str = "D") -> str:
     days = f"--from {first} --to {last}"
-    verb = "load {} FILE" if contract.is_source else "show {}" if contract.view else f"build {{}} {days}"
+    verb = "load {} FILE" if contract.is_source else "show {}" if contract.view else f"build {{}} --upstream {days}"
     return "./lake " + verb.format(contract.table)
 
 

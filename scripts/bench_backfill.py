@@ -20,7 +20,7 @@ from include.lake.project import lineage
 from include.lake.project.days import day_range, days_before
 from scripts import airflow_env
 from scripts.api import Api, built_tables, dag_ids, is_parsed
-from scripts.options import read_number
+from scripts.options import read_number, ui_port
 from scripts.run import down, until
 from scripts.stack import Clock, Stack
 
@@ -36,7 +36,7 @@ def main() -> int:
     say = Clock()
     days = day_range(FIRST, days_before(FIRST, 1 - read_number("DAYS", 90, int)))
     os.environ["LAKE_HOME"] = tempfile.mkdtemp(prefix="lake-bench-")
-    running = Stack(read_number("LAKE_UI_PORT", 8080, int), say)
+    running = Stack(ui_port(), say)
     try:
         running.acquire()
         api = up(running, say, days, read_number("SCALE", 0.1, float))

@@ -26,7 +26,7 @@ from include.lake.local import wait
 from scripts import seed as sample
 from scripts.airflow_env import USER, command, environment, new_keys, write_private
 from scripts.api import families
-from scripts.options import read_number
+from scripts.options import ui_port
 from scripts.postgres import END_JOBS
 from scripts.stack import Clock
 
@@ -101,7 +101,7 @@ def airflow_env() -> dict[str, str]:
         "api": {"host": "0.0.0.0", "port": API_PORT},
     }
     database = f"postgresql+psycopg2://airflow:{quote(secret('POSTGRES_PASSWORD'), safe='')}@{POSTGRES}/airflow"
-    port = read_number("LAKE_UI_PORT", 8080, int)
+    port = ui_port()
     env = environment(AIRFLOW_HOME, keys, database, f"http://127.0.0.1:{port}", more)
     return env | {"FAMILIES": ",".join(families())}
 
@@ -175,7 +175,7 @@ def seed() -> int:
     from include.lake.state import ledger  # slow to import: a health check must not need it
 
     ledger.create()
-    days, scale = read_number("DAYS", sample.DEFAULT_DAYS, int), read_number("SCALE", 0.0, float)
+    days, scale = sample.wanted()
     if arguments := sample.missing_sample(Clock(), sample.newest_day(), days, scale):
         if failed := cli.main(arguments):
             return failed

@@ -19,7 +19,7 @@ from include.lake.errors import LakeError, UsageError
 from include.lake.local import wait
 from scripts import airflow_env, seed, stack
 from scripts.api import Api, built_tables, dag_ids, families, is_parsed
-from scripts.options import read_number
+from scripts.options import ui_port
 from scripts.stack import Clock, Stack
 
 # Green runs take one minute from the start, and some more with a big SCALE. After 20 minutes something is stuck.
@@ -44,14 +44,15 @@ def main() -> int:
     once = os.environ.get("ONCE", "") not in ("", "0")
     running = None
     try:
-        families()  # a wrong name is said before anything starts
+        settings.check(writes=True)  # what is wrong is said before anything starts
+        families()
         if settings.on_databricks():
             from include.lake.storage import warehouse
 
             for needed in (settings.catalog, settings.sql_warehouse, settings.wheel, warehouse.of_the_environment):
                 needed()
-        days, scale = read_number("DAYS", seed.DEFAULT_DAYS, int), read_number("SCALE", 0.0, float)
-        running = Stack(read_number("LAKE_UI_PORT", 8080, int), say)
+        days, scale = seed.wanted()
+        running = Stack(ui_port(), say)
         running.acquire()
         green = up(running, say, days, scale)
         if once:

@@ -8,11 +8,20 @@ from typing import Any
 from include.lake import settings
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.days import days_before, last_finished_day
+from include.lake.words import span
 from scripts.api import built_tables, families
+from scripts.options import read_number
 
 # One day more than we_mart.wv_comm_user looks back.
 DEFAULT_DAYS = 3
 DEFAULT_SCALE = 0.1
+# The sample begins in 2020, and a scale of 1,000 makes a hundred million log rows a day: more is a typing mistake.
+MOST_DAYS, MOST_SCALE = 1000, 1000
+
+
+def wanted() -> tuple[int, float]:
+    """Days and scale that the user wants (DAYS, SCALE); a scale of 0: as it is."""
+    return read_number("DAYS", DEFAULT_DAYS, int, most=MOST_DAYS), read_number("SCALE", 0.0, float, most=MOST_SCALE)
 
 
 def newest_day() -> str:
@@ -45,7 +54,7 @@ def missing_sample(say: Callable[[str], None], day: str, count: int, scale: floa
     chosen = saved.get("scale") or scale or DEFAULT_SCALE
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"scale": chosen, "unfinished": missing}))
-    say(f"making sample data for {missing[0]}..{missing[-1]} (scale {chosen})")
+    say(f"making sample data for {span(missing[0], missing[-1])} (scale {chosen})")
     return ["sample", "--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
 
 
@@ -58,7 +67,7 @@ def _sample_of_new_sources(
     if not saved or not new or not wanted:
         return []
     _sample_note().write_text(json.dumps({**saved, "unfinished": wanted}))
-    say(f"making sample data of {', '.join(new)} for {wanted[0]}..{wanted[-1]} (scale {saved['scale']})")
+    say(f"making sample data of {', '.join(new)} for {span(wanted[0], wanted[-1])} (scale {saved['scale']})")
     return ["sample", *new, "--from", wanted[0], "--to", wanted[-1], "--scale", str(saved["scale"])]
 
 

@@ -117,6 +117,7 @@ def package_index() -> dict[str, str]:
 def jars() -> None:
     """Fetch the Delta jars and check their sha256. A lock keeps two setups apart."""
     folder = settings.jars()
+    settings.require_writable("LAKE_JARS", folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         take(lock, f"another setup that fetches jars into {folder}")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,6 +27,9 @@ SQL = ROOT / "include" / "sql"
 # ends an option of Java.
 _REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?\"]")
 
+# Tasks that wait for a disk leave a core free. More than this only share the memory, until it is too little for any.
+_TASKS_A_CORE = 8
+
 # Beginnings of URLs that delta-rs reads and writes. Spark wants a jar and settings for each of them.
 _OBJECT_STORES = ("s3", "s3a", "gs", "abfss", "az")
 
@@ -42,7 +46,37 @@ def _folder(variable: str, text: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a user who does not exist, a null byte
         raise UsageError(f"{variable}={text!r} is no folder ({error}): set it to another one") from None
     _refuse(variable, str(path))
+    if not _nearest(path).is_dir():
+        raise UsageError(
+            f"{variable}={text!r} is no folder ({_nearest(path)} is a file): set {variable} to another one"
+        )
     return path
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(one for one in (path, *path.parents) if os.path.exists(one))
+
+
+def require_writable(variable: str, folder: str | Path) -> None:
+    """UsageError unless files can be written to the folder, or to the one in which it would be made."""
+    try:
+        # The system alone knows. This file has no name, so a wrong command leaves nothing.
+        tempfile.TemporaryFile(dir=_nearest(Path(folder))).close()
+    except OSError as error:
+        raise UsageError(
+            f"{variable}={str(folder)!r} cannot be written ({error.strerror}): set {variable} to a folder of yours"
+        ) from None
+
+
+def check(writes: bool = False) -> None:
+    """UsageError for a setting that makes no sense, before anything starts. writes: tables or files of the lake."""
+    folders = {"LAKE_HOME": str(home()), "LAKE_WAREHOUSE": warehouse()}
+    for read in (engine, engine_memory_bytes, engine_cores, look_seconds, poll_seconds):
+        read()
+    for variable, folder in folders.items() if writes else ():
+        if "://" not in folder:
+            require_writable(variable, folder)
 
 
 def _refuse(variable: str, path: str) -> None:
@@ -84,7 +118,7 @@ def warehouse() -> str:
 
 def jars() -> Path:
     """The folder of the two Delta jars, which `make setup` fetches once (`LAKE_JARS`)."""
-    return Path(os.environ.get("LAKE_JARS") or Path.home() / ".cache" / "lake" / "jars").expanduser().resolve()
+    return _folder("LAKE_JARS", os.environ.get("LAKE_JARS") or str(Path.home() / ".cache" / "lake" / "jars"))
 
 
 def engine() -> str:
@@ -122,6 +156,12 @@ def engine_cores() -> str:
     text = os.environ.get("LAKE_ENGINE_CORES") or "*"
     if not re.fullmatch(r"\*|[1-9]\d*", text):
         raise UsageError(f"LAKE_ENGINE_CORES={text} is no number of cores: give one such as 2, or unset it to take all")
+    cores = os.cpu_count() or 1
+    if text != "*" and int(text) > _TASKS_A_CORE * cores:
+        raise UsageError(
+            f"LAKE_ENGINE_CORES={text} is too much for the {cores} of this machine: give at most "
+            f"{_TASKS_A_CORE * cores}, or unset it to take all"
+        )
     return text
 
 

@@ -85,7 +85,7 @@ def current(scale: float = 1.0, seed: int = 1, tables: Collection[str] = ()) -> 
 
 def _universe(scale: float, seed: int) -> Universe:
     if not (math.isfinite(scale) and scale > 0):
-        raise UsageError(f"scale {scale} makes no sense: write a number above 0, such as 0.1")
+        raise UsageError(f"scale {scale:g} makes no sense: write a number above 0, such as 0.1")
     if seed < 0:
         raise UsageError(f"seed {seed} makes no sense: write a whole number from 0 on")
     return universe(seed, float(scale))

@@ -12,6 +12,7 @@ from include.lake.backfill import request
 from include.lake.build import failures
 from include.lake.errors import ContractError, UsageError
 from include.lake.project.current import held
+from include.lake.words import span
 
 PLAN, SUMMARY = "plan", "summary"
 # XCom key of Airflow's SkipMixin. The scheduler skips the tasks that are listed here without starting a process.
@@ -116,7 +117,7 @@ class PlanBackfill(BaseOperator):
             "tables": [
                 {
                     "table": table.table, "partitions": table.partitions, "seconds": table.seconds,
-                    "batches": [f"{batch.first}..{batch.last}" for batch in table.batches],
+                    "batches": [span(batch.first, batch.last) for batch in table.batches],
                     "skipped": {reason: plan.ranges(table.table, days) for reason, days in table.skipped.items()},
                 }
                 for table in planned.tables
@@ -144,7 +145,7 @@ class BackfillTable(BaseOperator):
         from include.lake.backfill import plan
         from include.lake.backfill import run as backfill
 
-        with failing_well(f"{self.table} {checked.first}..{checked.last}"):
+        with failing_well(f"{self.table} {span(checked.first, checked.last)}"):
             progress = backfill.Progress(plan.plan(replace(checked, tables=(self.table,)), run))
             self.log.info("%s: %s days in %s jobs", self.table, f"{progress.plan.partitions:,}", progress.plan.jobs)
             bad = backfill.run_table(checked, self.table, run, self.log.info, progress)

@@ -96,7 +96,7 @@ def test_the_bad_day_is_found_and_the_good_days_land(shops: Any, kind: str) -> N
     assert builds_of(TABLE) == [(DAYS[0], DAYS[1]), (DAYS[3], DAYS[3]), (DAYS[4], DAYS[7])]
     assert builds_of(TOP) == [(DAYS[0], DAYS[1]), (DAYS[3], DAYS[7])]
     lines = backfill.summary(list(results.values()))
-    reason = "check `total >= 0` fails 1 times" if kind == "check" else "Division by zero"
+    reason = "check `total >= 0` fails 1 time" if kind == "check" else "Division by zero"
     assert any(line.startswith(f"bad: {TABLE} {bad}: ") and reason in line for line in lines)
     assert f"skipped: {TOP} {bad}: {TABLE} is missing" in lines
     # Better data, and the same again: just what is left, in any mode that it belongs to.

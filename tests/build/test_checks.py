@@ -205,11 +205,11 @@ BLIND = {
 @pytest.mark.parametrize(
     ("bad", "failure"),
     [
-        ([("twice", 5, DAY)] * 15, "`key (times) occurs once a day` fails 1 times"),
-        ([("null", 13, DAY)], "`kept is not null` fails 1 times"),
-        ([("empty", 5, DAY)], "`art is not ''` fails 1 times"),
-        ([("nan", 5, DAY)], "`size is not NaN` fails 1 times"),
-        ([("other", 5, DAY)], "`day is in the range` fails 1 times"),
+        ([("twice", 5, DAY)] * 15, "`key (times) occurs once a day` fails 1 time"),
+        ([("null", 13, DAY)], "`kept is not null` fails 1 time"),
+        ([("empty", 5, DAY)], "`art is not ''` fails 1 time"),
+        ([("nan", 5, DAY)], "`size is not NaN` fails 1 time"),
+        ([("other", 5, DAY)], "`day is in the range` fails 1 time"),
         ([("late", 13, DAY)], "made_at=+10000-01-02 00:00:00, text=long long"),
     ],
 )

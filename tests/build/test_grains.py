@@ -85,6 +85,10 @@ def test_a_week_and_a_month_wait_for_all_their_days(shop: Any) -> None:
     assert list(lake.absent_inputs(MONTH, "2025-12", "2025-12")["shop.event"]) == day_range("2025-12-01", "2025-12-28")
     with pytest.raises(InputsMissing, match=r"shop.weekly 2026-01-05 has to wait: shop.event of 2026-01-08 is missing"):
         runner.build(WEEK, "2026-01-05", "2026-01-05", log=lambda line: None)
+    # A command takes days, whatever the grain.
+    for table, partition, days in ((OF_WEEK, "2026-01-07", "2026-01-07"), (RECENT, "2026-01-19", "2026-01-25")):
+        with pytest.raises(InputsMissing, match=rf" \./lake build {table} --upstream --from {partition} --to {days}$"):
+            runner.build(table, partition, partition, log=lambda line: None)
 
 
 def test_a_late_day_makes_its_week_and_its_month_stale_and_no_other(shop: Any) -> None:

@@ -50,6 +50,21 @@ def test_a_source_without_days_is_replaced_whole(lake_home: Path, tmp_path: Path
     assert rows(NOTICE) == [{"id": "3", "parent_id": None}]
 
 
+@pytest.mark.parametrize("again", ["in/a.jsonl", "in/../in/a.jsonl", "link.jsonl", "hard.jsonl", "in", "linked"])
+def test_a_file_that_is_named_twice_is_refused(lake_home: Path, tmp_path: Path, again: str) -> None:
+    """Stands for: each path to one file, for its rows would be there twice."""
+    (tmp_path / "in").mkdir()
+    file = json_lines(tmp_path / "in" / "a.jsonl", {"id": "1"})
+    (tmp_path / "link.jsonl").symlink_to(file)
+    (tmp_path / "hard.jsonl").hardlink_to(file)
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    other = json_lines(tmp_path / "copy.jsonl", {"id": "1"})
+    with pytest.raises(UsageError, match=r"is named twice.*: nothing was loaded; name it once"):
+        load(NOTICE, [file, other, str(tmp_path / again)])
+    assert storage.open_table(NOTICE) is None
+    assert load(NOTICE, [file, other]).rows == 2
+
+
 def test_the_three_formats_say_the_same(lake_home: Path, tmp_path: Path) -> None:
     table = "we_mart.wv_user_ctry_history"
     row = {"user_id": 7, "country": "KR", "created_at": "2026-01-05T09:00:00+09:00", "part_date": "2026-01-05"}
@@ -243,8 +258,18 @@ def test_a_day_whose_rows_are_all_bad_is_not_empty(shop: None, tmp_path: Path) -
         load(THING, [file], drop_bad=True, days=span)
     assert days() == {}
     assert load(THING, [file], drop_bad=True, days=span, allow_empty=True).empty_days == ["2026-01-06"]
-    with pytest.raises(LakeError, match="which days are empty"):
-        load(THING, [write(tmp_path / "b.jsonl", "")], allow_empty=True)
+
+
+def test_which_days_are_empty_has_to_be_said(shop: None, tmp_path: Path) -> None:
+    """Stands for: what the message asks for is what the load takes."""
+    none, bad = write(tmp_path / "a.jsonl", ""), write(tmp_path / "b.jsonl", '{"day": "2026-01-05", "whole": "x"}\n')
+    for allowed in (False, True):
+        with pytest.raises(LakeError, match=r"nothing was loaded; --from D --to D says which days are empty$"):
+            load(THING, [none], allow_empty=allowed)
+        with pytest.raises(LakeError, match=r"but 1 bad .*; --from D --to D --allow-empty says which days are empty$"):
+            load(THING, [bad], drop_bad=True, allow_empty=allowed)
+    assert load(THING, [none], days=[DAY]).empty_days == [DAY]
+    assert load(THING, [bad], drop_bad=True, days=[DAY], allow_empty=True).empty_days == [DAY]
 
 
 NS, MS = pa.timestamp("ns"), pa.timestamp("ms", "Asia/Seoul")
@@ -351,7 +376,7 @@ def test_folders_partitioned_in_hives_way(shop: None, tmp_path: Path, kind: str)
         load("shop.place", [str(folder)])
     write(folder / "day=2026-01-07" / "a.csv", "day,whole\n2026-01-07,1\n2026-01-08,1\n")
     with pytest.raises(
-        LakeError, match=r"1 rows do not fit[^\n]*\n.*a\.csv:3: day: '2026-01-08' is not what its folder says"
+        LakeError, match=r"1 row does not fit[^\n]*\n.*a\.csv:3: day: '2026-01-08' is not what its folder says"
     ):
         load(THING, [str(folder)])
     write(folder / "README.txt", "")
@@ -390,15 +415,15 @@ GOOD = f'{{"day": "{DAY}"}}'
         ("a.jsonl", b'{"day": "2026-01-05", "text": {"a": 1, "a": 2}}', "an object has one key twice"),
         ("a.jsonl", b'{"day": "2026-01-05", "secret": "4111-1111"}', "secret: '***' is not bigint"),
         ("a.jsonl", b'{"day": ""}', "day: '' is null in a partition column"),
-        ("a.csv", b"x,1,1,2026-01-05,more", "has not as many values as the header (4)"),
-        ("a.csv", b"x,1", "has not as many values"),
+        ("a.csv", b"x,1,1,2026-01-05,more", "has 5 values, but the header has 4"),
+        ("a.csv", b"x,1", "has 2 values, but the header has 4"),
         ("a.csv", b"\xff,1,1,2026-01-05", "is no UTF-8"),
         (
             "a.csv",
             b'"{\\"a\\": 1}",1,1,2026-01-05',
             "a backslash before a quote: let Spark write with the option escape",
         ),
-        ("a.csv", b'"a\\",1,1,"",2026-01-05"', "has not as many values as the header (4) (a backslash"),
+        ("a.csv", b'"a\\",1,1,"",2026-01-05"', ", but the header has 4 (a backslash"),
         ("a.csv", b'"x,1,1,2026-01-05', "is not CSV: "),
         ("a.csv", b"x,1_0,1,2026-01-05", "whole: '1_0' is not bigint"),
         ("a.csv", b"x,1,1e999,2026-01-05", "number: '1e999' is too big for double"),
@@ -828,7 +853,7 @@ def test_a_track_without_id_or_moment_or_of_another_day_is_refused(
     lake_home: Path, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     path = json_lines(tmp_path / "tracks.jsonl", TRACK, LATER | change, NEXT)
-    with pytest.raises(LakeError, match="1 rows do not fit the contract") as error:
+    with pytest.raises(LakeError, match="1 row does not fit the contract") as error:
         load(TRACKS, [path])
     assert f"{path}:2: {reason}" in str(error.value)
     assert storage.open_table(TRACKS) is None

@@ -14,6 +14,8 @@ from include.lake.errors import CheckFailed, ContractError, InputsMissing, Usage
 from include.lake.state import ledger
 from include.lake.state.look import Look
 from include.lake.storage import delta_files as storage
+from include.lake.words import counted
+from tests import pretend
 from tests.conftest import ENGINES
 from tests.shop import CONTRACT, DAY, LAST, NEXT, SELECT, TABLE, build, load
 
@@ -188,7 +190,7 @@ def test_what_fails_a_check_is_never_visible(shop, spark, bad, contract, check, 
     load(bad, ("b", 4, DAY))
     with pytest.raises(CheckFailed) as error:
         build(spark)
-    assert f"check `{check}` fails 1 times" in str(error.value) and shown in str(error.value).splitlines()[-1]
+    assert f"check `{check}` fails 1 time" in str(error.value) and shown in str(error.value).splitlines()[-1]
     assert published() == before
     state = Look().state(TABLE, DAY)
     assert state.state == "failed" and check in state.why
@@ -225,7 +227,7 @@ def test_checks_of_days_and_selects_are_counted(shop, spark) -> None:
     with pytest.raises(CheckFailed) as error:
         build(spark, DAY, LAST)
     for check, count in CHECKS.items():
-        assert f"`{check}` fails {count} times" in str(error.value)
+        assert f"`{check}` fails {counted(count, 'time')}" in str(error.value)
     assert published() == before
     assert CHECKS.items() <= newest()["checks"].items()
     shop(with_checks(*(json.dumps({"warn": check}) for check in CHECKS)))
@@ -244,7 +246,7 @@ def test_all_failed_checks_are_named_and_sensitive_values_masked(shop, spark) ->
     with pytest.raises(CheckFailed) as error:
         build(spark)
     first, *rows = str(error.value).splitlines()
-    assert "`total >= 0` fails 30 times, `total < 100` fails 1 times" in first
+    assert "`total >= 0` fails 30 times, `total < 100` fails 1 time" in first
     assert rows == [f"name=***, total=-1, day={DAY}"] * 20
 
 
@@ -299,6 +301,33 @@ def test_missing_inputs_and_sources_are_told(shop, spark) -> None:
         build(spark)
     with pytest.raises(UsageError, match="is a source"):
         runner.build("shop.event", DAY, DAY)
+
+
+def test_the_cure_of_missing_inputs_is_a_command_that_makes_all_of_them(project, lake_home) -> None:
+    middle = {"shop.left": ["shop.event"], "shop.right": ["shop.event"], "shop.earlier": ["shop.event"]}
+    reads = {**middle, "shop.both": ["shop.left", "shop.right"], "shop.mixed": ["shop.event", "shop.left"]}
+    files = pretend.files_of({**reads, "shop.back": ["shop.earlier"]}, {"shop.back": "reads: {shop.earlier: 1}\n"})
+    project(
+        {**files, "shop/other.yaml": pretend.SOURCE, **pretend.files_of({"shop.two": ["shop.event", "shop.other"]})}
+    )
+    days = f"--from {DAY} --to {LAST}"
+
+    def cure(table: str, start: str, end: str) -> str:
+        with pytest.raises(InputsMissing) as error:
+            runner.build(table, start, end, log=lambda line: None)
+        return str(error.value).rpartition("; ")[2]
+
+    assert cure("shop.left", DAY, LAST) == "./lake load shop.event FILE"
+    assert cure("shop.two", DAY, LAST) == "./lake load SOURCE FILE for each source"
+    assert cure("shop.both", DAY, LAST) == f"./lake build shop.both --upstream {days}"
+    assert (
+        cure("shop.mixed", DAY, LAST) == f"./lake load shop.event FILE, then ./lake build shop.mixed --upstream {days}"
+    )
+    # An earlier day is not of the range: to build the table there, too, was not asked for.
+    pretend.load("shop.event", DAY, NEXT, LAST)
+    pretend.build("shop.earlier", [DAY])
+    pretend.build("shop.earlier", [LAST])
+    assert cure("shop.back", LAST, LAST) == f"./lake build shop.earlier --upstream --from {NEXT} --to {NEXT}"
 
 
 def test_a_range_builds_the_days_whose_inputs_are_there_and_names_the_others(shop, spark) -> None:

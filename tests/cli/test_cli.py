@@ -23,6 +23,8 @@ from include.lake.storage import delta_files as storage
 BACKFILL = ["backfill", "members", "--from", "2026-01-05", "--to", "2026-01-06"]
 BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026-01-05"]
 
+TRY = ["try", *BUILD[1:]]
+
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
@@ -43,11 +45,21 @@ BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026
         ([*BACKFILL[:5], "2999-01-07"], "2999-01-07 is not over in Asia/Seoul"),
         ([*BACKFILL[:3], "2016-01-06", *BACKFILL[4:]], "if you mean more than three years, say so with --yes"),
         ([*BACKFILL, "--mode", "some"], "choose one of due, missing, stale, failed, all"),
-        ([*BACKFILL, "--days-per-batch", "0"], "days per batch '0'"),
-        ([*BACKFILL, "--run", "a b; --"], "--run"),
+        ([*BACKFILL, "--days-per-batch", "0"], "--days-per-batch: days per batch '0'"),
+        ([*BACKFILL, "--run", "a b; --", "--mode", "all"], "--run"),
+        ([*BACKFILL, "--run", "a"], "--run is for --mode all"),
+        (["show", "we_mart.we_artist", "--day", "2026-01-05"], "is not kept by days: leave --day out"),
+        (["show", "rudder.dbt_mapped_tracks", "--day", "2026-01-05"], "is not kept by days: leave --day out"),
+        (["show", "we_mart.we_user", "--day", "2026-01-05", "--rows", "-3"], "--rows: '-3' is no number of rows"),
+        ([*TRY, "--rows", "-3"], "--rows: '-3' is no number of rows"),
+        ([*TRY, "--day", "2026-01-05"], "leave one of them out"),
+        (["try", "we_mart.wv_sess_daily", "--case", "nope"], "has no case nope; it has "),
+        (["status", "--why", "we_mart.we_user", "--day", "2026-01-05", "--json"], "leave --from, --to, --json"),
         (["show", "we_mart.nothing"], "there is no table"),
         (["show", "../../etc"], "there is no table"),
-        (["sample", *BUILD[2:], "--scale", "0"], "scale"),
+        (["sample", *BUILD[2:], "--scale", "0"], "scale 0 makes no sense"),
+        (["ledger"], "required: rebuild"),
+        (["try", "we_mart.we_user", "--day", "2026-01-05"], "is a source, there is nothing to try"),
         (["sample", "we_mart.we_user", *BUILD[2:], "--late"], "no sample with late events of we_mart.we_user"),
         (["new", "we_mart.X; --", "--dag", "analytics_we_mart_wv1_daily"], "is not a table name"),
         (["new", "we_mart.wv_sess_daily", "--dag", "analytics_we_mart_wv1_daily"], "is there already"),
@@ -68,7 +80,7 @@ def test_nonsense_gets_one_line_and_exit_code_2(
 def test_a_failure_is_one_line_and_exit_code_1(lake_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(BUILD) == 1
     told = capsys.readouterr().err
-    assert "has to wait: we_mart.we_artist is not loaded" in told and "./lake load we_mart.we_artist FILE" in told
+    assert "has to wait: we_mart.we_artist is not loaded" in told and "./lake load SOURCE FILE for each source" in told
     assert told.count("\n") == 1
     assert cli.main(["status"]) == 1
     assert "the lake is empty" in capsys.readouterr().err
@@ -107,6 +119,22 @@ def test_status_tells_people_and_programs_the_same(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == [tables[1], "missing", "missing"]
     assert lines[2].split() == [tables[0], "missing", "loaded"]
+
+
+def test_what_is_one_is_told_as_one(lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stands for: counts and ranges in all lines for people."""
+    from tests.pretend import BASE, DAYS, build, files_of, load
+
+    project(files_of({BASE: ["shop.event"]}))
+    load("shop.event", *DAYS[:2])
+    for days, head in ((DAYS[:1], f"{DAYS[0]} (1 day)"), (DAYS[:2], f"{DAYS[0]}..{DAYS[1]} (2 days)")):
+        assert cli.main(["backfill", BASE, "--from", days[0], "--to", days[-1], "--dry-run"]) == 0
+        assert capsys.readouterr().out.startswith(f"backfill of {head}, mode due")
+    build(BASE, DAYS[:1])
+    assert cli.main(["status", "--why", BASE, "--day", DAYS[0]]) == 0
+    first, source, last = capsys.readouterr().out.splitlines()
+    assert first == f"{BASE} {DAYS[0]} is fresh" and source.endswith(" is fresh: loaded, 1 row")
+    assert last.startswith("last built ") and last.endswith(" by test: 1 row")
 
 
 def test_lineage_shows_both_directions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,6 +178,26 @@ def test_show_prints_the_rows_of_a_day(lake_home: Path, tmp_path: Path, capsys: 
     assert "name one with --day" in capsys.readouterr().err
 
 
+def test_show_tells_a_day_that_is_missing_from_one_that_is_empty(
+    lake_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.jsonl").write_text('{"date_id": "2026-01-05"}\n')
+    assert cli.main(["load", LOG, str(tmp_path / "log.jsonl"), "--from", "2026-01-04", "--to", "2026-01-05"]) == 0
+    built = "we_mart.wv_server_log_base"
+    storage.ensure(contracts.get(built))
+    capsys.readouterr()
+    assert cli.main(["show", LOG, "--day", "2026-01-04"]) == 0
+    assert f"0 rows\n{LOG} of 2026-01-04 has no rows: empty, and complete\n" in capsys.readouterr().out
+    for table, cure in (
+        (LOG, f"load {LOG} FILE"),
+        (built, f"build {built} --upstream --from 2026-01-03 --to 2026-01-03"),
+    ):
+        assert cli.main(["show", table, "--day", "2026-01-03"]) == 1
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.startswith(f"lake: {table} of 2026-01-03 is missing: ")
+        assert told.err.endswith(f": ./lake {cure}\n")
+
+
 def test_new_writes_stubs_that_hold_and_the_line_in_the_task_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,7 +208,9 @@ def test_new_writes_stubs_that_hold_and_the_line_in_the_task_list(
     (folder / f"{name}.py").write_text(task_list.read_text())
     monkeypatch.setattr(settings, "ROOT", tmp_path)
     assert cli.main(["new", "we_mart.stats_wv_d_platform", "--dag", name]) == 0
-    capsys.readouterr()
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["wrote", "wrote", "wrote", "added", "Edit"]
+    assert told[3].startswith("added a line to ") and told[3].endswith(f"{name}.py")
     project({})
     from include.lake.project import contracts, lineage
 
@@ -220,7 +270,7 @@ def test_a_partition_that_is_no_day_stops_nothing(
     assert cli.main(["backfill", "logs", *RANGE, "--dry-run"]) == 0
     capsys.readouterr()
     assert cli.main(["show", LOG, "--day", "2026-01-05"]) == 0
-    assert "1 rows" in capsys.readouterr().out
+    assert "1 row\n" in capsys.readouterr().out
     assert cli.main(["build", "we_mart.wv_comm_user", *RANGE]) == 1
     assert "has to wait" in capsys.readouterr().err
 
@@ -251,7 +301,7 @@ def test_other_folders_are_as_good_as_any(
     assert cli.main(["load", LOG, str(tmp_path / "log.jsonl")]) == 0
     capsys.readouterr()
     assert cli.main(["show", LOG, "--day", "2026-01-05"]) == 0
-    assert "1 rows\nstored in" in capsys.readouterr().out
+    assert "1 row\nstored in" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [name]
 
 
@@ -285,20 +335,45 @@ def lake(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subproce
     )
 
 
-def test_every_command_ends_an_error_of_the_system_in_a_few_lines(
-    lake_home: Path, capsys: pytest.CaptureFixture[str]
+NOWHERE = "/proc/nowhere"  # nobody makes a folder there, not even root
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("LAKE_HOME", NOWHERE),
+        ("LAKE_HOME", __file__),
+        ("LAKE_HOME", f"{__file__}/below"),
+        ("LAKE_WAREHOUSE", NOWHERE),
+        ("LAKE_WAREHOUSE", f"file://{__file__}"),
+        ("LAKE_ENGINE", "duck"),
+        ("LAKE_ENGINE_MEMORY", "nonsense"),
+        ("LAKE_ENGINE_CORES", "1000000"),
+        ("LAKE_POLL_SECONDS", "0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_line_before_anything_starts(
+    lake_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, setting: str, value: str
 ) -> None:
-    """Stands for: Spark, gRPC, Delta, disk; whatever the command, its class and its cause and no traceback."""
-    lake_home.write_text("a file where the lake should be")
-    for command in (
-        ["sample", "--from", "2026-01-05", "--to", "2026-01-05", "--scale", "0.001"],
-        ["engine", "start"],
-        ["ledger", "rebuild"],
-    ):
-        assert cli.main(command) == 1, command
+    monkeypatch.setenv(setting, value)
+    for command in (BUILD, ["sample", *BUILD[2:]], ["load", LOG, __file__], ["engine", "start"], ["ledger", "rebuild"]):
+        assert cli.main(command) == 2, command
         message = capsys.readouterr().err
-        assert "Traceback" not in message and str(lake_home) in message, message
-        assert message.startswith("lake: ") and message.count("\n") <= 4, message
+        assert message.startswith(f"lake: {setting}=") and message.count("\n") == 1, message
+        assert "retry" not in message
+    assert not lake_home.exists()
+
+
+def test_who_only_looks_needs_no_folder_to_write_to(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKE_HOME", NOWHERE)
+    assert cli.main(["status"]) == 1
+    assert "the lake is empty" in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_ends_in_a_few_lines() -> None:
+    """Stands for: Spark, gRPC, Delta, disk; whatever the command, its class and its cause and no traceback."""
     with open("/dev/full", "w") as full:
         ended = lake("lineage", stdout=full)
     assert ended.returncode == 1

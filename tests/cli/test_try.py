@@ -39,8 +39,8 @@ def test_rows_counts_and_drops_are_told_and_nothing_is_written(shop: Any, capsys
 def test_a_check_that_fails_is_told_with_its_rows(shop: Any, capsys: Any) -> None:
     load(("a", -1, DAY))
     told = attempt(capsys, code=1)
-    assert "check `total >= 0` fails 1 times" in told and "name=a, total=-1" in told
-    assert "1 rows in" in told
+    assert "check `total >= 0` fails 1 time" in told and "name=a, total=-1" in told
+    assert "1 row in" in told
 
 
 def test_inputs_that_are_missing_are_named(shop: Any, capsys: Any) -> None:
@@ -105,7 +105,7 @@ def test_a_saved_edit_is_seen_within_seconds(shop: Any, lake_home: Path) -> None
     assert process.stdout
     try:
         lines: list[str] = []
-        while not any(line.startswith("1 rows") for line in lines):
+        while not any(line.startswith("1 row ") for line in lines):
             lines.append(process.stdout.readline())
             assert lines[-1], "".join(lines)
         began = time.monotonic()

@@ -226,6 +226,9 @@ def test_cores_are_a_number_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKE_ENGINE_CORES", "many")
     with pytest.raises(LakeError, match="LAKE_ENGINE_CORES=many is no number of cores"):
         settings.engine_cores()
+    monkeypatch.setenv("LAKE_ENGINE_CORES", "1000000")
+    with pytest.raises(LakeError, match=rf"too much for the {os.cpu_count()} of this machine: give at most \d+"):
+        settings.engine_cores()
 
 
 def test_a_server_elsewhere_that_is_being_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from include.lake.project import contracts, lineage, periods
 from include.lake.project.current import held
 from include.lake.state.look import FAILED, FRESH, MISSING, STALE, Look
 from include.lake.state.presence import look_at
+from include.lake.words import counted, span
 
 # Parquet takes five to ten times its size once it is rows, and Spark spills what does not fit: a batch of an eighth of
 # Spark's memory is computed about in memory.
@@ -90,9 +91,9 @@ class Plan:
             rows.append([table.table, f"{table.partitions:,}", f"{len(table.batches):,}",
                          clock(table.seconds), first, last])  # fmt: skip
         rows.append(["together", f"{self.partitions:,}", f"{self.jobs:,}", clock(self.seconds), "", ""])
-        span = f"{self.request.first}..{self.request.last}"
+        days = counted(len(self.request.days), "day")
         mode = self.request.mode
-        head = f"backfill of {span} ({len(self.request.days):,} days), mode {mode}: {MODES[mode]}"
+        head = f"backfill of {span(self.request.first, self.request.last)} ({days}), mode {mode}: {MODES[mode]}"
         skips = [line for table in self.tables for line in skip_lines(table.table, table.skipped)]
         return [head, *columns(rows), *(["not built:", *skips] if skips else [])]
 
@@ -258,13 +259,12 @@ def columns(rows: list[list[str]]) -> list[str]:
 
 def ranges(table: str, days: list[str]) -> str:
     """Partitions of a table as people write them, no more than five ranges of them."""
-    found = [
-        first if first == last else f"{first}..{last}"
-        for first, last in periods.key_ranges(contracts.get(table).grain, days)
-    ]
-    return ", ".join(found[:5]) + (f" and {len(found) - 5} more ranges" if len(found) > 5 else "")
+    found = [span(*one) for one in periods.key_ranges(contracts.get(table).grain, days)]
+    return ", ".join(found[:5]) + (f" and {counted(len(found) - 5, 'more range')}" if len(found) > 5 else "")
 
 
 def skip_lines(table: str, skipped: dict[str, list[str]]) -> list[str]:
     grain = contracts.get(table).grain
-    return [f"  {table}: {len(days):,} {grain}s ({ranges(table, days)}): {reason}" for reason, days in skipped.items()]
+    return [
+        f"  {table}: {counted(len(days), grain)} ({ranges(table, days)}): {reason}" for reason, days in skipped.items()
+    ]

@@ -62,9 +62,7 @@ def check(
     days = day_range(first, last)
     if mode not in MODES:
         raise UsageError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}")
-    number = str(days_per_batch)
-    if number != AUTOMATIC and not re.fullmatch(r"[1-9]\d{0,3}", number):
-        raise UsageError(f"days per batch {number!r}: give a number from 1, or {AUTOMATIC}")
+    size = batch(days_per_batch)
     tables = tables_of(names, downstream)
     for table in tables:
         grain = contracts.get(table).grain
@@ -80,7 +78,15 @@ def check(
         raise UsageError(
             f"{first}..{last} are {len(days):,} days: if you mean more than three years, say so with --yes"
         )
-    return Request(tuple(tables), first, last, mode, None if number == AUTOMATIC else int(number))
+    return Request(tuple(tables), first, last, mode, size)
+
+
+def batch(days: str | int) -> int | None:
+    """The days of a batch that somebody asks for; None: automatic. UsageError if it is no number of days."""
+    number = str(days)
+    if number != AUTOMATIC and not re.fullmatch(r"[1-9]\d{0,3}", number):
+        raise UsageError(f"days per batch {number!r}: give a number from 1, or {AUTOMATIC}")
+    return None if number == AUTOMATIC else int(number)
 
 
 def _newest_over(table: str) -> Period:

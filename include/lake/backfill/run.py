@@ -21,6 +21,7 @@ from include.lake.local import locks
 from include.lake.project import contracts, periods
 from include.lake.project.periods import Period
 from include.lake.state.look import FAILED, Look
+from include.lake.words import counted, span
 
 Log = Callable[[str], None]
 # The largest batch takes an hour or two: what holds its days for longer hangs.
@@ -70,7 +71,8 @@ class Progress:
 
     def line(self) -> str:
         about = "" if self.left is None else f", about {clock(self.left)} left"
-        return f"{self.done:,} of {self.plan.partitions:,} partitions, {self.rows:,} rows, {clock(self.elapsed)}{about}"
+        partitions, rows = counted(self.plan.partitions, "partition"), counted(self.rows, "row")
+        return f"{self.done:,} of {partitions}, {rows}, {clock(self.elapsed)}{about}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def run_table(asked: Request, table: str, run: str, log: Log, progress: Progress
         if len(days) > at_most:
             todo += _halves(days)
             continue
-        progress.start(f"{table} {first}..{last}")
+        progress.start(f"{table} {span(first, last)}")
         try:
             with _claimed(table, days, log):
                 outcome = runner.build(table, first, last, run=run, force=asked.mode == "all", log=log)
@@ -170,10 +172,10 @@ def _claimed(table: str, days: list[str], log: Log) -> Iterator[None]:
         grain = contracts.get(table).grain
         first, last = (date.fromisoformat(day).toordinal() for day in
                        (Period(grain, days[0]).first_day, Period(grain, days[-1]).last_day))  # fmt: skip
-        span = last - first + 1, first
-        what = f"another backfill that is at some of the days {days[0]}..{days[-1]} of {table}"
+        place = last - first + 1, first
+        what = f"another backfill that is at some of the days {span(days[0], days[-1])} of {table}"
         locks.take(
-            lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *span),
+            lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *place),
             what,
             _CLAIM_SECONDS,
             lambda: log(f"waiting for {what}"),

@@ -21,6 +21,7 @@ from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import keys
 from include.lake.state.look import Look, describe_absent
+from include.lake.words import counted
 
 
 @dataclass
@@ -79,7 +80,9 @@ def attempt(
         tried = Attempt(kept.limit(shown).toArrow(), counts.pop(None, 0), counts, notes)
         try:
             audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys is not None)
-            notes += [f"warning: check `{name}` fails {count:,} times" for name, count in audit.warnings.items()]
+            notes += [
+                f"warning: check `{name}` fails {counted(count, 'time')}" for name, count in audit.warnings.items()
+            ]
         except CheckFailed as error:
             tried.failure = str(error)
         if compare:
@@ -104,10 +107,7 @@ def view(table: str) -> tuple[pa.Table, list[str]]:
 def _register_inputs(spark: SparkSession, lake: Look, table: str, start: str, end: str, case: str | None) -> list[str]:
     """Make the views of the inputs; gives what is missing in them."""
     if case is not None:
-        by_name = {path.stem: path for path in cases.paths([table])}
-        if case not in by_name:
-            raise UsageError(f"{table} has no case {case}; it has {', '.join(sorted(by_name)) or 'none'}")
-        rows = cases.read(by_name[case]).inputs
+        rows = cases.read(cases.path(table, case)).inputs
         for name in lineage.inputs(table):
             cases.register(spark, name, rows.get(name, []))
         return []

@@ -70,6 +70,14 @@ def paths(tables: Iterable[str] | None = None) -> list[Path]:
     return files if tables is None else [path for path in files if table_of(path) in set(tables)]
 
 
+def path(table: str, name: str) -> Path:
+    """The file of a case of a table; UsageError names the cases that there are."""
+    by_name = {path.stem: path for path in paths([table])}
+    if name not in by_name:
+        raise UsageError(f"{table} has no case {name}; it has {', '.join(sorted(by_name)) or 'none'}")
+    return by_name[name]
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which days and moments are text, so that a zone can follow them and none is guessed; and no key twice."""
 

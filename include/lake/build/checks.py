@@ -16,6 +16,7 @@ from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period
+from include.lake.words import counted
 
 _SHOWN_ROWS = 20
 _SHOWN_LENGTH = 200
@@ -144,7 +145,7 @@ def audit(
 
     failed = [check for check in checks if broken[check.name] and check.severity == "fail"]
     if failed:
-        counts = ", ".join(f"`{check.name}` fails {broken[check.name]:,} times" for check in failed)
+        counts = ", ".join(f"`{check.name}` fails {counted(broken[check.name], 'time')}" for check in failed)
         rows = _shown(failed[0], _breaking(spark, contract, kept, failed[0]))
         raise CheckFailed(f"{contract.table}: check {counts}; nothing was published{rows}", broken)
     return Audit(audited, broken)

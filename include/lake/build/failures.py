@@ -11,6 +11,7 @@ from include.lake import settings
 from include.lake.engine import engine, server
 from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE, LakeError, UsageError
 from include.lake.project import contracts
+from include.lake.words import span
 
 _ADVICE = {
     DATA: "the same data fail again: correct them, or the SELECT",
@@ -61,8 +62,7 @@ def is_bug(error: BaseException) -> bool:
 
 def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
     """The message for people when a build of start..end failed."""
-    span = start if start == end else f"{start}..{end}"
-    lines = [describe(error, f"{table} {span}")]
+    lines = [describe(error, f"{table} {span(start, end)}")]
     if not isinstance(error, UsageError):
         lines.append(f"see it again: ./lake build {table} --from {start} --to {end}")
     return Failure(kind(error), "\n".join(lines))

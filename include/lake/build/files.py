@@ -9,6 +9,7 @@ import difflib
 import json
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
 from include.lake.storage import delta_folder
+from include.lake.words import counted
 
 # Rows and bytes of a batch: enough that Arrow is quick, and few enough for a machine with little memory.
 _ROWS, _BYTES = 20_000, 16 << 20
@@ -120,7 +122,7 @@ class Names:
 def read(file: str, names: Names) -> Iterator[Batch]:
     """The rows of a file, or of all files in a folder. UsageError if a file does not have the format of its name."""
     start = Path(file)
-    if (start / "_delta_log").is_dir():
+    if _is_delta(start):
         yield from _said_plainly(start, "a Delta table", lambda: _delta(start, names))
         return
     for path in _files(start):
@@ -129,6 +131,23 @@ def read(file: str, names: Names) -> Iterator[Batch]:
             raise UsageError(f"{path}: load reads .jsonl (.json, .ndjson), .csv and .parquet files")
         folder = _folder(path, start, names)
         yield from _said_plainly(path, path.suffix[1:], lambda r=reader, p=path, f=folder: r(p, f, names))  # type: ignore[misc]
+
+
+def require_once(paths: list[str]) -> None:
+    """UsageError if a file is there twice, by whatever path: each of its rows would be loaded twice."""
+    seen: dict[tuple[int, int], Path] = {}
+    for start in map(Path, paths):
+        for path in [start] if _is_delta(start) else _files(start):
+            with suppress(OSError):  # whoever reads the file tells
+                stat = path.stat()
+                first = seen.setdefault((stat.st_dev, stat.st_ino), path)
+                if first is not path:
+                    same = "" if first == path else f" (it is {first}, too)"
+                    raise UsageError(f"{path} is named twice{same}: nothing was loaded; name it once")
+
+
+def _is_delta(path: Path) -> bool:
+    return (path / "_delta_log").is_dir()
 
 
 def _said_plainly(path: Path, kind: str, batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
@@ -322,7 +341,7 @@ def _csv_problem(row: list[str], header: list[str], record: list[tuple[int, byte
         return "is no UTF-8"
     sparks = _is_sparks(record)
     if header and row and len(row) != len(header):
-        return f"has not as many values as the header ({len(header)}){_SPARKS_QUOTES if sparks else ''}"
+        return f"has {counted(len(row), 'value')}, but the header has {len(header)}{_SPARKS_QUOTES if sparks else ''}"
     if sparks:
         lines = [raw.decode() for _, raw in record]
         try:

@@ -8,6 +8,7 @@ from include.lake.project import contracts, lineage, periods
 from include.lake.project.days import days_before
 from include.lake.project.periods import Period
 from include.lake.state.look import STALE, Look
+from include.lake.words import span
 
 
 @dataclass
@@ -36,7 +37,7 @@ def build_stale_days(tables: list[str], partition: str, count: int, run: str, lo
     for table in lineage.in_order(tables):
         grain = contracts.get(table).grain
         for first, last in periods.key_ranges(grain, stale_days(table, partition, count)):
-            log(f"{table}: late data made {first}..{last} stale")
+            log(f"{table}: late data made {span(first, last)} stale")
             try:
                 runner.build(table, first, last, run=run, log=log)
             except Exception as error:

@@ -18,6 +18,7 @@ from include.lake.project.periods import Grain, Period, keys_of_days
 from include.lake.state import ledger
 from include.lake.storage import load_record, store
 from include.lake.storage.arrow import arrow_schema, rows_by_day
+from include.lake.words import counted, span
 
 _SHOWN = 10
 
@@ -50,8 +51,8 @@ class Loaded:
     def lines(self, table: str) -> list[str]:
         """Lines for people: the rows of each day before and now. If there are many days, only those that lose rows."""
         lost = f", {self.dropped:,} dropped" if self.dropped else ""
-        span = f" of {len(self.days)} days ({self.days[0]}..{self.days[-1]})" if self.days else ""
-        lines = [f"{table}: {self.rows:,} rows{span} loaded{lost}"]
+        of = f" of {counted(len(self.days), 'day')} ({span(self.days[0], self.days[-1])})" if self.days else ""
+        lines = [f"{table}: {counted(self.rows, 'row')}{of} loaded{lost}"]
         shown = [day for day in self.now if len(self.now) <= _SHOWN or self.now[day] < self.before[day]]
         if len(self.now) > _SHOWN:
             kinds = Counter(
@@ -63,7 +64,8 @@ class Loaded:
             lines.append("  days " + ", ".join(f"{kind}: {count:,}" for kind, count in kinds.items()))
         for day in sorted(shown)[:_SHOWN]:
             lines.append(f"  {day or 'rows'}: {self.before[day]:,} before, {self.now[day]:,} now")
-        return lines + ([f"  … and {len(shown) - _SHOWN:,} more days with fewer"] if len(shown) > _SHOWN else [])
+        more = len(shown) - _SHOWN
+        return lines + ([f"  … and {counted(more, 'more day')} with fewer"] if more > 0 else [])
 
 
 class _Spool:
@@ -107,7 +109,7 @@ def load(
     drop_bad: leave out rows that do not fit the contract. Without it they stop the load.
     ignore_columns: leave out columns that the contract does not know. Without it, and without the word
         `ignore_other_columns` in the contract, they stop the load.
-    allow_empty: the user means to load files without a good row.
+    allow_empty: the user means to load files without a good row. Of a source with days, `days` says which are empty.
     replace_smaller: the user means to load days that lose more than half of their rows.
 
     Raises UsageError for a table that is no source, and for a file that can't be read or has other columns. Raises
@@ -120,6 +122,7 @@ def load(
         raise UsageError(f"{table} has no days: load it without --from and --to")
     if days:
         days = keys_of_days(contract.grain, days[0], days[-1])
+    files.require_once(paths)
     names, result = files.Names(contract, ignore_columns or contract.ignore_other_columns), Loaded()
     dropped_of: Counter[str] = Counter()  # day -> dropped rows, as far as their day could be read
     now: Counter[str] = Counter()
@@ -137,7 +140,7 @@ def load(
         if result.dropped and not drop_bad:
             more = f"\n… and {result.dropped - _SHOWN:,} more" if result.dropped > _SHOWN else ""
             raise LakeError(
-                f"{result.dropped:,} rows do not fit the contract of {table}, nothing was loaded "
+                f"{counted(result.dropped, 'row does', 'rows do')} not fit the contract of {table}, nothing was loaded "
                 f"(mend them, or leave them out with --drop-bad):\n" + "\n".join(result.reasons) + more
             )
         result.empty_days = [day for day in days or () if day not in now]
@@ -164,10 +167,11 @@ def _refuse_empty(
     contract: Contract, result: Loaded, days: list[str] | None, allow_empty: bool, all_dropped: set[str]
 ) -> None:
     """LakeError if no row is left to load, unless the user means it."""
-    table, bad = contract.table, f" but {result.dropped:,} bad ones" if result.dropped else ""
+    table, bad = contract.table, f" but {counted(result.dropped, 'bad one')}" if result.dropped else ""
     if not result.now and contract.day_column and not days:
+        more = " --allow-empty" if bad else ""
         raise LakeError(
-            f"no file has rows of {table}{bad}: nothing was loaded; --from D --to D says which days are empty"
+            f"no file has rows of {table}{bad}: nothing was loaded; --from D --to D{more} says which days are empty"
         )
     if allow_empty:
         return
@@ -271,5 +275,5 @@ def _day_problem(column: contracts.Column, grain: Grain, day: str, days: list[st
     except UsageError:
         return values.reason(column, day, f"is not a {grain}")
     if days and not days[0] <= day <= days[-1]:
-        return values.reason(column, day, f"is not in {days[0]}..{days[-1]}")
+        return values.reason(column, day, f"is not in {span(days[0], days[-1])}")
     return None

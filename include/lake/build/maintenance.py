@@ -11,6 +11,7 @@ from include.lake.engine import server
 from include.lake.errors import UsageError
 from include.lake.project import contracts
 from include.lake.storage import KEPT, store
+from include.lake.words import counted
 
 _MAX_DAYS = 3660
 
@@ -56,9 +57,9 @@ def maintain(table: str, older_than: timedelta = KEPT) -> str:
     if done.note:
         # On Databricks it is the same for every table.
         return done.note if settings.on_databricks() else f"{table} {done.note}"
-    now = f"{done.after:,} file{'s' * (done.after != 1)}"
+    now = counted(done.after, "file")
     files = now if done.after == done.before else f"{now} instead of {done.before:,}"
-    lost = f", {done.lost:,} partitions left to builds of this moment" if done.lost else ""
+    lost = f", {counted(done.lost, 'partition')} left to builds of this moment" if done.lost else ""
     return f"{table}: {files}, {_size(done.freed)} freed{lost} ({time.monotonic() - began:.1f} s)"
 
 
@@ -76,7 +77,7 @@ def maintain_all(names: list[str], older_than: timedelta = KEPT) -> Iterator[Lin
             told.add(line.text)
             yield line
     if removed := remove_left_over(older_than):
-        yield Line(f"{removed:,} folders of dead processes removed")
+        yield Line(f"{counted(removed, 'folder')} of dead processes removed")
 
 
 def remove_left_over(older_than: timedelta = KEPT) -> int:

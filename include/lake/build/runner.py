@@ -20,10 +20,11 @@ from include.lake.engine import engine
 from include.lake.errors import CONFLICT, CheckFailed, ContractError, InputsMissing, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.project.periods import Period, key_ranges, keys
+from include.lake.project.periods import Period, key_ranges, keys, keys_of_days
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent
 from include.lake.storage import ANY_DAY, Commit, Snapshot, overtaken, store
+from include.lake.words import counted, span
 
 if TYPE_CHECKING:
     # PySpark is imported only by a build that computes: to find out that all is fresh should take less than a second.
@@ -87,13 +88,13 @@ def build(
     for some in [there] if contract.kept_by and there else _consecutive(contract, there):
         _build_days(spark, contract, some, run, force, log, outcome)
     outcome.seconds = round(time.monotonic() - started, 2)
-    span = start if start == end else f"{start}..{end}"
+    subject = f"{table} {span(start, end)}"
     if outcome.days:
         outcome.state = "built"
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(outcome.dropped.items()))
-        outcome.note = f"{table} {span} built: {outcome.rows:,} rows{lost} in {outcome.seconds:.1f} s"
+        outcome.note = f"{subject} built: {counted(outcome.rows, 'row')}{lost} in {outcome.seconds:.1f} s"
     elif not due:
-        outcome.note = f"{table} {span} is fresh: {lake.own_state(table, days[-1]).why}"
+        outcome.note = f"{subject} is fresh: {lake.own_state(table, days[-1]).why}"
     if outcome.note:
         log(outcome.note)
     if absent:
@@ -116,10 +117,12 @@ def _inputs_missing(contract: Contract, absent: dict[str, Absent], outcome: Outc
     for missing in absent.values():
         for name, reasons in missing.items():
             together.setdefault(name, {}).update(reasons)
-    built = f" ({len(outcome.days):,} other {contract.grain}s are built)" if outcome.days else ""
+    other = f"other {contract.grain}"
+    built = f" ({counted(len(outcome.days), f'{other} is', f'{other}s are')} built)" if outcome.days else ""
     ranges = key_ranges(contract.grain, list(absent))
-    spans = ", ".join(first if first == last else f"{first}..{last}" for first, last in ranges)
-    return InputsMissing(f"{contract.table} {spans} has to wait{built}: {describe_absent(together)}; {_cure(together)}")
+    spans = ", ".join(span(*one) for one in ranges)
+    cure = _cure(contract, list(absent), together)
+    return InputsMissing(f"{contract.table} {spans} has to wait{built}: {describe_absent(together)}; {cure}")
 
 
 def _consecutive(contract: Contract, days: list[str]) -> list[list[str]]:
@@ -132,7 +135,7 @@ def _build_days(
 ) -> None:
     """Build some days in one commit; ends well, too, when another builder has done it meanwhile."""
     table, first, last = contract.table, days[0], days[-1]
-    told = WriteConflict(f"{table} {first}..{last}: other builds came first {_ATTEMPTS} times; try again")
+    told = WriteConflict(f"{table} {span(first, last)}: other builds came first {_ATTEMPTS} times; try again")
     for attempt in range(_ATTEMPTS):
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
         lake = Look()
@@ -140,7 +143,7 @@ def _build_days(
         # Who forces a build wants it done by this run, also when another run has come first.
         if attempt and not force and all(lake.own_state(table, day).state == FRESH for day in days):
             ledger.append(lake.unrecorded([table]))  # the other may have been killed after its commit
-            outcome.note = f"{table} {first}..{last} is fresh: {lake.own_state(table, last).why}"
+            outcome.note = f"{table} {span(first, last)} is fresh: {lake.own_state(table, last).why}"
             return
         if absent := {day: missing for day in days if (missing := lake.absent_inputs(table, day, day))}:
             raise _inputs_missing(contract, absent, outcome)
@@ -151,19 +154,19 @@ def _build_days(
                 record, target = _publish(own, contract, lake, days, build_id, started_at, run, log, force)
             except Exception as error:
                 if isinstance(error, CheckFailed) and (unlike := _of_different_progress(lake, contract)):
-                    log(f"{table} {first}..{last}: {unlike}; looking again")
+                    log(f"{table} {span(first, last)}: {unlike}; looking again")
                     told = WriteConflict(f"{error}\n{unlike}: the check may be of that")
                     time.sleep(random.uniform(0.5, 1) * (attempt + 1))
                     continue
                 if failures.kind(error) == CONFLICT:
-                    log(f"{table} {first}..{last}: another build of these days came first; looking again")
+                    log(f"{table} {span(first, last)}: another build of these days came first; looking again")
                     time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                     continue
                 if not _recorded(table, build_id):  # else the connection was lost, and not the commit
                     raise _entered(error, contract, lake, days, build_id, started_at, run) from None
         rows = _recorded(table, build_id) or _recorded_without_commit(contract, target, record)
         if _came_between(lake, table, days, rows[0]):
-            log(f"{table} {first}..{last}: another build of these days came right before; looking again")
+            log(f"{table} {span(first, last)}: another build of these days came right before; looking again")
             continue
         outcome.days += days
         for row in rows:
@@ -258,13 +261,22 @@ def _add(total: dict[str, int], more: dict[str, int]) -> None:
         total[name] = total.get(name, 0) + count
 
 
-def _cure(absent: Absent) -> str:
-    """The command that makes the first missing input."""
-    name, reasons = sorted(absent.items())[0]
-    days = sorted(reasons)
-    if contracts.get(name).is_source:
-        return f"./lake load {name} FILE"
-    return f"./lake build {name} --from {days[0]} --to {days[-1]}"
+def _cure(contract: Contract, waiting: list[str], absent: Absent) -> str:
+    """The commands that make the missing inputs of the partitions that wait."""
+    sources = [name for name in sorted(absent) if contracts.get(name).is_source]
+    commands = []
+    if sources:
+        commands.append("./lake load SOURCE FILE for each source" if sources[1:] else f"./lake load {sources[0]} FILE")
+    if built := sorted(absent.keys() - sources):
+        table, first, last = contract.table, waiting[0], waiting[-1]
+        first, last = Period(contract.grain, first).first_day, Period(contract.grain, last).last_day
+        for name in built:
+            grain, days = contracts.get(name).grain, sorted(absent[name])
+            if not {*days} <= {*keys_of_days(grain, first, last)}:  # it reads earlier days, too
+                table, first, last = name, Period(grain, days[0]).first_day, Period(grain, days[-1]).last_day
+                break
+        commands.append(f"./lake build {table} --upstream --from {first} --to {last}")
+    return ", then ".join(commands)
 
 
 def compute(
@@ -303,7 +315,7 @@ def _publish(
     table, clock = contract.table, time.monotonic()
 
     def progress(what: str) -> None:
-        log(f"{table} {days[0]}..{days[-1]}: {what} ({time.monotonic() - clock:.1f} s)")
+        log(f"{table} {span(days[0], days[-1])}: {what} ({time.monotonic() - clock:.1f} s)")
 
     target = store().ensure(contract)
     with scopes.scope(spark, contract, lake, target, days, whole=force) as scope:
@@ -312,10 +324,10 @@ def _publish(
             progress("computing and checking")
             audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys is not None)
             if _overtaken(lake, table, days):
-                raise WriteConflict(f"{table} {days[0]}..{days[-1]} was built by another meanwhile")
-            progress(f"writing {sum(audited.rows for audited in audit.days.values()):,} rows")
+                raise WriteConflict(f"{table} {span(days[0], days[-1])} was built by another meanwhile")
+            progress(f"writing {counted(sum(audited.rows for audited in audit.days.values()), 'row')}")
             for name, count in audit.warnings.items():
-                progress(f"WARNING: check `{name}` fails {count:,} times; the rows are published all the same")
+                progress(f"WARNING: check `{name}` fails {counted(count, 'time')}; the rows are published all the same")
             record = {
                 "build_id": build_id,
                 "table": table,

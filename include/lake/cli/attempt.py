@@ -10,6 +10,7 @@ from include.lake.cli import text
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.current import current_files
+from include.lake.words import counted
 
 _LOOK_SECONDS = 0.2
 
@@ -48,7 +49,7 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
     began = time.monotonic()
     try:
         with current_files():
-            tried = attempt.attempt(spark, options.table, start, end, max(0, options.rows), options.case, options.diff)
+            tried = attempt.attempt(spark, options.table, start, end, options.rows, options.case, options.diff)
     except Exception as error:
         if isinstance(error, LakeError) or failures.is_bug(error):
             raise
@@ -56,7 +57,7 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
         raise LakeError(f"{select}: {failures.first_line(error)}") from error
     print("\n".join(text.table(tried.rows)))
     lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(tried.dropped.items()))
-    print(f"{tried.count:,} rows{lost} in {time.monotonic() - began:.1f} s; nothing is published")
+    print(f"{counted(tried.count, 'row')}{lost} in {time.monotonic() - began:.1f} s; nothing is published")
     for note in tried.notes:
         print(note)
     if tried.difference:
@@ -68,9 +69,8 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
 
 
 def _print_difference(found: Any) -> None:
-    print(
-        f"{found.published:,} rows are published: {found.added:,} added, {found.gone:,} gone, {found.changed:,} changed"
-    )
+    published = counted(found.published, "row is", "rows are")
+    print(f"{published} published: {found.added:,} added, {found.gone:,} gone, {found.changed:,} changed")
     for name, count in found.columns.most_common():
         old, new = found.examples[name]
         print(f"  {name}: {count:,} differ, such as {old!r} -> {new!r}")

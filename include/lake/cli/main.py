@@ -21,8 +21,11 @@ from include.lake.project import contracts, current, lineage, periods
 from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.project.periods import Period
+from include.lake.words import counted, span
 
 _MAX_DAYS = 3660  # ten years: a longer range is a typing mistake
+# The commands that work where nothing can be written, such as in a lake of somebody else.
+_READERS = ("status", "show", "lineage", "show-sql", "new")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,9 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         name = options.name
-        settings.home()  # a folder that Delta cannot use is refused before anything is read or written
-        settings.warehouse()
-        settings.engine()
+        settings.check(writes=name not in _READERS)  # before anything is read or written
         with held():  # an edit while a long command runs is for the next command
             code = int(options.command(options) or 0)
         sys.stdout.flush()  # so a full disk is an error of the command, and not of Python's exit
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     for option, meaning in {
         "--drop-bad": "leave out and count rows that do not fit the contract",
         "--ignore-columns": "leave out columns that the contract does not know",
-        "--allow-empty": "files without a good row are meant",
+        "--allow-empty": "files without a good row are meant; --from and --to say which days are empty",
         "--replace-smaller": "days that lose more than half of their rows are meant",
     }.items():
         load.add_argument(option, action="store_true", help=meaning)
@@ -145,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     backfill.add_argument(
         "--days-per-batch",
+        type=_batch,
         default=request.AUTOMATIC,
         metavar="N",
         help="days in a job (default: as many as fit the machine)",
@@ -154,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     backfill.add_argument(
         "--run",
         metavar="NAME",
-        help="its name in the ledger; --mode all goes on where the run of this name was stopped",
+        help="with --mode all: go on where the run of this name was stopped",
     )
 
     maintain = command(
@@ -177,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     show = command("show", _show, "show rows of a table's day, and where the table is stored")
     show.add_argument("table", metavar="TABLE")
     show.add_argument("--day", metavar="D", help="of a table with days")
-    show.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
+    show.add_argument("--rows", type=_count, default=20, metavar="N", help="at most N rows (default 20)")
 
     test = command("test", _test, "run the cases of tables: hand-made rows with the expected rows beside them")
     test.add_argument("tables", nargs="*", metavar="TABLE", help="all by default")
@@ -188,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     attempt.add_argument("table", metavar="TABLE")
     attempt.add_argument("--day", metavar="D", help="the day, or a day of the week or month; not with --from and --to")
     add_range(attempt, required=False)
-    attempt.add_argument("--rows", type=int, default=20, metavar="N", help="at most N rows (default 20)")
+    attempt.add_argument("--rows", type=_count, default=20, metavar="N", help="at most N rows (default 20)")
     attempt.add_argument("--case", metavar="NAME", help="take the inputs from this hand-made case")
     attempt.add_argument("--diff", action="store_true", help="and compare the rows with those that are published")
     attempt.add_argument("--watch", action="store_true", help="again whenever SELECT, contract or a case is saved")
@@ -206,10 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     engine = command(
         "engine", _engine, "start, stop or find the lake's own server of LAKE_ENGINE, which makes builds quick"
     )
-    engine.add_argument("what", choices=["start", "stop", "status"])
+    engine.add_argument("what", choices=["start", "stop", "status"], metavar="start|stop|status")
 
     ledger = command("ledger", _ledger, "make the ledger again from the commits of the tables")
-    ledger.add_argument("what", choices=["rebuild"])
+    ledger.add_argument("what", choices=["rebuild"], metavar="rebuild")
     return parser
 
 
@@ -227,6 +229,21 @@ def _ticking(activity: str) -> Iterator[None]:
         yield
     finally:
         done.set()
+
+
+def _count(text: str) -> int:
+    """A number of rows that an option takes."""
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows: give one from 0")
+    return int(text)
+
+
+def _batch(text: str) -> str:
+    try:
+        request.batch(text)
+    except UsageError as error:  # argparse adds the name of the option
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _days(options: Any) -> list[str]:
@@ -251,8 +268,8 @@ def _sample(options: Any) -> None:
         rows += data.num_rows
         store().replace(contracts.get(table), data)
         if table == "service_log.weverse_server_log":
-            print(f"{day}: {data.num_rows:,} log rows ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"{rows:,} rows of {len(days)} days in {time.monotonic() - began:.1f} s")
+            print(f"{day}: {counted(data.num_rows, 'log row')} ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"{counted(rows, 'row')} of {counted(len(days), 'day')} in {time.monotonic() - began:.1f} s")
 
 
 def _load(options: Any) -> None:
@@ -283,12 +300,12 @@ def _build(options: Any) -> None:
     for name in tables:
         try:
             with _ticking(f"building {name}"):
-                span = periods.keys_of_days(contracts.get(name).grain, days[0], days[-1])
-                runner.build(name, span[0], span[-1], force=options.force, log=lambda line: print(line, flush=True))
+                keys = periods.keys_of_days(contracts.get(name).grain, days[0], days[-1])
+                runner.build(name, keys[0], keys[-1], force=options.force, log=lambda line: print(line, flush=True))
         except Exception as error:
             if isinstance(error, LakeError) or failures.is_bug(error):
                 raise
-            raise LakeError(failures.explain(error, name, span[0], span[-1]).text) from error
+            raise LakeError(failures.explain(error, name, keys[0], keys[-1]).text) from error
 
 
 def _backfill(options: Any) -> int:
@@ -297,6 +314,8 @@ def _backfill(options: Any) -> int:
     )
     if options.downstream:
         _name_broken()
+    if options.run and checked.mode != "all":
+        raise UsageError(f"--run is for --mode all: in mode {checked.mode} a backfill goes on without it")
     run = options.run or f"backfill-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w.:/+-]{1,100}", run):
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
@@ -335,13 +354,15 @@ def _why(table: str, day: str) -> None:
     """Explain the state of one table on one day, and the inputs that are the reason."""
     from include.lake.state.look import FRESH, Look
 
-    lake = Look()
+    lake, is_built = Look(), contracts.get(table).is_built
 
     def tell(name: str, of: str, depth: int) -> None:
         state, own = lake.state(name, of), lake.own_state(name, of)
         # The line of the input itself, below, says its state.
         why = own.why if own.state != FRESH or state.state == FRESH else "an input is not fresh"
-        print(f"{'  ' * depth}{name} {of} is {state.state}: {why.splitlines()[0]}")
+        # The last line of all says when the table was built.
+        because = "" if is_built and not depth and state.state == FRESH else f": {why.splitlines()[0]}"
+        print(f"{'  ' * depth}{name} {of} is {state.state}{because}")
         for above, days in lake.input_days(name, of, of).items():
             for needed in days if contracts.get(above).has_days else []:
                 if depth == 0 or lake.state(above, needed).state != FRESH:
@@ -349,16 +370,20 @@ def _why(table: str, day: str) -> None:
 
     day = _partition(contracts.get(table), day)
     tell(table, day, 0)
-    if build := None if not contracts.get(table).is_built else lake.build_of(table, day):
+    if build := lake.build_of(table, day) if is_built else None:
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(build["dropped"].items()))
-        warned = "".join(f", `{name}` warns {count:,} times" for name, count in build["checks"].items() if count)
-        print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {build['rows']:,} rows{lost}{warned}")
+        warnings = ((name, counted(count, "time")) for name, count in build["checks"].items() if count)
+        warned = "".join(f", `{name}` warns {times}" for name, times in warnings)
+        rows = counted(build["rows"], "row")
+        print(f"last built {build['built_at']:%F %T} UTC by {build['run']}: {rows}{lost}{warned}")
 
 
 def _status(options: Any) -> None:
     if options.why or options.day:
         if not (options.why and options.day):
             raise UsageError("--why TABLE and --day D go together")
+        if options.tables or options.start or options.end or options.json:
+            raise UsageError("--why explains one table's day in words: leave --from, --to, --json and other tables out")
         _why(options.why, options.day)
         return
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
@@ -386,7 +411,7 @@ def _status(options: Any) -> None:
         print(json.dumps(report, indent=1, ensure_ascii=False))
         return
     width = max(len(name) for name in with_days) if with_days else 0
-    print(" " * width + "  " + "  ".join(f"{day[5:]:7}" for day in days) + f"   ({days[0]}..{days[-1]})")
+    print(" " * width + "  " + "  ".join(f"{day[5:]:7}" for day in days) + f"   ({span(days[0], days[-1])})")
     for is_source in (False, True):
         for name, line in by_table.items():
             if contracts.get(name).is_source == is_source:
@@ -401,6 +426,8 @@ def _status(options: Any) -> None:
 
 def _show(options: Any) -> None:
     contract = contracts.get(options.table)
+    if options.day and not contract.day_column:
+        raise UsageError(f"{contract.table} is not kept by days: leave --day out")
     from include.lake.storage import store
 
     if contract.view:
@@ -415,20 +442,34 @@ def _show(options: Any) -> None:
         raise LakeError(f"{contract.table} does not exist yet: {_maker(contract)}")
     if contract.day_column and not options.day:
         raise UsageError(f"{contract.table} has days: name one with --day D")
-    where = {contract.day_column: [_partition(contract, options.day)]} if contract.day_column else None
-    rows = store().rows(snapshot, where)
+    day = _partition(contract, options.day) if contract.day_column else ""
+    rows = store().rows(snapshot, {contract.day_column: [day]} if contract.day_column else None)
+    note = _about_no_rows(contract, day) if day and not rows.num_rows else ""
     # The newest layout of the table first: what a reader wants to see is its contract's order.
     _print_rows(rows.select([name for name in contract.column_names if name in rows.column_names]), options.rows)
-    print(f"stored in {snapshot.address}")
+    print(f"{note}stored in {snapshot.address}")
+
+
+def _about_no_rows(contract: contracts.Contract, day: str) -> str:
+    """A line about a day that is known to have no rows. LakeError if it is not there."""
+    from include.lake.state.look import FRESH, Look
+
+    state = Look().own_state(contract.table, day)
+    if state.rows is None:
+        period = Period(contract.grain, day)
+        cure = "" if contract.is_source else f": {_maker(contract, period.first_day, period.last_day)}"
+        raise LakeError(f"{contract.table} of {day} is {state.state}: {state.why.splitlines()[0]}{cure}")
+    what = "" if state.state == FRESH else f"{state.state}, "
+    return f"{contract.table} of {day} has no rows: {what}{state.why.splitlines()[0]}\n"
 
 
 def _print_rows(rows: Any, count: int) -> None:
     """The first rows of an Arrow table, and how many there are."""
     from include.lake.cli import text
 
-    shown = rows.slice(0, max(0, count))
+    shown = rows.slice(0, count)
     print("\n".join(text.table(shown)))
-    print(f"{rows.num_rows:,} rows" + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
+    print(counted(rows.num_rows, "row") + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
 
 
 def _partition(contract: contracts.Contract, text: str) -> str:
@@ -444,8 +485,9 @@ def _name_broken() -> None:
         print(f"left out: {message}", file=sys.stderr)
 
 
-def _maker(contract: contracts.Contract) -> str:
-    verb = "load {} FILE" if contract.is_source else "show {}" if contract.view else "build {} --from D --to D"
+def _maker(contract: contracts.Contract, first: str = "D", last: str = "D") -> str:
+    days = f"--from {first} --to {last}"
+    verb = "load {} FILE" if contract.is_source else "show {}" if contract.view else f"build {{}} --upstream {days}"
     return "./lake " + verb.format(contract.table)
 
 
@@ -459,7 +501,8 @@ def _lineage(options: Any) -> None:
         return
 
     def tree(name: str, depth: int, earlier: int | str = 0) -> None:
-        days = f"  (and {earlier} earlier days)" if earlier else ""
+        many = "all earlier days" if earlier == "all" else counted(int(earlier), "earlier day")
+        days = f"  (and {many})" if earlier else ""
         print("  " * depth + name + ("" if lineage.inputs(name) else "  (source)") + days)
         for above in lineage.inputs(name):
             tree(above, depth + 1, dict(contracts.get(name).reads).get(above, 0))
@@ -504,7 +547,8 @@ def _test(options: Any) -> int:
             print(f"{'FAILED' if problems else 'ok':6}  {case.table} {case.name}: {about}", flush=True)
             for problem in problems:
                 print(f"        {problem}")
-    result = f"{failed} of {len(chosen)} cases failed" if failed else f"{len(chosen)} cases hold"
+    many = counted(len(chosen), "case")
+    result = f"{failed} of {many} failed" if failed else counted(len(chosen), "case holds", "cases hold")
     print(f"{result} ({time.monotonic() - began:.1f} s)")
     return 1 if failed else 0
 
@@ -515,14 +559,21 @@ def _try(options: Any) -> int:
     contract = contracts.get(options.table)
     if not contract.is_built:
         cure = f": ./lake show {contract.table}" if contract.view else ""
-        raise UsageError(f"{contract.table} is a {'view' if contract.view else 'source'}, nothing is to try{cure}")
-    if options.day and not (options.start or options.end):
+        kind = "view" if contract.view else "source"
+        raise UsageError(f"{contract.table} is a {kind}, there is nothing to try{cure}")
+    if options.case:
+        from include.lake.build import cases
+
+        cases.path(contract.table, options.case)  # a wrong name is said before a day is asked for
+    if options.day and (options.start or options.end):
+        raise UsageError("--day D and --from D --to D do not go together: leave one of them out")
+    if options.day:
         options.start = options.end = options.day
     if not (options.start and options.end):
         raise UsageError("name the day with --day D, or a range with --from D and --to D")
     days = _days(options)
-    span = periods.keys_of_days(contract.grain, days[0], days[-1])
-    return attempt.run(options, span[0], span[-1])
+    keys = periods.keys_of_days(contract.grain, days[0], days[-1])
+    return attempt.run(options, keys[0], keys[-1])
 
 
 def _new(options: Any) -> None:
@@ -537,7 +588,7 @@ def _ledger(options: Any) -> None:
 
     with _ticking("reading the commits"):
         before, after = ledger.rebuild()
-    print(f"{ledger.TABLE}: {after:,} rows from the commits and the failures kept, {before:,} before")
+    print(f"{ledger.TABLE}: {counted(after, 'row')} from the commits and the failures kept, {before:,} before")
 
 
 def _engine(options: Any) -> int | None:

@@ -74,5 +74,5 @@ def new(table: str, dag: str) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     lists[dag].write_text("".join(lines), encoding="utf-8")
-    written = [settings.shown(path) for path in (*files, lists[dag])]
-    return [*(f"wrote {path}" for path in written), f"Edit them, then: ./lake test {table}"]
+    written = [f"wrote {settings.shown(path)}" for path in files]
+    return [*written, f"added a line to {settings.shown(lists[dag])}", f"Edit them, then: ./lake test {table}"]

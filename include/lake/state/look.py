@@ -23,6 +23,7 @@ from include.lake.project.periods import Grain, Period
 from include.lake.state import completeness, ledger
 from include.lake.state.ledger import BUILT, CHANGED, EMPTY
 from include.lake.storage import ANY_DAY, PartitionFiles, Snapshot, require_days, store
+from include.lake.words import counted
 
 MISSING, FRESH, STALE, FAILED = "missing", "fresh", "stale", "failed"
 _OTHER_CODE = "the SELECT or the contract has changed since the build"
@@ -559,8 +560,8 @@ class Look:
     def _look_at_source(self, table: str, day: str) -> PartitionState:
         if files := self.files(table).get(day):
             if reason := self._unready(table, [day]).get(day):
-                return PartitionState(table, day, MISSING, f"{files.rows:,} rows, but it {reason}", files.rows)
-            return PartitionState(table, day, FRESH, f"loaded, {files.rows:,} rows", files.rows)
+                return PartitionState(table, day, MISSING, f"{counted(files.rows, 'row')}, but it {reason}", files.rows)
+            return PartitionState(table, day, FRESH, f"loaded, {counted(files.rows, 'row')}", files.rows)
         if self.is_empty(table, day):
             return PartitionState(table, day, FRESH, "empty, and complete", 0)
         return PartitionState(table, day, MISSING, f"not loaded: ./lake load {table} FILE")
@@ -604,6 +605,6 @@ def describe_absent(absent: dict[str, dict[str, str]]) -> str:
     parts = []
     for name, reasons in sorted(absent.items()):
         day, *more = sorted(reasons)
-        others = f" and {len(more)} more days up to {more[-1]}" if more else ""
+        others = f" and {counted(len(more), 'more day')} up to {more[-1]}" if more else ""
         parts.append(f"{name}{f' of {day}{others}' if day else ''} {reasons[day]}")
     return "; ".join(parts)

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -25,17 +25,26 @@ _RETRIES: dict[str, Any] = {"max_retries": 5, "max_backoff": 10_000}
 # On another machine, docker or an operator restarts a killed server: a container of Spark listens after 20 s.
 # On this machine only we start it, so we do not wait.
 _PATIENCE_SECONDS = 40
+# What a client asks when it goes. A server that computes on all cores may never answer, and nobody needs the answer.
+_GOODBYES = ("Interrupt", "ReleaseExecute", "ReleaseSession")
+_GOODBYE_SECONDS = 5
 _THIS_MACHINE = ("localhost", "127.0.0.1")
 _PORT = 15002  # the port of Spark Connect if the address has none
 
 
 @contextmanager
-def session(address: str, conf: Mapping[str, str], token: str | None) -> "Iterator[SparkSession]":
+def session(
+    address: str,
+    conf: Mapping[str, str],
+    token: str | None,
+    interrupt: "Callable[[SparkSession], object] | None" = None,
+) -> "Iterator[SparkSession]":
     """A session with these settings. It ends with the block, and with it whatever still runs in it.
 
     Otherwise the server would keep it for a while: Airflow ends its tasks without Python's clean-up at exit.
+    Ctrl-C while the server computes calls `interrupt` with the session: by default, that asks the server to stop.
     """
-    spark = connect(address, conf, token)
+    spark = connect(address, conf, token, interrupt)
     try:
         yield spark
     finally:
@@ -45,11 +54,17 @@ def session(address: str, conf: Mapping[str, str], token: str | None) -> "Iterat
             spark.stop()
 
 
-def connect(address: str, conf: Mapping[str, str], token: str | None) -> "SparkSession":
+def connect(
+    address: str,
+    conf: Mapping[str, str],
+    token: str | None,
+    interrupt: "Callable[[SparkSession], object] | None" = None,
+) -> "SparkSession":
     """A new session. LakeError in one line when the server does not answer, or refuses our token."""
     host, port = _place(address)
     _wait_for(host, port, 0 if host in _THIS_MACHINE else _PATIENCE_SECONDS)
     os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"  # tells PySpark's functions to make columns of Spark Connect
+    import grpc
     from pyspark.errors import PySparkException
     from pyspark.sql.connect.client import DefaultChannelBuilder
     from pyspark.sql.connect.client.retries import DefaultPolicy
@@ -59,13 +74,27 @@ def connect(address: str, conf: Mapping[str, str], token: str | None) -> "SparkS
         def can_retry(self, error: BaseException) -> bool:
             return bool(super().can_retry(error)) and (host not in _THIS_MACHINE or listens(port))
 
+    class Deadline(grpc.UnaryUnaryClientInterceptor):
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            if details.method.rpartition("/")[2] in _GOODBYES:
+                details = details._replace(timeout=_GOODBYE_SECONDS)
+            return continuation(details, request)
+
     channel = DefaultChannelBuilder(address)
+    channel.add_interceptor(Deadline())
     if token:
         # A header: with its own `token` option, the client requires TLS for every host but localhost. The token is not
         # in the address, because PySpark shows the address in errors and keeps it in the environment.
         channel.set("authorization", f"Bearer {token}")
     spark: Any = RemoteSession.builder.channelBuilder(channel).create()
     spark.client.set_retry_policies([Policy(**_RETRIES)])
+    ask = spark.client.interrupt_operation
+
+    def interrupted(operation: str) -> None:
+        with suppress(Exception):  # which would take the place of the KeyboardInterrupt
+            interrupt(spark) if interrupt else ask(operation)
+
+    spark.client.interrupt_operation = interrupted
     try:
         for name, value in conf.items():
             spark.conf.set(name, value)

@@ -65,10 +65,15 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
     if given is not None:
         yield given
     else:
-        where, token = address(), settings.engine_token()
+        where, token, own = address(), settings.engine_token(), None
         if where is None:
-            where, token = _of_this_process()
-        with connect.session(where, SESSION_CONF, token) as spark:
+            own, where, token = _of_this_process()
+
+        def interrupt(spark: "SparkSession") -> None:
+            """End the computation, and the session: a Sail that is busy on all cores answers no further question."""
+            own.kill() if own else spark.stop()
+
+        with connect.session(where, SESSION_CONF, token, interrupt) as spark:
             yield spark
 
 
@@ -76,11 +81,11 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
 _own: dict[int, tuple["subprocess.Popen[bytes]", str, str]] = {}
 
 
-def _of_this_process() -> tuple[str, str]:
-    """The address and the token of a server that ends with this process."""
+def _of_this_process() -> tuple["subprocess.Popen[bytes]", str, str]:
+    """A server that ends with this process, with its address and its token."""
     pid = os.getpid()
     if pid in _own and _own[pid][0].poll() is None:
-        return _own[pid][1:]
+        return _own[pid]
     server.state_folder().mkdir(parents=True, exist_ok=True)
     port, token = server.free_port(), secrets.token_urlsafe(32)
     command, environment = sail_server.command(port, token, None)
@@ -99,7 +104,7 @@ def _of_this_process() -> tuple[str, str]:
 
     server.wait_for(settings.SAIL, port, lambda: started.poll() is None, log)
     _own[pid] = started, f"sc://127.0.0.1:{port}", token
-    return _own[pid][1:]
+    return _own[pid]
 
 
 def view(spark: "SparkSession", name: str, address: str, version: int) -> None:

@@ -149,11 +149,14 @@ class Cached:
 @contextmanager
 def materialise(frame: "DataFrame") -> "Iterator[Cached]":
     """The rows, computed once whatever reads them in the block."""
+    from pyspark.errors import PySparkException
+
     kept = frame.persist()
     try:
         yield Cached(kept)
     finally:
-        kept.unpersist()
+        with suppress(PySparkException):  # of a session that is gone, and the rows with it: Ctrl-C, a dead server
+            kept.unpersist()
 
 
 def collect(frame: "DataFrame") -> "list[Row]":

@@ -593,10 +593,13 @@ def _ledger(options: Any) -> None:
 
 def _engine(options: Any) -> int | None:
     from include.lake.engine import engine
+    from include.lake.local import locks
 
     if options.what == "start":
         print(engine().start())
     elif options.what == "stop":
+        if (run := locks.holder(settings.run_lock())) is not None:
+            raise LakeError(f"`make run` is at work ({run}) and builds with this engine: end it with Ctrl-C there")
         print("stopped" if engine().stop() else "none was running")
     else:
         print(engine().address() or "none is running: ./lake engine start")

@@ -518,7 +518,8 @@ def test_a_load_speaks_for_all_days_of_its_range(shop: None, tmp_path: Path) -> 
     assert days() == {"2026-01-05": 3, "2026-01-07": 1}
     record = metadata()
     assert len(record.pop("load_id")) == 32
-    assert record == {"table": THING, "loaded": {"2026-01-05": 3}, "empty_days": ["2026-01-04", "2026-01-06"]}
+    empty_days = ["2026-01-04", "2026-01-06"]
+    assert record == {"table": THING, "loaded": {"2026-01-05": 3}, "empty_days": empty_days, "sample": False}
     with pytest.raises(LakeError, match=r"day: '2026-01-07' is not in 2026-01-04\.\.2026-01-06"):
         load(THING, [write(tmp_path / "c.jsonl", things(d05=3, d07=1))], days=span)
     # Days that had no rows before: nothing changes but what is known of them.

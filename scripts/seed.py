@@ -55,7 +55,7 @@ def missing_sample(say: Callable[[str], None], day: str, count: int, scale: floa
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"scale": chosen, "unfinished": missing}))
     say(f"making sample data for {span(missing[0], missing[-1])} (scale {chosen})")
-    return ["sample", "--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
+    return ["sample", "--keep", "--from", missing[0], "--to", missing[-1], "--scale", str(chosen)]
 
 
 def _sample_of_new_sources(
@@ -68,7 +68,7 @@ def _sample_of_new_sources(
         return []
     _sample_note().write_text(json.dumps({**saved, "unfinished": wanted}))
     say(f"making sample data of {', '.join(new)} for {span(wanted[0], wanted[-1])} (scale {saved['scale']})")
-    return ["sample", *new, "--from", wanted[0], "--to", wanted[-1], "--scale", str(saved["scale"])]
+    return ["sample", *new, "--keep", "--from", wanted[0], "--to", wanted[-1], "--scale", str(saved["scale"])]
 
 
 def _sample_note() -> Path:

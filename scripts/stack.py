@@ -63,7 +63,7 @@ class Stack:
         self.url = f"http://127.0.0.1:{port}"
         self._children: dict[str, tuple[Process, subprocess.Popen[bytes], Path]] = {}
         self._sockets: Path | None = None
-        self._engine = False
+        self._uses_engine = self._engine = False  # whoever has started it; and whether it is this run
         self._lock: IO[str] | None = None
 
     @property
@@ -74,9 +74,8 @@ class Stack:
 
     def acquire(self) -> None:
         """Lock the LAKE_HOME for this run, end the processes of a killed run, and check that the port is free."""
-        folder = settings.home() / "run"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "a+")  # noqa: SIM115 - this process holds it until it ends
+        settings.run_lock().parent.mkdir(parents=True, exist_ok=True)
+        lock = open(settings.run_lock(), "a+")  # noqa: SIM115 - this process holds it until it ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -167,7 +166,8 @@ class Stack:
 
     def start_engine(self) -> None:
         """Start the server of the engine, unless it runs already or is that of another machine."""
-        if settings.engine() not in (settings.SAIL, settings.SPARK) or server.address(settings.engine()):
+        self._uses_engine = settings.engine() in (settings.SAIL, settings.SPARK)
+        if not self._uses_engine or server.address(settings.engine()):
             return
         self._engine = True
         self.spawn("engine", self.lake("engine", "start"), {**os.environ, "PYTHONPATH": str(settings.ROOT)})
@@ -245,9 +245,12 @@ class Stack:
                 raise LakeError(
                     f"{name} died (exit code {child.returncode}); the end of {log}:\n{processes.last_lines(log)}"
                 )
-        if self._engine and "engine" not in self._children and not server.address():
+        if self._uses_engine and "engine" not in self._children and not server.address():
             log = server.state_folder() / "server.log"
-            raise LakeError(f"the server of the engine died; the end of {log}:\n{processes.last_lines(log)}")
+            raise LakeError(
+                f"the server of {settings.engine()} died, and no build works without it, so everything ends: "
+                f"start `make run` again; the end of {log}:\n{processes.last_lines(log)}"
+            )
 
     def watch(self, line: str) -> None:
         """Call it while waiting. LakeError if a process died; prints the line after a while without any other."""

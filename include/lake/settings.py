@@ -58,6 +58,11 @@ def _nearest(path: Path) -> Path:
     return next(one for one in (path, *path.parents) if os.path.exists(one))
 
 
+def run_lock() -> Path:
+    """The file that `make run` keeps locked while it is at work."""
+    return home() / "run" / "lock"
+
+
 def require_writable(variable: str, folder: str | Path) -> None:
     """UsageError unless files can be written to the folder, or to the one in which it would be made."""
     try:

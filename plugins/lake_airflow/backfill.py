@@ -12,7 +12,7 @@ from include.lake.backfill import request
 from include.lake.build import failures
 from include.lake.errors import ContractError, UsageError
 from include.lake.project.current import held
-from include.lake.words import span
+from include.lake.words import counted, span
 
 PLAN, SUMMARY = "plan", "summary"
 # XCom key of Airflow's SkipMixin. The scheduler skips the tasks that are listed here without starting a process.
@@ -147,7 +147,8 @@ class BackfillTable(BaseOperator):
 
         with failing_well(f"{self.table} {span(checked.first, checked.last)}"):
             progress = backfill.Progress(plan.plan(replace(checked, tables=(self.table,)), run))
-            self.log.info("%s: %s days in %s jobs", self.table, f"{progress.plan.partitions:,}", progress.plan.jobs)
+            partitions, jobs = counted(progress.plan.partitions, "partition"), counted(progress.plan.jobs, "job")
+            self.log.info("%s: %s in %s", self.table, partitions, jobs)
             bad = backfill.run_table(checked, self.table, run, self.log.info, progress)
         if bad:
             raise AirflowFailException(

@@ -16,6 +16,7 @@ from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.current import held
 from include.lake.project.periods import Grain, Period, key_ranges
+from include.lake.words import counted
 
 # Seconds between two looks at the lake. Data arrives hours after its day, so ten seconds more do not matter.
 POLL_SECONDS = 10
@@ -112,7 +113,7 @@ class LateDays(BaseOperator):
         with held():
             result = late.build_stale_days(self.tables, day, self.look_back_days, run, self.log.info)
         if not result.built and not result.failed:
-            self.log.info("nothing of the %d days before %s is stale", self.look_back_days, day)
+            self.log.info("nothing of the %s before %s is stale", counted(self.look_back_days, "day"), day)
         if result.failed:
             retry = any(failure.retry for failure in result.failed)
             text = "\n".join(failure.text for failure in result.failed)
@@ -211,7 +212,7 @@ class PartitionTrigger(BaseTrigger):
                 yield TriggerEvent(
                     {
                         "error": f"waited for {self.table} ({in_words(self.table, missing)}) since {since} UTC, "
-                        f"for {self.hours:g} hours (patience_hours of its contract): load or build it, then "
+                        f"for {counted(self.hours, 'hour')} (patience_hours of its contract): load or build it, then "
                         "clear this task"
                     }
                 )

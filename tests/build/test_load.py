@@ -65,6 +65,26 @@ def test_a_file_that_is_named_twice_is_refused(lake_home: Path, tmp_path: Path, 
     assert load(NOTICE, [file, other]).rows == 2
 
 
+def test_a_file_of_a_folder_that_is_named_too_is_refused(lake_home: Path, tmp_path: Path) -> None:
+    """A Delta table is such a folder, whether its own folder is named or one above it."""
+    two = pa.table({"id": ["1", "2"]})
+    (tmp_path / "in").mkdir()
+    pq.write_table(two, tmp_path / "in" / "part.parquet")
+    write_deltalake(tmp_path / "in" / "delta", two)
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "in" / "part.parquet")
+    (part,) = (tmp_path / "in" / "delta").glob("*.parquet")
+    folder, delta = str(tmp_path / "in"), str(tmp_path / "in" / "delta")
+    for named in ([folder, f"{folder}/part.parquet"], [delta, str(part)]):
+        for paths in (named, named[::-1]):
+            with pytest.raises(UsageError, match=rf"^{named[1]} is named twice \(it is in {named[0]}, too\): "):
+                load(NOTICE, paths)
+    for paths in ([folder, str(tmp_path / "link.parquet")], [delta, folder], [folder, delta]):
+        with pytest.raises(UsageError, match=r"is named twice \(it is .*, too\): nothing was loaded"):
+            load(NOTICE, paths)
+    assert storage.open_table(NOTICE) is None
+    assert load(NOTICE, [delta, f"{folder}/part.parquet"]).rows == 4
+
+
 def test_the_three_formats_say_the_same(lake_home: Path, tmp_path: Path) -> None:
     table = "we_mart.wv_user_ctry_history"
     row = {"user_id": 7, "country": "KR", "created_at": "2026-01-05T09:00:00+09:00", "part_date": "2026-01-05"}
@@ -498,7 +518,8 @@ def test_a_load_speaks_for_all_days_of_its_range(shop: None, tmp_path: Path) -> 
     assert days() == {"2026-01-05": 3, "2026-01-07": 1}
     record = metadata()
     assert len(record.pop("load_id")) == 32
-    assert record == {"table": THING, "loaded": {"2026-01-05": 3}, "empty_days": ["2026-01-04", "2026-01-06"]}
+    empty_days = ["2026-01-04", "2026-01-06"]
+    assert record == {"table": THING, "loaded": {"2026-01-05": 3}, "empty_days": empty_days, "sample": False}
     with pytest.raises(LakeError, match=r"day: '2026-01-07' is not in 2026-01-04\.\.2026-01-06"):
         load(THING, [write(tmp_path / "c.jsonl", things(d05=3, d07=1))], days=span)
     # Days that had no rows before: nothing changes but what is known of them.

@@ -1,5 +1,6 @@
 """The `backfill` DAG: what its form takes, what its tasks do with it, and that nonsense starts nothing. No Spark."""
 
+import logging
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,6 +186,18 @@ def test_only_what_a_retry_can_cure_is_retried(
         assert message == f"{BASE} has bad days: 2026-01-01..2026-01-10: no"
     else:
         assert message.startswith(f"{BASE} {DAYS[0]}..{DAYS[-1]} failed (") and message.endswith(str(error))
+
+
+def test_a_task_says_how_much_it_has_to_build(
+    dag: Any, shop: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backfill, "run_table", lambda *arguments: {})
+    monkeypatch.setattr(tasks.BackfillTable, "log", logging.getLogger("backfill"))
+    task = tasks.BackfillTable(task_id="base", table=BASE)
+    with caplog.at_level(logging.INFO):
+        for last, said in ((DAYS[0], "1 partition in 1 job"), (DAYS[-1], "10 partitions in 1 job")):
+            task.execute(with_conf(dag, shop | {"last_day": last}, {"dry_run": False}))
+            assert caplog.messages[-1] == f"{BASE}: {said}"
 
 
 def test_the_summary_names_the_bad_days(dag: Any, shop: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,17 +152,18 @@ def test_goes_on_when_the_day_arrives():
     assert isinstance(asyncio.run(asyncio.wait_for(both(), 20)), TaskSuccessEvent)
 
 
-def test_gives_up_after_its_patience_and_names_what_it_waited_for():
+@pytest.mark.parametrize(
+    ("hours", "since", "said"), [(12, "06:00", "12 hours"), (1.0, "17:00", "1 hour"), (1.5, "16:30", "1.5 hours")]
+)
+def test_gives_up_after_its_patience_and_names_what_it_waited_for(hours: float, since: str, said: str):
     load(PROFILES, "2026-01-02", "2026-01-04")
-    trigger = waiting(PROFILES, MEMBERS)
-    trigger.timeout_after = datetime(
-        2026, 1, 6, 18, 10, tzinfo=UTC
-    )  # set 12 hours before the end and 10 minutes of grace
+    trigger = waiting(PROFILES, MEMBERS, hours=hours)
+    trigger.timeout_after = datetime(2026, 1, 6, 18, 10, tzinfo=UTC)  # the patience, and 10 minutes of grace
     event = event_of(trigger)
     with pytest.raises(AirflowFailException) as raised:
         sensor(PROFILES, MEMBERS).give_up({}, event.payload)
     assert str(raised.value) == (
-        "waited for we_mart.ods_wv_member_profile (2026-01-03, 2026-01-05) since 2026-01-06 06:00 UTC, for 12 hours"
+        f"waited for we_mart.ods_wv_member_profile (2026-01-03, 2026-01-05) since 2026-01-06 {since} UTC, for {said}"
         " (patience_hours of its contract): load or build it, then clear this task"
     )
 
@@ -169,6 +171,16 @@ def test_gives_up_after_its_patience_and_names_what_it_waited_for():
 def test_a_last_look_counts_when_the_triggerer_was_away_at_the_end():
     load(LOG, DAY)
     assert isinstance(event_of(waiting(LOG, LOGS, seconds_left=-100)), TaskSuccessEvent)
+
+
+@pytest.mark.parametrize(("days", "said"), [(1, "1 day"), (2, "2 days")])
+def test_the_task_of_late_days_says_of_how_many_days_none_is_stale(days: int, said: str, monkeypatch, caplog):
+    monkeypatch.setattr(tasks.LateDays, "log", logging.getLogger("late"))
+    run, dag = SimpleNamespace(partition_key=DAY, run_id="r", dag_id="d"), sensor(LOG).dag
+    task = tasks.LateDays(task_id="late_days", tables=[LOGS], look_back_days=days)
+    with caplog.at_level(logging.INFO):
+        assert task.execute({"dag_run": run, "dag": dag}) == {}
+    assert caplog.messages[-1] == f"nothing of the {said} before {DAY} is stale"
 
 
 def messages(caplog) -> list[str]:

@@ -19,8 +19,10 @@ from include.lake import settings
 from include.lake.cli import main as cli
 from include.lake.errors import LakeError
 from include.lake.state.look import Look
+from include.lake.storage import store
 from scripts import airflow_env, container
 
+LOG = "service_log.weverse_server_log"
 ONE_SHOT = {"secrets", "migrate", "seed"}
 SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -359,6 +361,28 @@ def test_a_lake_of_sample_data_gets_that_of_new_sources(
     assert len(Look().files("rudder.tracks")) == 2
     assert container.main("seed") == 0
     assert capsys.readouterr().out == ""
+
+
+def test_seeding_leaves_what_the_user_loaded_and_does_not_fail_because_of_it(
+    places: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`make run` starts the same command."""
+    monkeypatch.setattr(container.sample, "newest_day", lambda: "2026-01-05")
+    monkeypatch.setenv("DAYS", "2")
+    monkeypatch.setenv("SCALE", "0.01")
+    for table, row in (("we_mart.we_artist", {"we_art_id": 1}), (LOG, {"date_id": "2026-01-04"})):
+        (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+        assert cli.main(["load", table, str(tmp_path / "mine.jsonl")]) == 0
+    for _ in range(2):
+        assert container.main("seed") == 0
+        artists = store().open("we_mart.we_artist")
+        assert artists and store().rows(artists).num_rows == 1
+        files = Look().files(LOG)
+        assert files["2026-01-04"].rows == 1 and files["2026-01-05"].rows > 1
+    note = settings.home() / "run" / "sample.json"
+    note.write_text(json.dumps({"scale": 0.01, "unfinished": ["2026-01-04"]}))
+    assert container.main("seed") == 0
+    assert Look().files(LOG)["2026-01-04"].rows == 1 and Look().files("we_mart.we_user")["2026-01-04"].rows
 
 
 def test_seeding_that_was_stopped_half_way_is_done_again(

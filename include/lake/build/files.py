@@ -135,14 +135,17 @@ def read(file: str, names: Names) -> Iterator[Batch]:
 
 def require_once(paths: list[str]) -> None:
     """UsageError if a file is there twice, by whatever path: each of its rows would be loaded twice."""
-    seen: dict[tuple[int, int], Path] = {}
+    seen: dict[tuple[int, int], tuple[Path, Path]] = {}  # file -> its first path, and what the user named
     for start in map(Path, paths):
-        for path in [start] if _is_delta(start) else _files(start):
+        # The files of a Delta table are in its folder, and its rows in them.
+        for path in [start, *_files(start)] if _is_delta(start) else _files(start):
             with suppress(OSError):  # whoever reads the file tells
                 stat = path.stat()
-                first = seen.setdefault((stat.st_dev, stat.st_ino), path)
+                first, named = seen.setdefault((stat.st_dev, stat.st_ino), (path, start))
                 if first is not path:
-                    same = "" if first == path else f" (it is {first}, too)"
+                    folders = [f"in {folder}" for folder in (named, start) if folder != path]
+                    other = str(first) if first != path else "".join(folders[:1])
+                    same = f" (it is {other}, too)" if other else ""
                     raise UsageError(f"{path} is named twice{same}: nothing was loaded; name it once")
 
 

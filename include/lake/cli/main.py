@@ -107,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--late", action="store_true", help="deliver the days again, now with the events that come days late"
     )
+    over = sample.add_mutually_exclusive_group()
+    over.add_argument("--keep", action="store_true", help="deliver only what is not there")
+    over.add_argument("--replace", action="store_true", help="sample rows take the place of days that were loaded, too")
 
     load = command(
         "load",
@@ -256,19 +259,23 @@ def _days(options: Any) -> list[str]:
 
 
 def _sample(options: Any) -> None:
-    from include.lake.storage import store
-    from include.sample import generate
+    from include.sample import deliver, generate
 
     days, began, rows = _days(options), time.monotonic(), 0
     tables = generate.require(options.tables, options.late)
-    for table, data in () if options.late else generate.current(options.scale, options.seed, tables):
-        rows += data.num_rows
-        store().replace(contracts.get(table), data)
-    for table, day, data in generate.days(days[0], days[-1], options.scale, options.seed, tables, options.late):
-        rows += data.num_rows
-        store().replace(contracts.get(table), data)
-        if table == "service_log.weverse_server_log":
-            print(f"{day}: {counted(data.num_rows, 'log row')} ({time.monotonic() - began:.1f} s)", flush=True)
+    # Both before anything is written: a scale or a day that makes no sense is an error at once.
+    current = () if options.late else generate.current(options.scale, options.seed, tables)
+    dated = generate.days(days[0], days[-1], options.scale, options.seed, tables, options.late)
+    delivery = deliver.Delivery(tables, days, options.keep, options.replace)
+    for table, data in current:
+        rows += delivery.deliver(table, "", data)
+    for table, day, data in dated:
+        delivered = delivery.deliver(table, day, data)
+        rows += delivered
+        if table == "service_log.weverse_server_log" and delivered:
+            print(f"{day}: {counted(delivered, 'log row')} ({time.monotonic() - began:.1f} s)", flush=True)
+    if delivery.kept:
+        print("kept as they are:", *deliver.lines(delivery.kept), sep="\n")
     print(f"{counted(rows, 'row')} of {counted(len(days), 'day')} in {time.monotonic() - began:.1f} s")
 
 
@@ -593,10 +600,13 @@ def _ledger(options: Any) -> None:
 
 def _engine(options: Any) -> int | None:
     from include.lake.engine import engine
+    from include.lake.local import locks
 
     if options.what == "start":
         print(engine().start())
     elif options.what == "stop":
+        if (run := locks.holder(settings.run_lock())) is not None:
+            raise LakeError(f"`make run` is at work ({run}) and builds with this engine: end it with Ctrl-C there")
         print("stopped" if engine().stop() else "none was running")
     else:
         print(engine().address() or "none is running: ./lake engine start")

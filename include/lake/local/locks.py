@@ -1,8 +1,11 @@
-"""Wait for a lock that another process holds: with a time limit, and with a message."""
+"""Locks that another process holds: wait for one, with a time limit and a message, or say who holds it."""
 
 import errno
+import fcntl
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from include.lake.errors import LakeError
 
@@ -35,3 +38,13 @@ def take(lock: Callable[[], None], what: str, seconds: float, waiting: Callable[
                     f"waited {seconds:,.0f} s for {what}: it hangs, or it needs more time; try again"
                 ) from None
             time.sleep(_LOOK_SECONDS)
+
+
+def holder(path: Path) -> str | None:
+    """What the process that holds the lock of a file wrote into it; None if nobody holds it."""
+    with suppress(FileNotFoundError), open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip()
+    return None

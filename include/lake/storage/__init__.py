@@ -158,12 +158,15 @@ class Store(Protocol):
 
 
 def load_record(
-    contract: Contract, load_id: str, loaded: Mapping[str, int], empty_days: Sequence[str] = ()
+    contract: Contract, load_id: str, loaded: Mapping[str, int], empty_days: Sequence[str] = (), sample: bool = False
 ) -> dict[str, Any]:
-    """What the commit of a load says: the rows of each day ('' without days), and the days that are to have none."""
+    """What the commit of a load says: the rows of each day ('' without days), and the days that are to have none.
+
+    sample: the rows are made up, so that a later sample may replace them.
+    """
     return {
         "load_id": load_id, "table": contract.table, "loaded": dict(sorted(loaded.items())),
-        "empty_days": sorted(empty_days),
+        "empty_days": sorted(empty_days), "sample": sample,
     }  # fmt: skip
 
 

@@ -36,12 +36,16 @@ class BuildRecord(BaseModel):
 
 
 class LoadRecord(BaseModel):
-    """`loaded`: day -> its rows ('' without days). `empty_days`: those that are to have none. Older loads lack them."""
+    """`loaded`: day -> its rows ('' without days). `empty_days`: those that are to have none.
+
+    `sample`: are the rows made up? Older loads lack all of these words.
+    """
 
     table: str
     load_id: str
     loaded: dict[str, int] = {}
     empty_days: list[str] = []
+    sample: bool | None = None
 
 
 def metadata_of(text: str | None) -> dict[str, Any]:

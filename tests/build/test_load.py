@@ -66,23 +66,35 @@ def test_a_file_that_is_named_twice_is_refused(lake_home: Path, tmp_path: Path, 
 
 
 def test_a_file_of_a_folder_that_is_named_too_is_refused(lake_home: Path, tmp_path: Path) -> None:
-    """A Delta table is such a folder, whether its own folder is named or one above it."""
+    """A Delta table is such a folder, too."""
     two = pa.table({"id": ["1", "2"]})
     (tmp_path / "in").mkdir()
     pq.write_table(two, tmp_path / "in" / "part.parquet")
-    write_deltalake(tmp_path / "in" / "delta", two)
+    write_deltalake(tmp_path / "delta", two)
     (tmp_path / "link.parquet").symlink_to(tmp_path / "in" / "part.parquet")
-    (part,) = (tmp_path / "in" / "delta").glob("*.parquet")
-    folder, delta = str(tmp_path / "in"), str(tmp_path / "in" / "delta")
+    (part,) = (tmp_path / "delta").glob("*.parquet")
+    folder, delta = str(tmp_path / "in"), str(tmp_path / "delta")
     for named in ([folder, f"{folder}/part.parquet"], [delta, str(part)]):
         for paths in (named, named[::-1]):
             with pytest.raises(UsageError, match=rf"^{named[1]} is named twice \(it is in {named[0]}, too\): "):
                 load(NOTICE, paths)
-    for paths in ([folder, str(tmp_path / "link.parquet")], [delta, folder], [folder, delta]):
-        with pytest.raises(UsageError, match=r"is named twice \(it is .*, too\): nothing was loaded"):
-            load(NOTICE, paths)
+    with pytest.raises(UsageError, match=r"is named twice \(it is .*, too\): nothing was loaded"):
+        load(NOTICE, [folder, str(tmp_path / "link.parquet")])
     assert storage.open_table(NOTICE) is None
     assert load(NOTICE, [delta, f"{folder}/part.parquet"]).rows == 4
+
+
+def test_a_folder_of_old_and_new_files_of_a_delta_table_is_refused(lake_home: Path, tmp_path: Path) -> None:
+    """Rows that the table has no more would come back."""
+    delta = tmp_path / "in" / "delta"
+    for rows_of_table in ({"id": ["1", "2"], "parent_id": ["a", "a"]}, {"id": ["3"], "parent_id": ["a"]}):
+        write_deltalake(delta, pa.table(rows_of_table), partition_by="parent_id", mode="overwrite")
+    for folder in (tmp_path / "in", delta / "parent_id=a"):
+        with pytest.raises(UsageError, match=f"^{delta} is a Delta table, .*nothing was loaded; name the table's own"):
+            load(NOTICE, [str(folder)])
+    assert storage.open_table(NOTICE) is None
+    load(NOTICE, [str(delta)])
+    assert rows(NOTICE) == [{"id": "3", "parent_id": "a"}]
 
 
 def test_the_three_formats_say_the_same(lake_home: Path, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def require_once(paths: list[str]) -> None:
     seen: dict[tuple[int, int], tuple[Path, Path]] = {}  # file -> its first path, and what the user named
     for start in map(Path, paths):
         # The files of a Delta table are in its folder, and its rows in them.
-        for path in [start, *_files(start)] if _is_delta(start) else _files(start):
+        for path in [start, *_below(start)] if _is_delta(start) else _files(start):
             with suppress(OSError):  # whoever reads the file tells
                 stat = path.stat()
                 first, named = seen.setdefault((stat.st_dev, stat.st_ino), (path, start))
@@ -163,9 +163,20 @@ def _said_plainly(path: Path, kind: str, batches: Callable[[], Iterator[Batch]])
 
 
 def _files(path: Path) -> list[Path]:
-    """The files in a folder, without names that begin with `_` or `.`: other programs keep their notes there."""
+    """The file itself, or the files in a folder. UsageError if a part of the folder belongs to a Delta table."""
     if not path.is_dir():
         return [path]
+    for table in [log.parent for log in path.rglob("_delta_log")] + list(path.absolute().parents):
+        if _is_delta(table):
+            raise UsageError(
+                f"{table} is a Delta table, and among its files are old ones with rows that it has no more: "
+                "nothing was loaded; name the table's own folder"
+            )
+    return _below(path)
+
+
+def _below(path: Path) -> list[Path]:
+    """The files in a folder, without names that begin with `_` or `.`: other programs keep their notes there."""
     below = (entry for entry in sorted(path.rglob("*")) if entry.is_file())
     return [p for p in below if not any(part[0] in "_." for part in p.relative_to(path).parts)]
 

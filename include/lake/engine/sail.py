@@ -70,7 +70,10 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
             own, where, token = _of_this_process()
 
         def interrupt(spark: "SparkSession") -> None:
-            """End the computation, and the session: a Sail that is busy on all cores answers no further question."""
+            """End the session, and ask nothing more: a Sail that is busy on all cores does not answer.
+
+            Sail 0.7 goes on with some computations even then (joins of many rows with many), until they are done.
+            """
             own.kill() if own else spark.stop()
 
         with connect.session(where, SESSION_CONF, token, interrupt) as spark:

@@ -395,6 +395,52 @@ def a_spark_server_that_says(status: str, details: str) -> Iterator[str]:
         server.stop(0)
 
 
+def test_a_server_of_others_is_neither_started_nor_stopped_and_asked_whether_it_answers(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with a_spark_server_that_says("INTERNAL", "the very cause") as address:
+        monkeypatch.setenv("LAKE_ENGINE", address)
+        for what in ("start", "stop"):
+            assert cli.main(["engine", what]) == 2
+            told = capsys.readouterr().err
+            assert told.startswith(f"lake: LAKE_ENGINE names a server that others run: start and stop {address} where")
+            assert told.count("\n") == 1
+        assert not lake_home.exists(), "no server may be started"
+        assert cli.main(["engine", "status"]) == 1
+        assert capsys.readouterr().err == f"lake: {address} listens, but gives no session: the very cause\n"
+    with a_spark_server_that_says("UNAUTHENTICATED", "Invalid authentication token") as address:
+        monkeypatch.setenv("LAKE_ENGINE", address)
+        assert cli.main(["engine", "status"]) == 1
+        assert capsys.readouterr().err.endswith(" refuses our token: set LAKE_ENGINE_TOKEN to the one of the server\n")
+    assert cli.main(["engine", "status"]) == 1
+    told = capsys.readouterr().err
+    assert " does not answer (" in told and told.endswith("): start it, or correct LAKE_ENGINE\n")
+
+
+def test_the_status_of_a_server_of_others_that_answers(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from include.lake.engine import sail
+
+    monkeypatch.setattr(sail, "_own", {})
+    own, address, token = sail._of_this_process()
+    try:
+        monkeypatch.setenv("LAKE_ENGINE", address)
+        monkeypatch.setenv("LAKE_ENGINE_TOKEN", token)
+        assert cli.main(["engine", "status"]) == 0
+        assert capsys.readouterr().out == f"{address} answers\n"
+    finally:
+        own.kill()
+
+
+def test_databricks_has_no_server_to_start(
+    on_databricks: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what in ("start", "status"):
+        assert cli.main(["engine", what]) == 2
+        assert capsys.readouterr().err.endswith("Databricks starts what it needs, there is no server of ours\n")
+
+
 def lake(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess[str]:
     """./lake in a process of its own."""
     command = [sys.executable, "-m", "include.lake.cli", *arguments]

@@ -640,7 +640,27 @@ def _engine(options: Any) -> int | None:
         print(engine().start())
     elif options.what == "stop":
         print("stopped" if engine().stop() else "none was running")
+    elif others := settings.server_of_others():
+        _require_answer(others)
+        print(f"{others} answers")
     else:
         print(engine().address() or "none is running: ./lake engine start")
         return 0 if engine().address() else 1
     return None
+
+
+def _require_answer(address: str) -> None:
+    """LakeError unless the server that LAKE_ENGINE names gives us a session."""
+    from include.lake.build import failures
+    from include.lake.engine import connect, engine
+
+    connect.require_listening(address)  # a session would wait for a server that is perhaps being started
+    try:
+        with engine().opened():
+            pass
+    except Exception as error:
+        if isinstance(error, LakeError) or failures.is_bug(error):
+            raise
+        details = re.search(r'details = "(.*)"', str(error))  # of gRPC: its first line only says what it is
+        reason = details[1] if details else failures.first_line(error)
+        raise LakeError(f"{address} listens, but gives no session: {reason}") from None

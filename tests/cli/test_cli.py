@@ -417,6 +417,19 @@ def test_a_server_of_others_is_neither_started_nor_stopped_and_asked_whether_it_
     assert " does not answer (" in told and told.endswith("): start it, or correct LAKE_ENGINE\n")
 
 
+def test_a_session_that_its_server_refuses_is_not_the_active_one(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else PySpark asks it for what the next session of this process computes."""
+    from pyspark.sql.connect.session import SparkSession
+
+    active = SparkSession.getActiveSession()
+    with a_spark_server_that_says("INTERNAL", "the very cause") as address:
+        monkeypatch.setenv("LAKE_ENGINE", address)
+        assert cli.main(["engine", "status"]) == 1
+    assert SparkSession.getActiveSession() is active
+
+
 def test_the_status_of_a_server_of_others_that_answers(
     lake_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

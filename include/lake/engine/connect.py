@@ -100,6 +100,9 @@ def connect(
         for name, value in conf.items():
             spark.conf.set(name, value)
     except PySparkException as error:
+        # PySpark would take this session for the active one, also after the next one is made.
+        spark.release_session_on_close = False  # of a server that refuses us
+        spark.stop()
         if "UNAUTHENTICATED" not in str(error):
             raise
         anew = ", or restart our own server: `./lake engine stop`, `./lake engine start`"

@@ -137,6 +137,11 @@ def engine() -> str:
     return text
 
 
+def server_of_others() -> str | None:
+    """The address of the server that LAKE_ENGINE names, which we neither start nor stop; None: the engine is ours."""
+    return text if (text := engine()).startswith("sc://") else None
+
+
 def started_families() -> list[str] | None:
     """The families whose DAGs are not paused at first (FAMILIES); None: all are as Airflow's setting says."""
     text = os.environ.get("FAMILIES") or ""
@@ -182,10 +187,10 @@ def engine_token() -> str | None:
     try:
         with open(path) as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
-                raise LakeError(
-                    f"{path} may be read by other users, who could run code as you: "
-                    "`./lake engine stop` and then `./lake engine start` make a new token"
-                )
+                anew = "`./lake engine stop` and then `./lake engine start` make a new token"
+                if server_of_others():
+                    anew = "remove it, give the server another token, and set LAKE_ENGINE_TOKEN to that"
+                raise LakeError(f"{path} may be read by other users, who could run code as you: {anew}")
             return file.read().strip() or None
     except FileNotFoundError:
         return None

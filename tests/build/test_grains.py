@@ -158,8 +158,10 @@ def test_weeks_and_months_are_built_together_and_one_by_one_to_the_same_rows(sho
         columns = {"amount": [amount] * len(days), "day": days}
         storage.replace(event, pa.table(columns, schema=storage.arrow_schema(event)))
 
+    lines: list[str] = []
+
     def make(table: str, first: str, last: str) -> list[str]:
-        return runner.build(table, first, last, spark=spark, log=lambda line: None).days
+        return runner.build(table, first, last, spark=spark, log=lines.append).days
 
     deliver(DAYS, 1)
     assert make(WEEK, WEEKS[0], WEEKS[1]) == WEEKS[:2]
@@ -168,7 +170,10 @@ def test_weeks_and_months_are_built_together_and_one_by_one_to_the_same_rows(sho
     assert rows(MONTH) == [("2026-01", 31)]
     deliver(["2026-01-07"], 10)
     assert make(WEEK, WEEKS[0], WEEKS[2]) == ["2026-01-05", "2026-01-12"], "what is fresh stays"
+    assert lines[-1].startswith(f"{WEEK} 2026-01-05..2026-01-12 built: 2 rows in ")
+    assert lines[-1].endswith(", already fresh: 1")
     assert rows(WEEK) == [("2025-12-29", 7), ("2026-01-05", 16), ("2026-01-12", 7)]
     assert make(MONTH, "2026-01", "2026-01") == ["2026-01"] and rows(MONTH) == [("2026-01", 40)]
+    assert lines[-1].startswith(f"{MONTH} 2026-01 built: 1 row in ") and "fresh" not in lines[-1]
     assert make(WEEK, WEEKS[0], WEEKS[2]) == [] == make(MONTH, "2026-01", "2026-01")
     assert states(WEEK, *WEEKS[:3]) == ["fresh"] * 3 and states(MONTH, "2026-01") == ["fresh"]

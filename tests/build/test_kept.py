@@ -77,6 +77,17 @@ def test_a_build_computes_the_touched_keys_alone(shop: Any, spark: Any) -> None:
     assert [(row["partition"], row["rows"]) for row in ledger.read(["shop.buyer"])] == [(DAYS[0], 2), (DAYS[1], 1)]
 
 
+def test_every_line_names_the_days_that_a_build_takes_in(shop: Any, spark: Any) -> None:
+    """They are one commit, also with a fresh day between them."""
+    for day in DAYS[:4]:
+        load(day, [("phone", "ann", 5)])
+    build(spark, DAYS[1], tables=["shop.owner"])
+    lines: list[str] = []
+    runner.build("shop.owner", DAYS[0], DAYS[3], spark=spark, log=lines.append)
+    assert lines and all(line.startswith(f"shop.owner {DAYS[0]}, {DAYS[2]}..{DAYS[3]}") for line in lines)
+    assert lines[-1].endswith(", already fresh: 1")
+
+
 def test_a_check_that_fails_while_inputs_do_not_fit_together_is_tried_again(
     shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

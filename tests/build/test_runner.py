@@ -89,6 +89,20 @@ def test_fresh_days_are_not_built_again_and_a_late_file_makes_just_its_day_stale
     assert build(spark, DAY, NEXT, force=True).days == [DAY, NEXT]
 
 
+def test_the_last_line_names_the_days_that_were_built_and_counts_the_fresh_ones(shop, spark) -> None:
+    load(("a", 1, DAY), ("a", 1, NEXT), ("a", 1, LAST))
+    build(spark, NEXT)
+    lines: list[str] = []
+    assert build(spark, DAY, LAST, log=lines.append).note == lines[-1]
+    assert lines[-1].startswith(f"{TABLE} {DAY}, {LAST} built: 2 rows in ")
+    assert lines[-1].endswith(" s, already fresh: 1")
+    assert "fresh" not in build(spark, DAY, LAST, force=True).note
+    load(("a", 2, DAY))
+    with pytest.raises(InputsMissing):  # the day that waits is neither
+        build(spark, DAY, "2026-01-08", log=lines.append)
+    assert lines[-1].startswith(f"{TABLE} {DAY} built: 1 row in ") and lines[-1].endswith(", already fresh: 2")
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_who_was_overtaken_while_computing_recognises_finished_work(shop, spark, monkeypatch, late) -> None:
     load(("a", 1, DAY))

@@ -48,6 +48,7 @@ TRY = ["try", *BUILD[1:]]
         ([*BACKFILL, "--days-per-batch", "0"], "--days-per-batch: days per batch '0'"),
         ([*BACKFILL, "--run", "a b; --", "--mode", "all"], "--run"),
         ([*BACKFILL, "--run", "a"], "--run is for --mode all"),
+        (["status", "we_mart.we_artist"], "has no days, and so no status: ./lake show we_mart.we_artist"),
         (["show", "we_mart.we_artist", "--day", "2026-01-05"], "is not kept by days: leave --day out"),
         (["show", "rudder.dbt_mapped_tracks", "--day", "2026-01-05"], "is not kept by days: leave --day out"),
         (["show", "we_mart.we_user", "--day", "2026-01-05", "--rows", "-3"], "--rows: '-3' is no number of rows"),
@@ -83,7 +84,7 @@ def test_a_failure_is_one_line_and_exit_code_1(lake_home: Path, capsys: pytest.C
     assert "has to wait: we_mart.we_artist is not loaded" in told and "./lake load SOURCE FILE for each source" in told
     assert told.count("\n") == 1
     assert cli.main(["status"]) == 1
-    assert "the lake is empty" in capsys.readouterr().err
+    assert "no days yet of any table: ./lake load SOURCE FILE takes yours, ./lake sample " in capsys.readouterr().err
 
 
 def test_backfill_shows_its_plan_and_says_so_when_there_is_nothing_to_build(
@@ -119,6 +120,73 @@ def test_status_tells_people_and_programs_the_same(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == [tables[1], "missing", "missing"]
     assert lines[2].split() == [tables[0], "missing", "loaded"]
+
+
+def test_status_of_a_table_shows_the_days_that_only_its_inputs_have(
+    lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.pretend import BASE, DAYS, SOURCE, TOP, build, files_of, load
+
+    partly = SOURCE + "ready_when: count(*) > 1\n"
+    project(files_of({BASE: ["shop.event", "shop.other"], TOP: [BASE]}) | {"shop/other.yaml": partly})
+    load("shop.event", DAYS[0])
+    load("shop.other", DAYS[0], DAYS[0])
+    build(BASE, DAYS[:1])
+    build(TOP, DAYS[:1])
+    load("shop.event", DAYS[1])
+    load("shop.other", DAYS[1])
+    for table, reason in (
+        (TOP, f"never built; {BASE} of {DAYS[1]} is missing"),
+        (BASE, f"never built; shop.other of {DAYS[1]} is not complete: "),
+        ("shop.other", "1 row, but it is not complete: "),
+    ):
+        assert cli.main(["status", table]) == 0
+        head, row, *reasons = capsys.readouterr().out.splitlines()
+        assert head.endswith(f"..{DAYS[1]})")
+        assert row.split()[-2:] == ["loaded" if table == "shop.other" else "fresh", "missing"]
+        assert reasons[-1].startswith(f"{table} {DAYS[1]} is missing: {reason}")
+        assert len(reasons) == 2 and reasons[0].startswith(f"{table} 2025-12-27..2025-12-31 is missing: ")
+    assert cli.main(["status"]) == 0
+    # Of all tables, only a day that has partly arrived is explained.
+    (explained,) = (line for line in capsys.readouterr().out.splitlines() if " is missing: " in line)
+    assert explained.startswith(f"shop.other {DAYS[1]} ")
+    assert cli.main(["status", TOP, "--from", DAYS[5]]) == 0, "a day after the newest one is no wrong range"
+    assert capsys.readouterr().out.splitlines()[0].endswith(f"({DAYS[5]})")
+
+
+def test_status_shows_a_day_that_was_loaded_as_empty(
+    lake_home: Path, project: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.pretend import BASE, DAYS, files_of
+
+    project(files_of({BASE: ["shop.event"]}))
+    (tmp_path / "events.jsonl").write_text(json.dumps({"day": DAYS[0]}) + "\n")
+    load = ["load", "shop.event", str(tmp_path / "events.jsonl"), "--from", DAYS[0], "--to", DAYS[1]]
+    assert cli.main(load) == 0
+    capsys.readouterr()
+    assert cli.main(["status", BASE]) == 0
+    assert f"{BASE} {DAYS[0]}..{DAYS[1]} is missing: never built; its inputs are there" in capsys.readouterr().out
+
+
+def test_status_where_no_day_is_yet_says_what_makes_one(
+    lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.pretend import BASE, DAYS, SOURCE, files_of, load
+
+    project(files_of({BASE: ["shop.event"]}) | {"shop/other.yaml": SOURCE})
+    load("shop.other", DAYS[0])
+    load("we_mart.we_artist")
+    for table, message in (
+        (BASE, f"no days yet of {BASE}, nor of shop.event: ./lake load shop.event FILE takes yours"),
+        ("we_mart.we_user", "no days yet of we_mart.we_user: ./lake load we_mart.we_user FILE takes yours, "
+                            "./lake sample --from D --to D makes sample data"),
+    ):  # fmt: skip
+        assert cli.main(["status", table]) == 1
+        assert capsys.readouterr().err == f"lake: {message}\n"
+    torn = max((lake_home / "warehouse/shop/other/_delta_log").glob("*.json"))
+    torn.write_bytes(torn.read_bytes()[:-40])
+    assert cli.main(["status", "shop.other"]) == 1
+    assert "its newest commit is torn" in capsys.readouterr().err, "nobody knows whether it has days"
 
 
 def test_what_is_one_is_told_as_one(lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,6 +395,65 @@ def a_spark_server_that_says(status: str, details: str) -> Iterator[str]:
         server.stop(0)
 
 
+def test_a_server_of_others_is_neither_started_nor_stopped_and_asked_whether_it_answers(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with a_spark_server_that_says("INTERNAL", "the very cause") as address:
+        monkeypatch.setenv("LAKE_ENGINE", address)
+        for what in ("start", "stop"):
+            assert cli.main(["engine", what]) == 2
+            told = capsys.readouterr().err
+            assert told.startswith(f"lake: LAKE_ENGINE names a server that others run: start and stop {address} where")
+            assert told.count("\n") == 1
+        assert not lake_home.exists(), "no server may be started"
+        assert cli.main(["engine", "status"]) == 1
+        assert capsys.readouterr().err == f"lake: {address} listens, but gives no session: the very cause\n"
+    with a_spark_server_that_says("UNAUTHENTICATED", "Invalid authentication token") as address:
+        monkeypatch.setenv("LAKE_ENGINE", address)
+        assert cli.main(["engine", "status"]) == 1
+        assert capsys.readouterr().err.endswith(" refuses our token: set LAKE_ENGINE_TOKEN to the one of the server\n")
+    assert cli.main(["engine", "status"]) == 1
+    told = capsys.readouterr().err
+    assert " does not answer (" in told and told.endswith("): start it, or correct LAKE_ENGINE\n")
+
+
+def test_a_session_that_its_server_refuses_is_not_the_active_one(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else PySpark asks it for what the next session of this process computes."""
+    from pyspark.sql.connect.session import SparkSession
+
+    active = SparkSession.getActiveSession()
+    with a_spark_server_that_says("INTERNAL", "the very cause") as address:
+        monkeypatch.setenv("LAKE_ENGINE", address)
+        assert cli.main(["engine", "status"]) == 1
+    assert SparkSession.getActiveSession() is active
+
+
+def test_the_status_of_a_server_of_others_that_answers(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from include.lake.engine import sail
+
+    monkeypatch.setattr(sail, "_own", {})
+    own, address, token = sail._of_this_process()
+    try:
+        monkeypatch.setenv("LAKE_ENGINE", address)
+        monkeypatch.setenv("LAKE_ENGINE_TOKEN", token)
+        assert cli.main(["engine", "status"]) == 0
+        assert capsys.readouterr().out == f"{address} answers\n"
+    finally:
+        own.kill()
+
+
+def test_databricks_has_no_server_to_start(
+    on_databricks: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what in ("start", "status"):
+        assert cli.main(["engine", what]) == 2
+        assert capsys.readouterr().err.endswith("Databricks starts what it needs, there is no server of ours\n")
+
+
 def lake(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess[str]:
     """./lake in a process of its own."""
     command = [sys.executable, "-m", "include.lake.cli", *arguments]
@@ -369,7 +496,7 @@ def test_who_only_looks_needs_no_folder_to_write_to(
 ) -> None:
     monkeypatch.setenv("LAKE_HOME", NOWHERE)
     assert cli.main(["status"]) == 1
-    assert "the lake is empty" in capsys.readouterr().err
+    assert "no days yet of any table" in capsys.readouterr().err
 
 
 def test_an_error_of_the_system_ends_in_a_few_lines() -> None:

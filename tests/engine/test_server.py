@@ -175,6 +175,11 @@ def test_a_token_that_others_could_read_is_refused_and_made_anew(
         path.chmod(mode)
         with pytest.raises(LakeError, match=r"token may be read by other users.*`\./lake engine start`"):
             settings.engine_token()
+        with monkeypatch.context() as patch:
+            patch.setenv("LAKE_ENGINE", "sc://spark:15002")
+            cure = "run code as you: remove it, give the server another token, and set LAKE_ENGINE_TOKEN to that$"
+            with pytest.raises(LakeError, match=cure):
+                settings.engine_token()
         server.ensure_token()
         assert path.stat().st_mode & 0o777 == 0o600
         assert (token := settings.engine_token()) and token != "seen by others"
@@ -250,5 +255,9 @@ def test_a_server_elsewhere_that_is_being_started_is_waited_for(monkeypatch: pyt
         connect._wait_for("localhost", 15002, patience=0)
     assert len(tries) == 1
     tries.clear()
-    with pytest.raises(LakeError, match=r"Spark Connect at spark:15002 does not answer \(.*LAKE_ENGINE"):
-        connect._wait_for("spark", 15002, patience=0)
+    # Others run it, be it on this machine or not.
+    for host in ("spark", "localhost"):
+        monkeypatch.setenv("LAKE_ENGINE", f"sc://{host}:15002")
+        cure = rf"Spark Connect at {host}:15002 does not answer \(.*\): start it, or correct LAKE_ENGINE$"
+        with pytest.raises(LakeError, match=cure):
+            connect._wait_for(host, 15002, patience=0)

@@ -108,6 +108,48 @@ def test_a_task_list_with_a_new_twin_is_wrong_and_good_again_without_it(tmp_path
     assert [task_list.dag_id for task_list in task_lists.read_all()] == [paths[0].stem]
 
 
+LIST = '''"""The shop."""
+dag_id = "shop_daily"
+owner = "me"
+schedule = "daily"
+timezone = "UTC"
+look_back_days = 0
+dag_task_list = [
+    {"step": "all", "list": ["shop.base", "shop.top"]},
+]
+'''
+
+
+def test_a_listed_table_without_its_select_is_no_source(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    project(SHOP)
+    path = tmp_path / "dags/utils/dynamic_dag/shop/task_list/shop_daily.py"
+    path.parent.mkdir(parents=True)
+    (settings.SQL / "shop/base.sql").unlink()
+    assert contracts.get(BASE).is_source and not lineage.broken(), "nobody lists it: a source may have a key"
+    path.write_text(LIST)
+    message = (
+        f"sql/shop/base.yaml:2: {BASE} has a `key` and no SELECT, and {settings.shown(path)}:8 lists it: "
+        "write sql/shop/base.sql, or remove it from the list if it is a source"
+    )
+    for ask in (lambda: contracts.get(BASE), lambda: lineage.inputs(TOP), lambda: task_lists.read(path)):
+        with pytest.raises(ContractError) as error:
+            ask()
+        assert str(error.value) == message
+    assert lineage.broken() == {BASE: message, TOP: message}
+    project({"shop/base.yaml": SHOP["shop/event.yaml"]})
+    assert not lineage.broken(), "without a key it may be a source that somebody lists by mistake"
+    cure = r":8: shop\.base is a source: .*; remove it, or write its SELECT, sql/shop/base\.sql$"
+    with pytest.raises(ContractError, match=cure):
+        task_lists.read(path)
+    with pytest.raises(UsageError, match=r"load shop\.base FILE, or write its SELECT, sql/shop/base\.sql$"):
+        contracts.require_built(contracts.get(BASE))
+    project(SHOP)
+    assert task_lists.read(path).tables == [BASE, TOP]
+
+
 IN_A_NEW_PROCESS = """
 import json, sys
 from pathlib import Path

@@ -112,8 +112,8 @@ def _lost_file(error: BaseException) -> str | None:
 
 
 def _lost_engine() -> str:
-    if settings.engine().startswith("sc://"):
-        return f"the engine at {settings.engine()} does not answer any more: who runs it has its log"
+    if others := settings.server_of_others():
+        return f"the engine at {others} does not answer any more: who runs it has its log"
     return f"the engine has died, or somebody has stopped it (its log is in {server.state_folder()}): do the same again"
 
 

@@ -88,13 +88,15 @@ def build(
     for some in [there] if contract.kept_by and there else _consecutive(contract, there):
         _build_days(spark, contract, some, run, force, log, outcome)
     outcome.seconds = round(time.monotonic() - started, 2)
-    subject = f"{table} {span(start, end)}"
     if outcome.days:
         outcome.state = "built"
+        fresh = len(days) - len(absent) - len(outcome.days)
+        others = f", already fresh: {fresh:,}" if fresh else ""
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(outcome.dropped.items()))
-        outcome.note = f"{subject} built: {counted(outcome.rows, 'row')}{lost} in {outcome.seconds:.1f} s"
+        rows = f"{counted(outcome.rows, 'row')}{lost} in {outcome.seconds:.1f} s"
+        outcome.note = f"{table} {_spans(contract, outcome.days)} built: {rows}{others}"
     elif not due:
-        outcome.note = f"{subject} is fresh: {lake.own_state(table, days[-1]).why}"
+        outcome.note = f"{table} {span(start, end)} is fresh: {lake.own_state(table, days[-1]).why}"
     if outcome.note:
         log(outcome.note)
     if absent:
@@ -119,10 +121,14 @@ def _inputs_missing(contract: Contract, absent: dict[str, Absent], outcome: Outc
             together.setdefault(name, {}).update(reasons)
     other = f"other {contract.grain}"
     built = f" ({counted(len(outcome.days), f'{other} is', f'{other}s are')} built)" if outcome.days else ""
-    ranges = key_ranges(contract.grain, list(absent))
-    spans = ", ".join(span(*one) for one in ranges)
     cure = _cure(contract, list(absent), together)
-    return InputsMissing(f"{contract.table} {spans} has to wait{built}: {describe_absent(together)}; {cure}")
+    waiting = f"{contract.table} {_spans(contract, list(absent))}"
+    return InputsMissing(f"{waiting} has to wait{built}: {describe_absent(together)}; {cure}")
+
+
+def _spans(contract: Contract, days: list[str]) -> str:
+    """Sorted partitions as people write them: `2026-01-02, 2026-01-05..2026-01-09`."""
+    return ", ".join(span(*one) for one in key_ranges(contract.grain, days))
 
 
 def _consecutive(contract: Contract, days: list[str]) -> list[list[str]]:
@@ -134,8 +140,8 @@ def _build_days(
     spark: "SparkSession | None", contract: Contract, days: list[str], run: str, force: bool, log: Log, outcome: Outcome
 ) -> None:
     """Build some days in one commit; ends well, too, when another builder has done it meanwhile."""
-    table, first, last = contract.table, days[0], days[-1]
-    told = WriteConflict(f"{table} {span(first, last)}: other builds came first {_ATTEMPTS} times; try again")
+    table, subject = contract.table, f"{contract.table} {_spans(contract, days)}"
+    told = WriteConflict(f"{subject}: other builds came first {_ATTEMPTS} times; try again")
     for attempt in range(_ATTEMPTS):
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
         lake = Look()
@@ -143,7 +149,7 @@ def _build_days(
         # Who forces a build wants it done by this run, also when another run has come first.
         if attempt and not force and all(lake.own_state(table, day).state == FRESH for day in days):
             ledger.append(lake.unrecorded([table]))  # the other may have been killed after its commit
-            outcome.note = f"{table} {span(first, last)} is fresh: {lake.own_state(table, last).why}"
+            outcome.note = f"{subject} is fresh: {lake.own_state(table, days[-1]).why}"
             return
         if absent := {day: missing for day in days if (missing := lake.absent_inputs(table, day, day))}:
             raise _inputs_missing(contract, absent, outcome)
@@ -154,19 +160,19 @@ def _build_days(
                 record, target = _publish(own, contract, lake, days, build_id, started_at, run, log, force)
             except Exception as error:
                 if isinstance(error, CheckFailed) and (unlike := _of_different_progress(lake, contract)):
-                    log(f"{table} {span(first, last)}: {unlike}; looking again")
+                    log(f"{subject}: {unlike}; looking again")
                     told = WriteConflict(f"{error}\n{unlike}: the check may be of that")
                     time.sleep(random.uniform(0.5, 1) * (attempt + 1))
                     continue
                 if failures.kind(error) == CONFLICT:
-                    log(f"{table} {span(first, last)}: another build of these days came first; looking again")
+                    log(f"{subject}: another build of these days came first; looking again")
                     time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
                     continue
                 if not _recorded(table, build_id):  # else the connection was lost, and not the commit
                     raise _entered(error, contract, lake, days, build_id, started_at, run) from None
         rows = _recorded(table, build_id) or _recorded_without_commit(contract, target, record)
         if _came_between(lake, table, days, rows[0]):
-            log(f"{table} {span(first, last)}: another build of these days came right before; looking again")
+            log(f"{subject}: another build of these days came right before; looking again")
             continue
         outcome.days += days
         for row in rows:
@@ -312,10 +318,10 @@ def _publish(
     from include.lake.build import checks
     from include.lake.build import scope as scopes
 
-    table, clock = contract.table, time.monotonic()
+    table, subject, clock = contract.table, f"{contract.table} {_spans(contract, days)}", time.monotonic()
 
     def progress(what: str) -> None:
-        log(f"{table} {span(days[0], days[-1])}: {what} ({time.monotonic() - clock:.1f} s)")
+        log(f"{subject}: {what} ({time.monotonic() - clock:.1f} s)")
 
     target = store().ensure(contract)
     with scopes.scope(spark, contract, lake, target, days, whole=force) as scope:
@@ -324,7 +330,7 @@ def _publish(
             progress("computing and checking")
             audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys is not None)
             if _overtaken(lake, table, days):
-                raise WriteConflict(f"{table} {span(days[0], days[-1])} was built by another meanwhile")
+                raise WriteConflict(f"{subject} was built by another meanwhile")
             progress(f"writing {counted(sum(audited.rows for audited in audit.days.values()), 'row')}")
             for name, count in audit.warnings.items():
                 progress(f"WARNING: check `{name}` fails {counted(count, 'time')}; the rows are published all the same")

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -398,12 +399,17 @@ def _status(options: Any) -> None:
     _name_broken()
     from include.lake.state.look import Look
 
+    if undated := [name for name in options.tables if not contracts.get(name).has_days]:
+        raise UsageError(f"{undated[0]} has no days, and so no status: ./lake show {undated[0]}")
     lake = Look()
     with_days = [name for name in tables if contracts.get(name).has_days]
-    end = parse_day(options.end) if options.end else max((lake.newest_day(name) for name in with_days), default="")
-    if not end and not options.start:
-        raise LakeError("the lake is empty: ./lake sample --from D --to D makes sample data, ./lake load takes yours")
-    options.start, options.end = options.start or days_before(end, 6), end or options.start
+    # A day of an input that the table does not have yet is one that the table waits for, or could be built for.
+    near = {*tables, *(above for name in lineage.upstream(tables) for above in lineage.inputs(name))}
+    near_days = sorted(name for name in near if contracts.get(name).has_days)
+    end = parse_day(options.end) if options.end else max([options.start or "", *map(lake.newest_day, near_days)])
+    if not end:
+        raise _no_days(lake, options.tables, near_days)
+    options.start, options.end = options.start or days_before(end, 6), end
     days = _days(options)
     by_table = {name: [lake.state(name, _partition(contracts.get(name), day)) for day in days] for name in with_days}
     states = list(dict.fromkeys(state for line in by_table.values() for state in line))  # a week has seven days
@@ -424,11 +430,47 @@ def _status(options: Any) -> None:
             if contracts.get(name).is_source == is_source:
                 print(
                     f"{name:{width}}  "
-                    + "  ".join(f"{'loaded' if is_source and s.rows is not None else s.state:7}" for s in line)
+                    + "  ".join(f"{'loaded' if is_source and s.state == 'fresh' else s.state:7}" for s in line)
                 )
-    for state in states:
-        if state.state in ("stale", "failed"):
-            print(f"{state.table} {state.day} is {state.state}: {state.why.splitlines()[0]}")
+    for name, line in by_table.items():
+        for reason in _reasons(lake, name, list(dict.fromkeys(line)), every=bool(options.tables)):
+            print(reason)
+
+
+def _reasons(lake: Any, table: str, states: list[Any], every: bool) -> Iterator[str]:
+    """A line for each partition that is not fresh, and one for missing partitions in a row that lack the same.
+
+    Without `every` only the missing partitions of a source that have rows: the others are too many in a whole lake.
+    """
+    is_source = contracts.get(table).is_source
+
+    def lack(state: Any) -> Any:
+        if state.state != "missing":
+            return state
+        return state.why if is_source else list(lake.absent_inputs(table, state.day, state.day))
+
+    for _, group in groupby(states, lack):
+        first, *more = group
+        if first.state == "fresh" or (first.state == "missing" and first.rows is None and not every):
+            continue
+        last = more[-1].day if more else first.day
+        why = lake.why_missing(table, first.day, last) if more and not is_source else first.why.splitlines()[0]
+        yield f"{table} {span(first.day, last)} is {first.state}: {why}"
+
+
+def _no_days(lake: Any, named: list[str], tables: list[str]) -> LakeError:
+    """The error about tables, the named ones and their inputs, none of which has a day; it says what makes one."""
+    from include.sample import generate
+
+    for name in tables:
+        lake.day_versions(name)  # nobody knows whether a table that cannot be looked at has days
+    sources = [name for name in tables if contracts.get(name).is_source]
+    cure = f"./lake load {sources[0] if len(sources) == 1 else 'SOURCE'} FILE takes yours"
+    if not generate.DAILY.keys().isdisjoint(sources):
+        cure += ", ./lake sample --from D --to D makes sample data"
+    others = [name for name in sources if name not in named]
+    more = f", nor of {', '.join(others)}" if named and others else ""
+    return LakeError(f"no days yet of {', '.join(named) or 'any table'}{more}: {cure}")
 
 
 def _show(options: Any) -> None:
@@ -608,7 +650,27 @@ def _engine(options: Any) -> int | None:
         if (run := locks.holder(settings.run_lock())) is not None:
             raise LakeError(f"`make run` is at work ({run}) and builds with this engine: end it with Ctrl-C there")
         print("stopped" if engine().stop() else "none was running")
+    elif others := settings.server_of_others():
+        _require_answer(others)
+        print(f"{others} answers")
     else:
         print(engine().address() or "none is running: ./lake engine start")
         return 0 if engine().address() else 1
     return None
+
+
+def _require_answer(address: str) -> None:
+    """LakeError unless the server that LAKE_ENGINE names gives us a session."""
+    from include.lake.build import failures
+    from include.lake.engine import connect, engine
+
+    connect.require_listening(address)  # a session would wait for a server that is perhaps being started
+    try:
+        with engine().opened():
+            pass
+    except Exception as error:
+        if isinstance(error, LakeError) or failures.is_bug(error):
+            raise
+        details = re.search(r'details = "(.*)"', str(error))  # of gRPC: its first line only says what it is
+        reason = details[1] if details else failures.first_line(error)
+        raise LakeError(f"{address} listens, but gives no session: {reason}") from None

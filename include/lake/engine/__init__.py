@@ -60,13 +60,13 @@ class Engine(Protocol):
         """The class of an error of the engine, one of those in `errors`; None for an error of something else."""
 
     def start(self) -> str:
-        """Start the lake's own server unless it runs; gives its address."""
+        """Start the lake's own server unless it runs; gives its address. UsageError where no server is ours."""
 
     def stop(self) -> bool:
-        """Stop the lake's own server; False if none was running."""
+        """Stop the lake's own server; False if none was running. UsageError where others run the server."""
 
     def address(self) -> str | None:
-        """Where the lake's own server listens; None if it does not run."""
+        """Where the lake's own server listens; None if it does not run. UsageError where there is no server."""
 
 
 def engine() -> Engine:

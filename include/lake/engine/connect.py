@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from include.lake import settings
 from include.lake.engine.server import listens
 from include.lake.errors import LakeError
 
@@ -23,7 +24,7 @@ logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
 # that ends makes some: so a server of this machine is not asked again where nobody listens.
 _RETRIES: dict[str, Any] = {"max_retries": 5, "max_backoff": 10_000}
 # On another machine, docker or an operator restarts a killed server: a container of Spark listens after 20 s.
-# On this machine only we start it, so we do not wait.
+# On this machine, who starts it also sees that it is not up yet, so we do not wait.
 _PATIENCE_SECONDS = 40
 # What a client asks when it goes. A server that computes on all cores may never answer, and nobody needs the answer.
 _GOODBYES = ("Interrupt", "ReleaseExecute", "ReleaseSession")
@@ -99,13 +100,22 @@ def connect(
         for name, value in conf.items():
             spark.conf.set(name, value)
     except PySparkException as error:
+        # PySpark would take this session for the active one, also after the next one is made.
+        spark.release_session_on_close = False  # of a server that refuses us
+        spark.stop()
         if "UNAUTHENTICATED" not in str(error):
             raise
+        anew = ", or restart our own server: `./lake engine stop`, `./lake engine start`"
         raise LakeError(
-            f"the server at {host}:{port} refuses our token: set LAKE_ENGINE_TOKEN to the one of the "
-            f"server, or restart our own server: `./lake engine stop`, `./lake engine start`"
+            f"the server at {host}:{port} refuses our token: set LAKE_ENGINE_TOKEN to the one of the server"
+            f"{'' if settings.server_of_others() else anew}"
         ) from None
     return cast("SparkSession", spark)
+
+
+def require_listening(address: str) -> None:
+    """LakeError unless the server listens now."""
+    _wait_for(*_place(address), patience=0)
 
 
 def _place(address: str) -> tuple[str, int]:
@@ -122,6 +132,6 @@ def _wait_for(host: str, port: int, patience: float) -> None:
             return
         except OSError as error:
             if time.monotonic() >= deadline:
-                cure = "./lake engine start" if host in _THIS_MACHINE else "start it, or correct LAKE_ENGINE"
+                cure = "start it, or correct LAKE_ENGINE" if settings.server_of_others() else "./lake engine start"
                 raise LakeError(f"Spark Connect at {host}:{port} does not answer ({error}): {cure}") from None
             time.sleep(0.5)

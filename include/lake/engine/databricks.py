@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Serverless allows six settings, these two among them. An old cluster may have other ones.
 SESSION_CONF = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
+_NO_SERVER = "LAKE_ENGINE=databricks: Databricks starts what it needs, there is no server of ours"
 _ELSEWHERE = "LAKE_ENGINE=databricks: only a run of Databricks computes: trigger the DAG, or its task, in Airflow"
 
 # Of the port `Engine`, with the functions below.
@@ -96,12 +97,12 @@ def materialise(frame: "DataFrame") -> Iterator[_Cached]:
 
 
 def start() -> NoReturn:
-    raise UsageError("LAKE_ENGINE=databricks: Databricks starts what it needs, there is no server of ours")
+    raise UsageError(_NO_SERVER)
 
 
 def stop() -> bool:
     return False
 
 
-def address() -> None:
-    return None
+def address() -> NoReturn:
+    raise UsageError(_NO_SERVER)

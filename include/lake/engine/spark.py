@@ -15,7 +15,7 @@ from pyarrow import dataset
 
 from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
-from include.lake.errors import CONFLICT
+from include.lake.errors import CONFLICT, UsageError
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.storage import ANY_DAY, Snapshot, arrow, delta_files, may_try_again, store
 
@@ -36,8 +36,27 @@ SESSION_CONF = {
 _AGAIN = 5
 
 # Of the port `Engine`, with the functions below.
-start, stop, address = partial(server.start, settings.SPARK), server.stop, partial(server.address, settings.SPARK)
-kind = kinds.of
+address, kind = partial(server.address, settings.SPARK), kinds.of
+
+
+def start() -> str:
+    """Start the lake's own server unless it runs; gives its address."""
+    _require_ours()
+    return server.start(settings.SPARK)
+
+
+def stop() -> bool:
+    """Stop the lake's own server; False if none was running."""
+    _require_ours()
+    return server.stop()
+
+
+def _require_ours() -> None:
+    if others := settings.server_of_others():
+        raise UsageError(
+            f"LAKE_ENGINE names a server that others run: start and stop {others} where it runs, or set LAKE_ENGINE "
+            f"to {settings.SAIL} or {settings.SPARK}"
+        )
 
 
 @contextmanager

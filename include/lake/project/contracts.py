@@ -1,6 +1,7 @@
 """Contracts: one YAML file per table, include/sql/<schema>/<table>.yaml, beside its SELECT <table>.sql.
 
-A contract without a SELECT is a source. The fields are those of `Contract`; what can be derived is not a field.
+A contract without a SELECT is a source. With a `key` and a line in a task list it is wrong: its SELECT is missing. The
+fields are those of `Contract`; what can be derived is not a field.
 A wrong file breaks its table and no other: it is kept among the broken ones, with file, line and cure.
 """
 
@@ -296,17 +297,19 @@ def parse(text: str, path: Path) -> Contract:
 
 
 def plain(contract: Contract) -> dict[str, Any]:
-    """A good contract as JSON takes it, but for its path; see kept.py."""
-    return contract.model_dump(exclude={"path"})
+    """A good contract as JSON takes it, but for its path; see kept.py. A key that the file does not say is None."""
+    said = "key" in contract.model_fields_set
+    return contract.model_dump(exclude={"path"}) | ({} if said else {"key": None})
 
 
 def restored(values: dict[str, Any], path: Path, is_source: bool) -> Contract:
     """The contract of which `plain` gave the values. They were found good, and are not looked at again."""
     contract = Contract.model_construct(
+        {name for name, value in values.items() if value is not None},
         **values
         | {
             "path": path,
-            "key": tuple(values["key"]),
+            "key": tuple(values["key"] or ()),
             "partitioned_by": tuple(values["partitioned_by"]),
             "columns": tuple(Column.model_construct(**column) for column in values["columns"]),
             "checks": tuple(Check.model_construct(**check) for check in values["checks"]),
@@ -315,7 +318,7 @@ def restored(values: dict[str, Any], path: Path, is_source: bool) -> Contract:
             "clustered_by": tuple(values["clustered_by"]),
             "touched_by": tuple((name, Touch.model_construct(**touch)) for name, touch in values["touched_by"]),
             "vault": values["vault"] and Vault.model_construct(**_tuples(values["vault"])),
-        }
+        },
     )
     # What the cached property would find on disk, but of the time when the files were looked at.
     contract.__dict__["is_source"] = is_source
@@ -628,8 +631,10 @@ def is_leftover(name: str) -> bool:
 def require_built(contract: Contract) -> None:
     """UsageError unless the runner builds the table."""
     if not contract.is_built:
-        kind, cure = ("view", "show {}") if contract.view else ("source", "load {} FILE")
-        raise UsageError(f"{contract.table} is a {kind}, nothing builds it: ./lake {cure.format(contract.table)}")
+        table, kind = contract.table, "view" if contract.view else "source"
+        of_source = f"load {table} FILE, or write its SELECT, {settings.shown(contract.select_path)}"
+        cure = f"show {table}" if contract.view else of_source
+        raise UsageError(f"{table} is a {kind}, nothing builds it: ./lake {cure}")
 
 
 class Contracts(dict[str, Contract]):

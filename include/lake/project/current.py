@@ -120,7 +120,21 @@ class Project:
 
     def _completed(self, table: str) -> "Contract":
         parsed = self._parsed(table)
+        # A table has a `key`, and a source may have one. What a list builds is no source.
+        if parsed.is_source and "key" in parsed.model_fields_set and (listed := self._listed(table)):
+            raise ContractError(
+                f"{contracts.place(parsed.path, 'key')}: {table} has a `key` and no SELECT, and {listed} lists it: "
+                f"write {settings.shown(parsed.select_path)}, or remove it from the list if it is a source"
+            )
         return vault.completed(parsed, self._parsed) if parsed.vault else parsed
+
+    def _listed(self, table: str) -> str:
+        """File and line of the first task list that names the table; empty if none does."""
+        for path in self._lists:
+            with suppress(ContractError):  # of a list that cannot be read
+                if line := dict(self.literal(path)[1]).get(table):
+                    return f"{settings.shown(path)}:{line}"
+        return ""
 
     def _parsed(self, table: str) -> "Contract":
         """What the file of a contract says, without what follows from it."""
@@ -392,9 +406,10 @@ class Project:
                 kind = (
                     "a view: nothing builds it"
                     if contract.view
-                    else ("a source: nothing builds it, what reads it waits for it")
+                    else "a source: nothing builds it, what reads it waits for it"
                 )
-                raise ContractError(f"{shown}: {table} is {kind}; remove it")
+                select = "" if contract.view else f", or write its SELECT, {settings.shown(contract.select_path)}"
+                raise ContractError(f"{shown}: {table} is {kind}; remove it{select}")
             if contract.grain != task_list.grain:
                 raise ContractError(
                     f"{shown}: a partition of {table} is a {contract.grain}, a run of this list is of a "

@@ -379,9 +379,12 @@ class Look:
         return needed
 
     def newest_day(self, table: str) -> str:
-        """The last day of the newest partition of a table; empty if it has none, or cannot be looked at."""
+        """The last day of the newest partition of a table; empty if it has none, or cannot be looked at.
+
+        A day that a load said to be empty counts as one.
+        """
         try:
-            newest = max(self.day_versions(table), default="")
+            newest = max((*self.day_versions(table), *self._history(table).empty), default="")
         except UsageError:  # of a setting, and so of every table
             raise
         except LakeError:
@@ -398,6 +401,10 @@ class Look:
         needed = self.input_days(table, start, end)
         reasons = {name: self.absent_reasons(name, days) for name, days in needed.items()}
         return {name: days for name, days in reasons.items() if days}
+
+    def why_missing(self, table: str, start: str, end: str) -> str:
+        """Why start..end of a table that we build are missing, in words."""
+        return f"never built; {describe_absent(self.absent_inputs(table, start, end)) or 'its inputs are there'}"
 
     # -- what has changed
 
@@ -478,10 +485,7 @@ class Look:
             why = f"the build of {failed['built_at']:%F %T} failed: {failed['error']}"
             return PartitionState(table, day, FAILED, why, *facts)
         if build is None:
-            absent = self.absent_inputs(table, day, day)
-            return PartitionState(
-                table, day, MISSING, f"never built; {describe_absent(absent) or 'its inputs are there'}"
-            )
+            return PartitionState(table, day, MISSING, self.why_missing(table, day, day))
         inputs = build.inputs
         if self.project.contract(table).kept_by:
             if reason := self.reason_to_compute_all_keys(table):

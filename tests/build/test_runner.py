@@ -101,6 +101,11 @@ def test_the_last_line_names_the_days_that_were_built_and_counts_the_fresh_ones(
     with pytest.raises(InputsMissing):  # the day that waits is neither
         build(spark, DAY, "2026-01-08", log=lines.append)
     assert lines[-1].startswith(f"{TABLE} {DAY} built: 1 row in ") and lines[-1].endswith(", already fresh: 2")
+    load(("a", 1, DAY), ("a", 1, NEXT), ("a", -1, LAST))
+    build(spark, NEXT)
+    with pytest.raises(CheckFailed):
+        build(spark, DAY, LAST, log=lines.append)
+    assert lines[-1] == f"{TABLE} {DAY} built before that, and stays: 1 row"
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -85,8 +85,15 @@ def build(
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
     absent = {day: missing for day in due if (missing := lake.absent_inputs(table, day, day))}
     there = [day for day in due if day not in absent]
-    for some in [there] if contract.kept_by and there else _consecutive(contract, there):
-        _build_days(spark, contract, some, run, force, log, outcome)
+    try:
+        for some in [there] if contract.kept_by and there else _consecutive(contract, there):
+            _build_days(spark, contract, some, run, force, log, outcome)
+    except BaseException:
+        if outcome.days:
+            log(
+                f"{table} {_spans(contract, outcome.days)} built before that, and stays: {counted(outcome.rows, 'row')}"
+            )
+        raise
     outcome.seconds = round(time.monotonic() - started, 2)
     if outcome.days:
         outcome.state = "built"

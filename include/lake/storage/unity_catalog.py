@@ -137,8 +137,8 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
     try:
         if table == contracts.LEDGER:
             return Snapshot(table, "", 0, name, tuple(_columns(name)), (), {})
-        (detail,) = _sql(f"describe detail {name}")
         history = _sql(f"describe history {name} limit {_GLANCE}")
+        detail = _detail(name, history[0]["version"], history[0]["timestamp"])
         at = history[0]["version"] if version is None else version
         contract, partitioned_by = contracts.get(table), tuple(detail["partitionColumns"])
         if contract.is_source and not partitioned_by:
@@ -146,7 +146,7 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
             partitioned_by = contract.partitioned_by
         snapshot = Snapshot(
             table, detail["id"], at, name, _columns_at(name, detail["id"], at), partitioned_by,
-            {**detail, "properties": detail["properties"] or {}, "history": history},
+            {**detail, "history": history},
         )  # fmt: skip
         if places is not None:
             _open_files(snapshot, contract.place_column, places)
@@ -157,6 +157,13 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
             raise LakeError(f"{table} cannot be read at version {version} any more") from None
         raise
     return snapshot
+
+
+@lru_cache(maxsize=1000)
+def _detail(name: str, version: int, committed_at: datetime) -> dict[str, Any]:
+    """What the catalog says of a table with this newest commit. A table made again has its versions at other times."""
+    (detail,) = _sql(f"describe detail {name}")
+    return {**detail, "properties": detail["properties"] or {}}
 
 
 @lru_cache(maxsize=1000)

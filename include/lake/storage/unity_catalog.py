@@ -85,6 +85,7 @@ def use(session: Session | None) -> None:
     """From here on, this process is a run with this session; None: it is none, and asks the warehouse."""
     global _session
     _session = session
+    _of_this_run.cache_clear()
 
 
 def literal(value: str | int) -> str:
@@ -136,7 +137,8 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
     name = address(table)
     try:
         if table == contracts.LEDGER:
-            return Snapshot(table, "", 0, name, tuple(_columns(name)), (), {})
+            columns = tuple(_columns(name)) if _session is None else _of_this_run(name)
+            return Snapshot(table, "", 0, name, columns, (), {})
         history = _sql(f"describe history {name} limit {_GLANCE}")
         detail = _detail(name, history[0]["version"], history[0]["timestamp"])
         at = history[0]["version"] if version is None else version
@@ -180,6 +182,12 @@ def _columns(name: str) -> dict[str, tuple[str, str]]:
             break
         columns[row["col_name"]] = row["data_type"], row["comment"] or ""
     return columns
+
+
+@lru_cache
+def _of_this_run(name: str) -> tuple[str, ...]:
+    """The columns of the ledger, which stay as they are: a build would ask five times."""
+    return tuple(_columns(name))
 
 
 def _recorded() -> list[dict[str, Any]]:

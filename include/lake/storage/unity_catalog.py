@@ -85,6 +85,7 @@ def use(session: Session | None) -> None:
     """From here on, this process is a run with this session; None: it is none, and asks the warehouse."""
     global _session
     _session = session
+    _of_this_run.cache_clear()
 
 
 def literal(value: str | int) -> str:
@@ -136,9 +137,10 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
     name = address(table)
     try:
         if table == contracts.LEDGER:
-            return Snapshot(table, "", 0, name, tuple(_columns(name)), (), {})
-        (detail,) = _sql(f"describe detail {name}")
+            columns = tuple(_columns(name)) if _session is None else _of_this_run(name)
+            return Snapshot(table, "", 0, name, columns, (), {})
         history = _sql(f"describe history {name} limit {_GLANCE}")
+        detail = _detail(name, history[0]["version"], history[0]["timestamp"])
         at = history[0]["version"] if version is None else version
         contract, partitioned_by = contracts.get(table), tuple(detail["partitionColumns"])
         if contract.is_source and not partitioned_by:
@@ -146,7 +148,7 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
             partitioned_by = contract.partitioned_by
         snapshot = Snapshot(
             table, detail["id"], at, name, _columns_at(name, detail["id"], at), partitioned_by,
-            {**detail, "properties": detail["properties"] or {}, "history": history},
+            {**detail, "history": history},
         )  # fmt: skip
         if places is not None:
             _open_files(snapshot, contract.place_column, places)
@@ -157,6 +159,13 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
             raise LakeError(f"{table} cannot be read at version {version} any more") from None
         raise
     return snapshot
+
+
+@lru_cache(maxsize=1000)
+def _detail(name: str, version: int, committed_at: datetime) -> dict[str, Any]:
+    """What the catalog says of a table with this newest commit. A table made again has its versions at other times."""
+    (detail,) = _sql(f"describe detail {name}")
+    return {**detail, "properties": detail["properties"] or {}}
 
 
 @lru_cache(maxsize=1000)
@@ -173,6 +182,12 @@ def _columns(name: str) -> dict[str, tuple[str, str]]:
             break
         columns[row["col_name"]] = row["data_type"], row["comment"] or ""
     return columns
+
+
+@lru_cache
+def _of_this_run(name: str) -> tuple[str, ...]:
+    """The columns of the ledger, which stay as they are: a build would ask five times."""
+    return tuple(_columns(name))
 
 
 def _recorded() -> list[dict[str, Any]]:

@@ -11,6 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+
+from tests import airflow_home  # noqa: F401
+
+# isort: split
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from lake_airflow.databricks import SubmitBuild, backfill_payload, payload
 

@@ -8,6 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+
+from tests import airflow_home  # noqa: F401
+
+# isort: split
 from airflow.triggers.base import TaskSuccessEvent
 from lake_airflow import shared_look
 from lake_airflow.tasks import PartitionTrigger

@@ -25,15 +25,21 @@ _WHOLE = ""  # stands for the days of a source without days, as in the record of
 class Delivery:
     """A delivery to some sources for some days. LakeError, before anything is written, if loaded days are in its way.
 
-    keep: it delivers only what is not there. replace: also in the place of loaded days. Without these words it
-    replaces sample rows alone. `kept`: source -> days that it has left as they are.
+    keep: it delivers only what is not there, and with `late` also sample rows again. replace: also in the place of
+    loaded days. Without these words it replaces sample rows alone. `kept`: source -> days that it has left as they are.
     """
 
-    def __init__(self, tables: Collection[str], days: list[str], keep: bool = False, replace: bool = False) -> None:
+    def __init__(
+        self, tables: Collection[str], days: list[str], keep: bool = False, replace: bool = False, late: bool = False
+    ) -> None:
         if settings.on_databricks():
             raise UsageError("LAKE_ENGINE=databricks: a workspace has sources of its own, and gets no sample")
         self._sources = {table: _Source(table) for table in tables}
-        self._replaced = {None} if keep else {None, _SAMPLE, _LOADED, _UNKNOWN} if replace else {None, _SAMPLE}
+        self._replaced = {None, _SAMPLE}
+        if replace:
+            self._replaced |= {_LOADED, _UNKNOWN}
+        elif keep and not late:
+            self._replaced = {None}
         self.kept: dict[str, list[str]] = {}
         if not keep and not replace:
             self._refuse(days)

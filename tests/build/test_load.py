@@ -1,6 +1,7 @@
 """Files into sources: which days are replaced, what is refused, and that a refusal writes nothing."""
 
 import json
+import os
 from collections import Counter
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -74,12 +75,15 @@ def test_a_file_of_a_folder_that_is_named_too_is_refused(lake_home: Path, tmp_pa
     (tmp_path / "link.parquet").symlink_to(tmp_path / "in" / "part.parquet")
     (part,) = (tmp_path / "delta").glob("*.parquet")
     folder, delta = str(tmp_path / "in"), str(tmp_path / "delta")
-    for named in ([folder, f"{folder}/part.parquet"], [delta, str(part)]):
+    for named in ([folder, f"{folder}/part.parquet"],):
         for paths in (named, named[::-1]):
             with pytest.raises(UsageError, match=rf"^{named[1]} is named twice \(it is in {named[0]}, too\): "):
                 load(NOTICE, paths)
     with pytest.raises(UsageError, match=r"is named twice \(it is .*, too\): nothing was loaded"):
         load(NOTICE, [folder, str(tmp_path / "link.parquet")])
+    for paths in ([delta, str(part)], [str(part), delta]):
+        with pytest.raises(UsageError, match=r"(is named twice|is a Delta table), .*nothing was loaded|is named twice"):
+            load(NOTICE, paths)
     assert storage.open_table(NOTICE) is None
     assert load(NOTICE, [delta, f"{folder}/part.parquet"]).rows == 4
 
@@ -89,12 +93,40 @@ def test_a_folder_of_old_and_new_files_of_a_delta_table_is_refused(lake_home: Pa
     delta = tmp_path / "in" / "delta"
     for rows_of_table in ({"id": ["1", "2"], "parent_id": ["a", "a"]}, {"id": ["3"], "parent_id": ["a"]}):
         write_deltalake(delta, pa.table(rows_of_table), partition_by="parent_id", mode="overwrite")
-    for folder in (tmp_path / "in", delta / "parent_id=a"):
+    old = next(delta.rglob("*.parquet"))
+    for name, target in {"folder link": delta / "parent_id=a", "link.parquet": old}.items():
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "link.parquet").symlink_to(old)
+    ways = ["in", "in/delta/parent_id=a", "folder link", "link.parquet", "links", str(old)]
+    for folder in (tmp_path / way for way in ways):
         with pytest.raises(UsageError, match=f"^{delta} is a Delta table, .*nothing was loaded; name the table's own"):
             load(NOTICE, [str(folder)])
     assert storage.open_table(NOTICE) is None
     load(NOTICE, [str(delta)])
     assert rows(NOTICE) == [{"id": "3", "parent_id": "a"}]
+
+
+def test_links_in_a_folder_are_followed_and_what_cannot_be_read_is_refused(lake_home: Path, tmp_path: Path) -> None:
+    """Stands for: each row below a folder is loaded, or the load stops. A day would be called empty else."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "other").mkdir()
+    json_lines(tmp_path / "in" / "a.jsonl", {"id": "1"})
+    json_lines(tmp_path / "other" / "b.jsonl", {"id": "2"})
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "other")
+    assert load(NOTICE, [str(tmp_path / "in")]).rows == 2
+    odd = tmp_path / "in" / "c.jsonl"
+    for make, told in {
+        lambda: odd.symlink_to(tmp_path / "nowhere"): "is no file, or a link to nothing",
+        lambda: os.mkfifo(odd): "is no file, or a link to nothing",
+        lambda: odd.symlink_to(tmp_path / "in"): "leads to .*/in, which is read already",
+    }.items():
+        make()
+        with pytest.raises(UsageError, match=f"^{odd} {told}.*: nothing was loaded; "):
+            load(NOTICE, [str(tmp_path / "in")])
+        odd.unlink()
+    with pytest.raises(UsageError, match=r"nowhere does not exist$"):
+        load(NOTICE, [str(tmp_path / "nowhere")])
 
 
 def test_the_three_formats_say_the_same(lake_home: Path, tmp_path: Path) -> None:
@@ -661,7 +693,7 @@ def test_columns_by_the_names_of_the_files_and_moments_as_numbers(called: None, 
             for part, day in (table[:1], "2026-01-05"), (table[1:], "2026-01-06"):
                 write(path / f"theDay={day}" / "a.parquet", part)
     loaded = load(CALL, [str(path)])
-    assert loaded.no_values == ([] if kind == "folders" else ["day"])
+    assert loaded.no_values == []
     assert sorted(rows(CALL), key=lambda row: (row["at"], row["whole"] is not None)) == [
         {
             "text": "a", "whole": 1, "at": datetime(2026, 1, 5, 23, 59, 59, 999000, UTC),
@@ -821,7 +853,7 @@ EVENTSIM = {
 def test_events_are_loaded_as_eventsim_has_them(lake_home: Path, tmp_path: Path, table: str) -> None:
     events = EVENTSIM[table]
     loaded = load(table, [json_lines(tmp_path / "events.jsonl", *events)])
-    assert (loaded.now, loaded.no_values) == ({"2026-01-05": 1, "2026-01-06": 1}, ["part_date"])
+    assert (loaded.now, loaded.no_values) == ({"2026-01-05": 1, "2026-01-06": 1}, [])
     held = sorted(rows(table), key=lambda row: row["ts"])
     called = {column.name: column.named or column.name for column in contracts.get(table).columns}
     for row, event, day in zip(held, events, ("2026-01-05", "2026-01-06"), strict=True):

@@ -19,6 +19,8 @@ from include.lake.cli import main as cli
 from include.lake.cli import text
 from include.lake.project import contracts
 from include.lake.storage import delta_files as storage
+from tests import shop as of_shop
+from tests.shop import DAY, FILES, LAST, NEXT, SELECT, TABLE
 
 BACKFILL = ["backfill", "members", "--from", "2026-01-05", "--to", "2026-01-06"]
 BUILD = ["build", "we_mart.wv_sess_daily", "--from", "2026-01-05", "--to", "2026-01-05"]
@@ -430,7 +432,7 @@ def test_a_session_that_its_server_refuses_is_not_the_active_one(
     assert SparkSession.getActiveSession() is active
 
 
-def test_the_status_of_a_server_of_others_that_answers(
+def test_a_sail_that_is_named_as_a_server_of_spark_is_refused(
     lake_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from include.lake.engine import sail
@@ -440,10 +442,59 @@ def test_the_status_of_a_server_of_others_that_answers(
     try:
         monkeypatch.setenv("LAKE_ENGINE", address)
         monkeypatch.setenv("LAKE_ENGINE_TOKEN", token)
-        assert cli.main(["engine", "status"]) == 0
-        assert capsys.readouterr().out == f"{address} answers\n"
+        assert cli.main(["engine", "status"]) == 2
+        told = capsys.readouterr().err
+        assert f"the server at {address} is no Spark" in told and told.endswith("for Sail, LAKE_ENGINE=sail\n")
     finally:
         own.kill()
+
+
+def test_a_server_of_the_other_engine_is_named(
+    lake_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        assert cli.main(["engine", "start"]) == 0
+        monkeypatch.setenv("LAKE_ENGINE", "spark")
+        address = capsys.readouterr().out.strip()
+        assert cli.main(["engine", "status"]) == 1
+        told = f"a server of another engine runs at {address}, and builds do not use it: ./lake engine stop ends it\n"
+        assert capsys.readouterr().out == told
+    finally:
+        assert cli.main(["engine", "stop"]) == 0
+
+
+def test_a_table_that_waits_does_not_hold_up_those_after_it(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    one_more = {
+        "shop/absent.yaml": FILES["shop/event.yaml"],
+        "shop/before.yaml": FILES["shop/total.yaml"],
+        "shop/before.sql": SELECT.replace("shop.event", "shop.absent"),
+    }
+    shop(one_more)
+    of_shop.load(("a", 1, DAY))
+    assert cli.main(["build", "shop.before", TABLE, "--from", DAY, "--to", DAY]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"lake: shop.before {DAY} has to wait: shop.absent of {DAY} is ")
+    assert f"{TABLE} {DAY} built: 1 row in " in told.out
+
+
+def test_a_circle_of_selects_is_one_line(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    shop({"shop/total.sql": SELECT.replace("shop.event", TABLE)})
+    commands = (["lineage", TABLE], ["status", "--why", TABLE, "--day", DAY], ["try", TABLE, "--day", DAY])
+    for command in commands:
+        assert cli.main(command) in (1, 2)
+        assert f"the SELECTs read each other in a circle: {TABLE} -> {TABLE}" in capsys.readouterr().err, command
+
+
+def test_days_that_wait_for_different_reasons_have_a_reason_each(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    shop({"shop/event.yaml": FILES["shop/event.yaml"] + "ready_when: max(amount) = 2\n"})
+    of_shop.load(("a", 2, DAY), ("a", 1, NEXT), ("b", 2, "2026-01-08"))
+    assert cli.main(["status", TABLE, "--from", NEXT, "--to", LAST]) == 0
+    told = capsys.readouterr().out
+    assert f"{TABLE} {NEXT} is missing: never built; shop.event of {NEXT} is not complete: " in told
+    assert f"{TABLE} {LAST} is missing: never built; shop.event of {LAST} is missing" in told
+    assert cli.main(["build", TABLE, "--from", NEXT, "--to", LAST]) == 1
+    told = capsys.readouterr().err
+    assert f"shop.event of {NEXT} is not complete: " in told and f"; shop.event of {LAST} is missing" in told
 
 
 def test_databricks_has_no_server_to_start(

@@ -156,3 +156,14 @@ def test_a_workspace_gets_no_sample(
     assert capsys.readouterr().err == (
         "lake: LAKE_ENGINE=databricks: a workspace has sources of its own, and gets no sample\n"
     )
+
+
+def test_late_events_come_to_sample_days_beside_loaded_ones(lake_home: Path, tmp_path: Path) -> None:
+    tracks = ["sample", "rudder.tracks", "--from", DAYS[0], "--to", DAYS[-1], "--scale", "0.05"]
+    assert cli.main(tracks) == 0
+    loaded = {"id": "1", "anonymous_id": "a", "event": "e", "timestamp": f"{DAYS[1]}T00:00:00Z"}
+    load(tmp_path, "rudder.tracks", loaded, options=("--replace-smaller",))
+    before = rows_of("rudder.tracks")
+    assert cli.main([*tracks, "--late", "--keep"]) == 0
+    after = rows_of("rudder.tracks")
+    assert after[DAYS[1]] == 1 and after[DAYS[0]] > before[DAYS[0]], "the loaded day stays, the sample day has more"

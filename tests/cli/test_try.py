@@ -46,7 +46,7 @@ def test_a_check_that_fails_is_told_with_its_rows(shop: Any, capsys: Any) -> Non
 def test_inputs_that_are_missing_are_named(shop: Any, capsys: Any) -> None:
     assert "note: shop.event does not exist: it counts as empty" in attempt(capsys)
     load(("a", 1, NEXT))
-    assert f"note: shop.event of {DAY} is missing; its rows are left out" in attempt(capsys)
+    assert f"note: shop.event of {DAY} is missing; what is there of it counts" in attempt(capsys)
 
 
 def test_the_inputs_may_be_those_of_a_case(shop: Any, capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:

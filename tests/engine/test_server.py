@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from include.lake import settings
+from include.lake.cli import main as cli
 from include.lake.engine import server, spark_server
 from include.lake.errors import LakeError
 from include.lake.local import locks, processes
@@ -99,7 +100,9 @@ def server_home(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
 
 @pytest.mark.spark
-def test_one_server_for_all_that_listens_on_this_machine_alone(server_home: Path) -> None:
+def test_one_server_for_all_that_listens_on_this_machine_alone(
+    server_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: server.start(settings.SPARK, say=lambda line: None), range(2))
     assert first == second == server.address()
@@ -114,6 +117,12 @@ def test_one_server_for_all_that_listens_on_this_machine_alone(server_home: Path
     ask = f"from include.lake.engine import spark\nwith spark.opened() as s: print(s.conf.get({key!r}))"
     told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=settings.ROOT)
     assert told.stdout == "false\n"
+
+    with monkeypatch.context() as patch:
+        patch.setenv("LAKE_ENGINE", first)  # the same server, as one that others run
+        patch.setenv("LAKE_ENGINE_TOKEN", str(settings.engine_token()))
+        assert cli.main(["engine", "status"]) == 0
+        assert capsys.readouterr().out == f"{first} answers\n"
 
     process = processes.of(pid)
     os.kill(pid, signal.SIGKILL)

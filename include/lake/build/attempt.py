@@ -114,7 +114,7 @@ def _register_inputs(spark: SparkSession, lake: Look, table: str, start: str, en
     missing = [name for name in lineage.inputs(table) if not _register(spark, lake, name)]
     notes = [f"note: {name} does not exist: it counts as empty" for name in missing]
     absent = {name: days for name, days in lake.absent_inputs(table, start, end).items() if name not in missing}
-    return notes + ([f"note: {describe_absent(absent)}; its rows are left out"] if absent else [])
+    return notes + ([f"note: {describe_absent(absent)}; what is there of it counts"] if absent else [])
 
 
 def _register(spark: SparkSession, lake: Look, table: str) -> bool:

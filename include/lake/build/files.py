@@ -7,6 +7,7 @@ the next row. This module checks only the names of columns; `values` checks the 
 import csv
 import difflib
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -125,6 +126,8 @@ def read(file: str, names: Names) -> Iterator[Batch]:
     if _is_delta(start):
         yield from _said_plainly(start, "a Delta table", lambda: _delta(start, names))
         return
+    if not start.exists():
+        raise UsageError(f"{start} does not exist")
     for path in _files(start):
         reader = _READERS.get(path.suffix)
         if reader is None:
@@ -163,22 +166,38 @@ def _said_plainly(path: Path, kind: str, batches: Callable[[], Iterator[Batch]])
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself, or the files in a folder. UsageError if a part of the folder belongs to a Delta table."""
-    if not path.is_dir():
-        return [path]
-    for table in [log.parent for log in path.rglob("_delta_log")] + list(path.absolute().parents):
-        if _is_delta(table):
-            raise UsageError(
-                f"{table} is a Delta table, and among its files are old ones with rows that it has no more: "
-                "nothing was loaded; name the table's own folder"
-            )
-    return _below(path)
+    """The file itself, or the files in a folder. UsageError for files of a Delta table, by whatever path."""
+    files = _below(path) if path.is_dir() else [path]
+    for folder in sorted({file.resolve().parent for file in files}):
+        for table in (folder, *folder.parents):
+            if _is_delta(table):
+                raise UsageError(
+                    f"{table} is a Delta table, and among its files are old ones with rows that it has no more: "
+                    "nothing was loaded; name the table's own folder"
+                )
+    return files
 
 
 def _below(path: Path) -> list[Path]:
-    """The files in a folder, without names that begin with `_` or `.`: other programs keep their notes there."""
-    below = (entry for entry in sorted(path.rglob("*")) if entry.is_file())
-    return [p for p in below if not any(part[0] in "_." for part in p.relative_to(path).parts)]
+    """The files in a folder, without names that begin with `_` or `.`: other programs keep their notes there.
+
+    UsageError for what cannot be read, and for what is read already: its rows would be missing, or there twice.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename} can't be read: {error.strerror}; nothing was loaded") from None
+
+    found, seen = [], set()
+    for folder, folders, files in os.walk(path, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            raise UsageError(f"{folder} leads to {real}, which is read already: nothing was loaded; take the link away")
+        seen.add(real)
+        folders[:] = [name for name in folders if name[0] not in "_."]
+        found += [Path(folder, name) for name in files if name[0] not in "_."]
+    for file in found:
+        if not file.is_file():
+            raise UsageError(f"{file} is no file, or a link to nothing: nothing was loaded; mend it or take it away")
+    return sorted(found)
 
 
 def _folder(path: Path, start: Path, names: Names) -> dict[str, str | None]:

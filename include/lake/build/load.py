@@ -3,6 +3,7 @@
 import tempfile
 import uuid
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,7 +147,7 @@ def load(
         result.empty_days = [day for day in days or () if day not in now]
         _refuse_empty(contract, result, days, allow_empty, {day for day in result.empty_days if dropped_of[day]})
         result.now |= dict.fromkeys(result.empty_days, 0) or ({} if contract.day_column or now else {"": 0})
-        result.no_values = [name for name in contract.column_names if name not in names.matched] if now else []
+        result.no_values = _without_values(contract, names.matched) if now else []
 
         def guard(before: dict[str, int]) -> None:
             result.before = {day: before.get(day, 0) for day in result.now}
@@ -252,6 +253,12 @@ def _array(
                 problems.setdefault(row, values.reason(column, array[row].as_py(), "is not what its folder says"))
         array = folder
     return pa.nulls(size, wanted) if array is None else array, problems
+
+
+def _without_values(contract: Contract, matched: Collection[str]) -> list[str]:
+    """The columns that no file has, and that the load does not fill."""
+    filled = [contract.day_column] if contract.day_of else []
+    return [name for name in contract.column_names if name not in matched and name not in filled]
 
 
 def _day_of(

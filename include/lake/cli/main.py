@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from include.lake import settings
 from include.lake.backfill import request
-from include.lake.errors import LakeError, UsageError
+from include.lake.errors import InputsMissing, LakeError, UsageError
 from include.lake.project import contracts, current, lineage, periods
 from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, parse_day
@@ -267,7 +267,7 @@ def _sample(options: Any) -> None:
     # Both before anything is written: a scale or a day that makes no sense is an error at once.
     current = () if options.late else generate.current(options.scale, options.seed, tables)
     dated = generate.days(days[0], days[-1], options.scale, options.seed, tables, options.late)
-    delivery = deliver.Delivery(tables, days, options.keep, options.replace)
+    delivery = deliver.Delivery(tables, days, options.keep, options.replace, options.late)
     for table, data in current:
         rows += delivery.deliver(table, "", data)
     for table, day, data in dated:
@@ -305,15 +305,20 @@ def _build(options: Any) -> None:
     from include.lake.build import failures, runner
 
     tables = lineage.upstream(options.tables) if options.upstream else lineage.in_order(options.tables)
+    waiting = []
     for name in tables:
         try:
             with _ticking(f"building {name}"):
                 keys = periods.keys_of_days(contracts.get(name).grain, days[0], days[-1])
                 runner.build(name, keys[0], keys[-1], force=options.force, log=lambda line: print(line, flush=True))
+        except InputsMissing as error:  # the tables after it may have days with all inputs
+            waiting.append(str(error))
         except Exception as error:
             if isinstance(error, LakeError) or failures.is_bug(error):
                 raise
             raise LakeError(failures.explain(error, name, keys[0], keys[-1]).text) from error
+    if waiting:
+        raise InputsMissing("\n".join(waiting))
 
 
 def _backfill(options: Any) -> int:
@@ -363,6 +368,7 @@ def _why(table: str, day: str) -> None:
     from include.lake.state.look import FRESH, Look
 
     lake, is_built = Look(), contracts.get(table).is_built
+    lineage.in_order([table])  # an error for a circle, of which the inputs have no end
 
     def tell(name: str, of: str, depth: int) -> None:
         state, own = lake.state(name, of), lake.own_state(name, of)
@@ -447,7 +453,9 @@ def _reasons(lake: Any, table: str, states: list[Any], every: bool) -> Iterator[
     def lack(state: Any) -> Any:
         if state.state != "missing":
             return state
-        return state.why if is_source else list(lake.absent_inputs(table, state.day, state.day))
+        if is_source:
+            return state.why
+        return {name: {*why.values()} for name, why in lake.absent_inputs(table, state.day, state.day).items()}
 
     for _, group in groupby(states, lack):
         first, *more = group
@@ -466,6 +474,8 @@ def _no_days(lake: Any, named: list[str], tables: list[str]) -> LakeError:
         lake.day_versions(name)  # nobody knows whether a table that cannot be looked at has days
     sources = [name for name in tables if contracts.get(name).is_source]
     cure = f"./lake load {sources[0] if len(sources) == 1 else 'SOURCE'} FILE takes yours"
+    if named and not sources:
+        cure = f"./lake build {named[0]} --from D --to D makes them"
     if not generate.DAILY.keys().isdisjoint(sources):
         cure += ", ./lake sample --from D --to D makes sample data"
     others = [name for name in sources if name not in named]
@@ -549,6 +559,8 @@ def _lineage(options: Any) -> None:
             print(f"{name} <- {made_of}" if made_of else f"{name} (source)")
         return
 
+    lineage.in_order([options.table])  # an error for a circle, of which the tree has no end
+
     def tree(name: str, depth: int, earlier: int | str = 0) -> None:
         many = "all earlier days" if earlier == "all" else counted(int(earlier), "earlier day")
         days = f"  (and {many})" if earlier else ""
@@ -610,6 +622,7 @@ def _try(options: Any) -> int:
         cure = f": ./lake show {contract.table}" if contract.view else ""
         kind = "view" if contract.view else "source"
         raise UsageError(f"{contract.table} is a {kind}, there is nothing to try{cure}")
+    lineage.in_order([contract.table])  # an error for a circle
     if options.case:
         from include.lake.build import cases
 
@@ -654,8 +667,12 @@ def _engine(options: Any) -> int | None:
         _require_answer(others)
         print(f"{others} answers")
     else:
-        print(engine().address() or "none is running: ./lake engine start")
-        return 0 if engine().address() else 1
+        from include.lake.engine import server
+
+        address, other = engine().address(), server.address()
+        none = f"a server of another engine runs at {other}, and builds do not use it: ./lake engine stop ends it"
+        print(address or (none if other else "none is running: ./lake engine start"))
+        return 0 if address else 1
     return None
 
 

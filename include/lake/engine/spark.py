@@ -66,9 +66,18 @@ def opened(given: "SparkSession | None" = None) -> "Iterator[SparkSession]":
         yield given
     elif where := _address():
         with connect.session(where, SESSION_CONF, settings.engine_token()) as spark:
+            if others := settings.server_of_others():
+                _require_spark(spark, others)
             yield spark
     else:
         yield _in_process()
+
+
+def _require_spark(spark: "SparkSession", where: str) -> None:
+    """UsageError if the server is Sail. It says a version of Spark, too, but its SQL says its own."""
+    (version,) = collect(spark.sql("select version()"))[0]
+    if not version.startswith(spark.version):
+        raise UsageError(f"the server at {where} is no Spark (it says version {version}): for Sail, LAKE_ENGINE=sail")
 
 
 def _address() -> str | None:

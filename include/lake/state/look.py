@@ -608,7 +608,10 @@ def describe_absent(absent: dict[str, dict[str, str]]) -> str:
     """What is missing, in words: `a.b of 2026-01-05 and 2 more days up to 2026-01-08 is missing; …`."""
     parts = []
     for name, reasons in sorted(absent.items()):
-        day, *more = sorted(reasons)
-        others = f" and {counted(len(more), 'more day')} up to {more[-1]}" if more else ""
-        parts.append(f"{name}{f' of {day}{others}' if day else ''} {reasons[day]}")
+        of_reason: dict[str, list[str]] = {}
+        for day in sorted(reasons):
+            of_reason.setdefault(reasons[day], []).append(day)
+        for reason, (day, *more) in of_reason.items():
+            others = f" and {counted(len(more), 'more day')} up to {more[-1]}" if more else ""
+            parts.append(f"{name}{f' of {day}{others}' if day else ''} {reason}")
     return "; ".join(parts)

@@ -14,7 +14,7 @@ import pytest
 
 from include.lake import settings
 from include.lake.build import failures
-from include.lake.engine import engine, sail, sail_server, server
+from include.lake.engine import engine, sail, sail_main, sail_server, server
 from include.lake.errors import CODE, DATA, INFRASTRUCTURE, LakeError, UsageError
 from include.lake.local import processes, wait
 from include.lake.state import ledger
@@ -156,6 +156,18 @@ def test_the_server_asks_for_the_token_and_nobody_gets_past_the_gate(server_home
         time.sleep(0.05)
     assert not any(processes.identity(process.pid) for process in family)
     assert engine().address() is None
+
+
+def test_who_accepts_at_the_closed_port_waits_and_gets_no_error() -> None:
+    """Sail accepts once more while its port closes, now and then. After an error it would ask again without end."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        port = listening.getsockname()[1]
+        sail_main._close_port(port)
+        assert not server.listens(port)
+        for _ in range(2):
+            with pytest.raises(BlockingIOError):
+                listening.accept()
 
 
 def test_a_server_of_the_other_engine_is_not_mistaken(server_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

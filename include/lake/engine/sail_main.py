@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,12 +109,21 @@ def sail() -> NoReturn:
 
 
 def _close_port(port: int) -> None:
-    """Put an empty file in the place of the listening socket: the port is closed, and Sail sees no error."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for number in map(int, os.listdir("/dev/fd")):
-        with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
-            if copy.getsockname() == ("127.0.0.1", port) and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                os.dup2(nothing, number)
+    """Put a socket that nobody reaches in the place of the listening one: the port is closed, and Sail sees no error.
+
+    Sail may look once more for a connection while its port closes. Of what is no listening socket it would get an
+    error, and then ask again without end, with a whole core.
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as nobody:
+        nobody.bind(f"{folder}/nobody")  # its folder is ours alone, and goes now
+        nobody.listen()
+        nobody.setblocking(False)
+        for number in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
+                if copy.getsockname() == ("127.0.0.1", port) and copy.getsockopt(
+                    socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+                ):
+                    os.dup2(nobody.fileno(), number)
 
 
 if __name__ == "__main__":

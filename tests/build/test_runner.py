@@ -89,6 +89,22 @@ def test_fresh_days_are_not_built_again_and_a_late_file_makes_just_its_day_stale
     assert build(spark, DAY, NEXT, force=True).days == [DAY, NEXT]
 
 
+def test_a_day_that_another_has_built_since_the_first_look_is_not_built_again(shop, spark, monkeypatch) -> None:
+    load(("a", 1, DAY))
+    consecutive = runner._consecutive
+
+    def another_comes_first(contract, days):
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "_consecutive", consecutive)
+            assert build(spark).days == [DAY]
+        return consecutive(contract, days)
+
+    monkeypatch.setattr(runner, "_consecutive", another_comes_first)
+    outcome = build(spark)
+    assert outcome.days == [] and f"{TABLE} {DAY} is fresh: " in outcome.note
+    assert [row["status"] for row in ledger.read([TABLE])] == ["built"]
+
+
 def test_the_last_line_names_the_days_that_were_built_and_counts_the_fresh_ones(shop, spark) -> None:
     load(("a", 1, DAY), ("a", 1, NEXT), ("a", 1, LAST))
     build(spark, NEXT)

@@ -153,8 +153,8 @@ def _build_days(
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
         lake = Look()
         lake.version(table)
-        # Who forces a build wants it done by this run, also when another run has come first.
-        if attempt and not force and all(lake.own_state(table, day).state == FRESH for day in days):
+        # Another run may have built them since the look before. Who forces a build wants it done by this run.
+        if not force and all(lake.own_state(table, day).state == FRESH for day in days):
             ledger.append(lake.unrecorded([table]))  # the other may have been killed after its commit
             outcome.note = f"{subject} is fresh: {lake.own_state(table, days[-1]).why}"
             return

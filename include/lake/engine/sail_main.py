@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import chdir, suppress
 from typing import Any, NoReturn
 
 import grpc
@@ -114,15 +114,16 @@ def _close_port(port: int) -> None:
     Sail may look once more for a connection while its port closes. Of what is no listening socket it would get an
     error, and then ask again without end, with a whole core.
     """
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as nobody:
-        nobody.bind(f"{folder}/nobody")  # its folder is ours alone, and goes now
+    with socket.socket(socket.AF_UNIX) as nobody:
+        # The folder is ours alone, and goes at once. From within it: the whole path may be too long for a socket.
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):
+            nobody.bind("nobody")
         nobody.listen()
         nobody.setblocking(False)
         for number in map(int, os.listdir("/dev/fd")):
             with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
-                if copy.getsockname() == ("127.0.0.1", port) and copy.getsockopt(
-                    socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-                ):
+                listens = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if listens and copy.getsockname() == ("127.0.0.1", port):
                     os.dup2(nobody.fileno(), number)
 
 

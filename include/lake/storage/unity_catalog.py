@@ -85,7 +85,7 @@ def use(session: Session | None) -> None:
     """From here on, this process is a run with this session; None: it is none, and asks the warehouse."""
     global _session
     _session = session
-    _of_this_run.cache_clear()
+    _ledger_columns.cache_clear()
 
 
 def literal(value: str | int) -> str:
@@ -137,7 +137,7 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
     name = address(table)
     try:
         if table == contracts.LEDGER:
-            columns = tuple(_columns(name)) if _session is None else _of_this_run(name)
+            columns = tuple(_columns(name)) if _session is None else _ledger_columns(name)
             return Snapshot(table, "", 0, name, columns, (), {})
         history = _sql(f"describe history {name} limit {_GLANCE}")
         detail = _detail(name, history[0]["version"], history[0]["timestamp"])
@@ -185,8 +185,8 @@ def _columns(name: str) -> dict[str, tuple[str, str]]:
 
 
 @lru_cache
-def _of_this_run(name: str) -> tuple[str, ...]:
-    """The columns of the ledger, which stay as they are: a build would ask five times."""
+def _ledger_columns(name: str) -> tuple[str, ...]:
+    """The columns of the ledger. They stay as they are during a run, and a build would ask five times."""
     return tuple(_columns(name))
 
 

@@ -82,7 +82,7 @@ def test_what_follows_from_a_declaration(project: Project) -> None:
         lineage.inputs("vault.link_till_shop") == ("vault.stage",) and lineage.select("vault.sat_shop").reads_published
     )
     assert lineage.touches("vault.hub_shop")["vault.stage"].keys.text == (
-        "select upper(md5(nullif(upper(trim(changed.shop)), ''))) as shop_pk\nfrom changed"
+        "select upper(cast(md5(nullif(upper(trim(changed.shop)), '')) as string)) as shop_pk\nfrom changed"
     )
     text = current.project().select_text("vault.link_till_shop")
     # Each business key once, in the order of the hubs.

@@ -15,7 +15,7 @@ from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.current import held
-from include.lake.project.periods import Grain, Period, key_ranges
+from include.lake.project.periods import SHOWN, Grain, Period, spans
 from include.lake.words import counted
 
 # Seconds between two looks at the lake. Data arrives hours after its day, so ten seconds more do not matter.
@@ -261,13 +261,10 @@ def look(table: str, readers: list[str], day: str) -> dict[str, str]:
 
 
 def in_words(table: str, missing: dict[str, str]) -> str:
-    """Days and why they are missing, as people write them: ranges of days, and no more than five."""
+    """Days and why they are missing, as people write them."""
     if "" in missing:
         return "the whole table"
-    ranges = [
-        first if first == last else f"{first} to {last}"
-        for first, last in key_ranges(contracts.get(table).grain, sorted(missing))
-    ]
-    more = f" and {len(ranges) - 5} more gaps" if len(ranges) > 5 else ""
     reasons = dict.fromkeys(reason for reason in missing.values() if reason != "is missing")
-    return ", ".join(ranges[:5]) + more + "".join(f", which {reason}" for reason in list(reasons)[:1])
+    return spans(contracts.get(table).grain, sorted(missing), SHOWN) + "".join(
+        f", which {reason}" for reason in list(reasons)[:1]
+    )

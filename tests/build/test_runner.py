@@ -370,6 +370,9 @@ def test_a_range_builds_the_days_whose_inputs_are_there_and_names_the_others(sho
     with pytest.raises(InputsMissing, match=rf"{NEXT} has to wait \(2 other days are built\): shop\.event of {NEXT}"):
         build(spark, DAY, LAST)
     assert published() == [("a", 1, DAY), ("a", 1, LAST)]
+    # Neither the days that are there nor those that are not are left to the reader.
+    with pytest.raises(InputsMissing, match=r"event of 2026-01-04, 2026-01-06, 2026-01-08\.\.2026-01-09 is missing"):
+        build(spark, "2026-01-04", "2026-01-09")
 
 
 @pytest.mark.engine("spark")

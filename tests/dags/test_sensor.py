@@ -206,7 +206,7 @@ def test_says_what_is_missing_once_and_again_when_it_changes(caplog, monkeypatch
     with caplog.at_level(logging.INFO):
         event_of(waiting(LOG, LOGS, seconds_left=3600))
     first, second = messages(caplog)
-    assert first == f"waiting for {LOG}: 2026-01-03 to 2026-01-04; for 1:00:00 more"
+    assert first == f"waiting for {LOG}: 2026-01-03..2026-01-04; for 1:00:00 more"
     assert second.startswith(f"waiting for {LOG}: 2026-01-04; for ")
 
 
@@ -276,10 +276,10 @@ def test_many_sensors_wait_side_by_side_and_share_their_looks(monkeypatch):
     [
         ([""], "the whole table"),
         ([DAY], DAY),
-        (["2026-01-30", "2026-01-31", "2026-02-01", "2026-02-03"], "2026-01-30 to 2026-02-01, 2026-02-03"),
+        (["2026-01-30", "2026-01-31", "2026-02-01", "2026-02-03"], "2026-01-30..2026-02-01, 2026-02-03"),
         (
             [f"2026-01-{n:02}" for n in range(1, 20, 2)],
-            "2026-01-01, 2026-01-03, 2026-01-05, 2026-01-07, 2026-01-09 and 5 more gaps",
+            "2026-01-01, 2026-01-03, 2026-01-05, 2026-01-07, 2026-01-09 and 5 more ranges up to 2026-01-19",
         ),
     ],
 )

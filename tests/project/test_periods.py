@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from include.lake.errors import UsageError
-from include.lake.project.periods import GRAINS, Period, consecutive
+from include.lake.project.periods import GRAINS, Period, consecutive, spans
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,14 @@ def test_ranges_and_what_is_consecutive(grain, first, last, expected):
     assert consecutive(periods) == [(periods[0], periods[-1])]
     alone = periods[-1].after(2)
     assert consecutive([*periods, alone]) == [(periods[0], periods[-1]), (alone, alone)]
+
+
+def test_ranges_as_people_write_them():
+    days = ["2026-01-02", "2026-01-05", "2026-01-06", "2026-01-09"]
+    assert spans("day", days) == "2026-01-02, 2026-01-05..2026-01-06, 2026-01-09"
+    assert spans("day", days, 3) == "2026-01-02, 2026-01-05..2026-01-06, 2026-01-09"
+    assert spans("day", days, 1) == "2026-01-02 and 2 more ranges up to 2026-01-09"
+    assert spans("week", ["2026-01-05", "2026-01-12"], 1) == "2026-01-05..2026-01-12"
 
 
 def test_no_range():

@@ -258,9 +258,8 @@ def columns(rows: list[list[str]]) -> list[str]:
 
 
 def ranges(table: str, days: list[str]) -> str:
-    """Partitions of a table as people write them, no more than five ranges of them."""
-    found = [span(*one) for one in periods.key_ranges(contracts.get(table).grain, days)]
-    return ", ".join(found[:5]) + (f" and {counted(len(found) - 5, 'more range')}" if len(found) > 5 else "")
+    """Partitions of a table as people write them, no more than some ranges of them."""
+    return periods.spans(contracts.get(table).grain, days, periods.SHOWN)
 
 
 def skip_lines(table: str, skipped: dict[str, list[str]]) -> list[str]:

@@ -20,7 +20,7 @@ from include.lake.engine import engine
 from include.lake.errors import CONFLICT, CheckFailed, ContractError, InputsMissing, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.project.periods import Period, key_ranges, keys, keys_of_days
+from include.lake.project.periods import Period, key_ranges, keys, keys_of_days, spans
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent
 from include.lake.storage import ANY_DAY, Commit, Snapshot, overtaken, store
@@ -90,9 +90,8 @@ def build(
             _build_days(spark, contract, some, run, force, log, outcome)
     except BaseException:
         if outcome.days:
-            log(
-                f"{table} {_spans(contract, outcome.days)} built before that, and stays: {counted(outcome.rows, 'row')}"
-            )
+            stay = f"{table} {spans(contract.grain, outcome.days)} built before that, and stays"
+            log(f"{stay}: {counted(outcome.rows, 'row')}")
         raise
     outcome.seconds = round(time.monotonic() - started, 2)
     if outcome.days:
@@ -101,7 +100,7 @@ def build(
         others = f", already fresh: {fresh:,}" if fresh else ""
         lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(outcome.dropped.items()))
         rows = f"{counted(outcome.rows, 'row')}{lost} in {outcome.seconds:.1f} s"
-        outcome.note = f"{table} {_spans(contract, outcome.days)} built: {rows}{others}"
+        outcome.note = f"{table} {spans(contract.grain, outcome.days)} built: {rows}{others}"
     elif not due:
         outcome.note = f"{table} {span(start, end)} is fresh: {lake.own_state(table, days[-1]).why}"
     if outcome.note:
@@ -129,13 +128,8 @@ def _inputs_missing(contract: Contract, absent: dict[str, Absent], outcome: Outc
     other = f"other {contract.grain}"
     built = f" ({counted(len(outcome.days), f'{other} is', f'{other}s are')} built)" if outcome.days else ""
     cure = _cure(contract, list(absent), together)
-    waiting = f"{contract.table} {_spans(contract, list(absent))}"
+    waiting = f"{contract.table} {spans(contract.grain, list(absent))}"
     return InputsMissing(f"{waiting} has to wait{built}: {describe_absent(together)}; {cure}")
-
-
-def _spans(contract: Contract, days: list[str]) -> str:
-    """Sorted partitions as people write them: `2026-01-02, 2026-01-05..2026-01-09`."""
-    return ", ".join(span(*one) for one in key_ranges(contract.grain, days))
 
 
 def _consecutive(contract: Contract, days: list[str]) -> list[list[str]]:
@@ -147,7 +141,7 @@ def _build_days(
     spark: "SparkSession | None", contract: Contract, days: list[str], run: str, force: bool, log: Log, outcome: Outcome
 ) -> None:
     """Build some days in one commit; ends well, too, when another builder has done it meanwhile."""
-    table, subject = contract.table, f"{contract.table} {_spans(contract, days)}"
+    table, subject = contract.table, f"{contract.table} {spans(contract.grain, days)}"
     told = WriteConflict(f"{subject}: other builds came first {_ATTEMPTS} times; try again")
     for attempt in range(_ATTEMPTS):
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
@@ -325,7 +319,7 @@ def _publish(
     from include.lake.build import checks
     from include.lake.build import scope as scopes
 
-    table, subject, clock = contract.table, f"{contract.table} {_spans(contract, days)}", time.monotonic()
+    table, subject, clock = contract.table, f"{contract.table} {spans(contract.grain, days)}", time.monotonic()
 
     def progress(what: str) -> None:
         log(f"{subject}: {what} ({time.monotonic() - clock:.1f} s)")

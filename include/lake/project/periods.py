@@ -9,9 +9,13 @@ from typing import Literal, get_args
 
 from include.lake.errors import UsageError
 from include.lake.project.days import day_range, last_finished_day, parse_day
+from include.lake.words import counted, span
 
 Grain = Literal["day", "week", "month"]
 GRAINS: tuple[Grain, ...] = get_args(Grain)
+
+# A message shows so many ranges of partitions.
+SHOWN = 5
 
 _MONTH = re.compile(r"\d{4}-\d{2}")
 
@@ -154,6 +158,17 @@ def key_ranges(grain: Grain, partitions: list[str]) -> list[tuple[str, str]]:
     """Sorted partition keys as ranges (first, last) without gaps."""
     ranges = consecutive([Period(grain, partition) for partition in partitions])
     return [(first.text, last.text) for first, last in ranges]
+
+
+def spans(grain: Grain, partitions: list[str], at_most: int | None = None) -> str:
+    """Sorted partition keys as people write them: `2026-01-02, 2026-01-05..2026-01-09`.
+
+    at_most: of more ranges the first ones are written, and `and 3 more ranges up to 2026-02-01`.
+    """
+    ranges = key_ranges(grain, partitions)
+    shown = ", ".join(span(*one) for one in ranges[:at_most])
+    more = len(ranges[at_most:]) if at_most else 0
+    return shown + (f" and {counted(more, 'more range')} up to {partitions[-1]}" if more else "")
 
 
 def consecutive(periods: list[Period]) -> list[tuple[Period, Period]]:

@@ -605,13 +605,13 @@ class Look:
 
 
 def describe_absent(absent: dict[str, dict[str, str]]) -> str:
-    """What is missing, in words: `a.b of 2026-01-05 and 2 more days up to 2026-01-08 is missing; …`."""
-    parts = []
+    """What is missing, in words: `a.b of 2026-01-05, 2026-01-07..2026-01-08 is missing; …`."""
+    parts, project = [], current.project()
     for name, reasons in sorted(absent.items()):
         of_reason: dict[str, list[str]] = {}
         for day in sorted(reasons):
             of_reason.setdefault(reasons[day], []).append(day)
-        for reason, (day, *more) in of_reason.items():
-            others = f" and {counted(len(more), 'more day')} up to {more[-1]}" if more else ""
-            parts.append(f"{name}{f' of {day}{others}' if day else ''} {reason}")
+        for reason, days in of_reason.items():
+            of_days = "" if days == [""] else f" of {periods.spans(project.contract(name).grain, days, periods.SHOWN)}"
+            parts.append(f"{name}{of_days} {reason}")
     return "; ".join(parts)

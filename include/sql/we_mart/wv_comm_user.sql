@@ -32,16 +32,16 @@ snapshots as (
     from numbered_profiles
     where number = 1
 ),
--- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as part of a text of ours, whose
--- `end` is there only if the JSON is one object and no more.
+-- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as the one element of a list in a
+-- text of ours. The `end` of this text is there only if the list ends where we have ended it.
 snapshots_read as (
     select
         snapshots.*,
         from_json(
-            concat('{"json":', snapshots.text, ',"end":0}'),
-            'json struct<
+            concat('{"json":[', snapshots.text, '],"end":', length(snapshots.text), '}'),
+            'json array<struct<
                 firstJoinAt string, lastJoinAt string, hidden string, profileImageUrl string, profileCoverImageUrl string
-            >, end int, _corrupt_record string',
+            >>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as data
     from snapshots
@@ -49,7 +49,9 @@ snapshots_read as (
 fields as (
     select
         snapshots_read.*,
-        case when data.end = 0 and data._corrupt_record is null then data.json end as field
+        case
+            when data.end = length(text) and data._corrupt_record is null and size(data.json) = 1 then get(data.json, 0)
+        end as field
     from snapshots_read
 ),
 profiles as (
@@ -76,10 +78,12 @@ numbered_events as (
     select
         log.*,
         row_number() over (
-            partition by log.community_id, log.user_id, log.log_id order by log.type, log.change_at
+            partition by log.community_id, log.user_id, log.log_id
+            -- The earliest of several, so that none after the day decides.
+            order by log.change_at, log.type
         ) as number
     from weverse2.community_log_member_status_log as log
-    where log.type in ('subscribe', 'unsubscribe') and log.change_at between 0 and 253402268399999
+    where log.type in ('subscribe', 'unsubscribe') and log.change_at between -62135596800000 and 253402268399999
 ),
 events as (
     select
@@ -195,9 +199,10 @@ moves_read as (
     select
         log.key as user_id,
         log.created_at,
+        log.data as text,
         from_json(
-            concat('{"json":', log.data, ',"end":0}'),
-            'json struct<vChannels array<string>>, end int, _corrupt_record string',
+            concat('{"json":[', log.data, '],"end":', length(log.data), '}'),
+            'json array<struct<vChannels array<string>>>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as data
     from weverse2.community_log_v_member_migration as log
@@ -208,9 +213,9 @@ channel_moves as (
     select
         user_id,
         created_at,
-        explode(data.json.vChannels) as v_comm_id
+        explode(get(data.json, 0).vChannels) as v_comm_id
     from moves_read
-    where data.end = 0 and data._corrupt_record is null
+    where data.end = length(text) and data._corrupt_record is null and size(data.json) = 1
 ),
 migrations as (
     select
@@ -244,7 +249,9 @@ numbered_joins as (
         info.is_first_user_comm,
         row_number() over (
             partition by info.wv_user_id, info.we_art_id
-            order by info.comm_user_first_dt, info.tot_comm_user_first_dt, info.is_first_user_comm
+            order by
+                info.comm_user_first_dt nulls last, info.tot_comm_user_first_dt nulls last,
+                info.is_first_user_comm nulls last
         ) as number
     from we_mart.wv1_join_info as info
 ),
@@ -260,8 +267,8 @@ specials_read as (
         special.special_member_type as type,
         special.data as text,
         from_json(
-            concat('{"json":', special.data, ',"end":0}'),
-            'json struct<officialName struct<values: struct<ko: string, en: string, jp: string>>>, end int, _corrupt_record string',
+            concat('{"json":[', special.data, '],"end":', length(special.data), '}'),
+            'json array<struct<officialName struct<values: struct<ko: string, en: string, jp: string>>>>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as data
     from weverse2.community_member_special_member as special
@@ -273,7 +280,10 @@ official_names as (
         user_id,
         type,
         text,
-        case when data.end = 0 and data._corrupt_record is null then data.json.officialName.values end as names
+        case
+            when data.end = length(text) and data._corrupt_record is null and size(data.json) = 1
+                then get(data.json, 0).officialName.values
+        end as names
     from specials_read
 ),
 numbered_specials as (
@@ -283,7 +293,7 @@ numbered_specials as (
         type,
         -- Its text settles the name, too.
         coalesce(nullif(names.ko, ''), nullif(names.en, ''), nullif(names.jp, '')) as name,
-        row_number() over (partition by comm_id, user_id order by type, text) as number
+        row_number() over (partition by comm_id, user_id order by type, text nulls last) as number
     from official_names
 ),
 specials as (
@@ -305,8 +315,8 @@ reports_read as (
         report.author_id,
         report.value as text,
         from_json(
-            concat('{"json":', report.value, ',"end":0}'),
-            'json struct<cumulativeReportCount string>, end int, _corrupt_record string',
+            concat('{"json":[', report.value, '],"end":', length(report.value), '}'),
+            'json array<struct<cumulativeReportCount string>>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as value
     from weverse2.community_common_report as report
@@ -316,10 +326,10 @@ numbered_reports as (
     select
         comm_user_id,
         case
-            when value.end = 0 and value._corrupt_record is null
-                then try_cast(value.json.cumulativeReportCount as bigint)
+            when value.end = length(text) and value._corrupt_record is null and size(value.json) = 1
+                then try_cast(get(value.json, 0).cumulativeReportCount as bigint)
         end as count,
-        row_number() over (partition by comm_user_id order by author_id, text) as number
+        row_number() over (partition by comm_user_id order by author_id, text nulls last) as number
     from reports_read
 ),
 reports as (
@@ -358,11 +368,12 @@ numbered_settings as (
         row_number() over (
             partition by config.community_id, config.user_id
             order by
-                config.artist_cheering_me_push_enabled, config.artist_comment_push_enabled,
-                config.artist_live_on_air_push_enabled, config.artist_live_reservation_push_enabled,
-                config.artist_moment_push_enabled, config.artist_post_push_enabled, config.comment_push_enabled,
-                config.community_anniversary_push_enabled, config.community_media_push_enabled,
-                config.community_notice_push_enabled, config.following_push_enabled
+                config.artist_cheering_me_push_enabled nulls last, config.artist_comment_push_enabled nulls last,
+                config.artist_live_on_air_push_enabled nulls last,
+                config.artist_live_reservation_push_enabled nulls last, config.artist_moment_push_enabled nulls last,
+                config.artist_post_push_enabled nulls last, config.comment_push_enabled nulls last,
+                config.community_anniversary_push_enabled nulls last, config.community_media_push_enabled nulls last,
+                config.community_notice_push_enabled nulls last, config.following_push_enabled nulls last
         ) as number
     from weverse2.notification_push_config as config
 ),
@@ -419,7 +430,7 @@ select
     coalesce(
         case
             when last_event.type = 'unsubscribe'
-                then timestamp_seconds(last_event.change_at div 1000) + interval 9 hours
+                then date_trunc('second', timestamp_millis(last_event.change_at)) + interval 9 hours
         end,
         users.wv_leave_dt
     ) as comm_user_end_dt,

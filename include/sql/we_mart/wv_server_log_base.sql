@@ -1,15 +1,15 @@
--- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as part of a text of ours, whose
--- `end` is there only if the JSON is one object and no more.
+-- The two engines, Spark and Sail, read JSON alike where it is well-formed. So it is read as the one element of a list in a
+-- text of ours. The `end` of this text is there only if the list ends where we have ended it.
 with received as (
     select
         log.*,
         from_json(
-            concat('{"json":', log.params, ',"end":0}'),
-            'json struct<
+            concat('{"json":[', log.params, '],"end":', length(log.params), '}'),
+            'json array<struct<
                 _request_body string, request_body string, _method string, method string, _gcc string, gcc string,
                 _consumer_id string, consumer_id string, _provider_id string, provider_id string,
                 language string, platform string, wpf string, os string
-            >, end int, _corrupt_record string',
+            >>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as header
     from service_log.weverse_server_log as log
@@ -18,7 +18,10 @@ with received as (
 headers as (
     select
         received.*,
-        case when header.end = 0 and header._corrupt_record is null then header.json end as call
+        case
+            when header.end = length(params) and header._corrupt_record is null and size(header.json) = 1
+                then get(header.json, 0)
+        end as call
     from received
 ),
 calls as (
@@ -196,12 +199,12 @@ requested as (
     select
         placed.*,
         from_json(
-            concat('{"json":', placed.request, ',"end":0}'),
-            'json struct<
+            concat('{"json":[', placed.request, '],"end":', length(placed.request), '}'),
+            'json array<struct<
                 communityId string, postId string, body string, mediaType string, time string, videoId string,
                 sessionId string, sectionType string, hasProduct string, hideFromArtist string, membershipOnly string,
                 messageCount string, messageList string
-            >, end int, _corrupt_record string',
+            >>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as asked
     from placed
@@ -209,7 +212,10 @@ requested as (
 bodies as (
     select
         requested.*,
-        case when asked.end = 0 and asked._corrupt_record is null then asked.json end as body
+        case
+            when asked.end = length(request) and asked._corrupt_record is null and size(asked.json) = 1
+                then get(asked.json, 0)
+        end as body
     from requested
 )
 select
@@ -270,9 +276,10 @@ select
     body.membershipOnly as is_fc_only,
     nullif(regexp_extract(url, '/chat-([^/&]+)/', 1), '') as chat_id,
     try_cast(body.messageCount as int) as chat_msg_count,
-    -- Spark writes a character outside the basic plane of a list as two escapes. A text in quotes gives it back.
+    -- Spark writes a character outside the basic plane of a list as two escapes. A text in quotes gives it back. What
+    -- has a control character as it is, such as a line break, is a text of the app, and no list.
     case
-        when contains(body.messageList, '\\u') then from_json(
+        when contains(body.messageList, '\\u') and not body.messageList rlike '[\\x00-\\x1f]' then from_json(
             concat('["', regexp_replace(
                 replace(replace(body.messageList, '\\', '\\\\'), '"', '\\"'),
                 '\\\\\\\\u(D[89AB]..)\\\\\\\\u(D[C-F]..)', '\\\\u$1\\\\u$2'

@@ -53,10 +53,11 @@ visitors as (
 posts_received as (
     select
         concat_ws('-', post.shard_id, post.post_local_id) as post_id,
-        -- As in wv_server_log_base: `end` is there only if the text is one object and no more.
+        post.data as text,
+        -- JSON is read as in wv_server_log_base.
         from_json(
-            concat('{"json":', post.data, ',"end":0}'),
-            'json struct<communityId string>, end int, _corrupt_record string',
+            concat('{"json":[', post.data, '],"end":', length(post.data), '}'),
+            'json array<struct<communityId string>>, end int, _corrupt_record string',
             map('allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')
         ) as data
     from weverse2.community_content_post as post
@@ -64,7 +65,12 @@ posts_received as (
 posts as (
     select
         post_id,
-        min(case when data.end = 0 and data._corrupt_record is null then try_cast(data.json.communityId as bigint) end) as comm_id
+        min(
+            case
+                when data.end = length(text) and data._corrupt_record is null and size(data.json) = 1
+                    then try_cast(get(data.json, 0).communityId as bigint)
+            end
+        ) as comm_id
     from posts_received
     group by post_id
 ),

@@ -46,8 +46,22 @@ NO_VALUES = ["01", "NaN", "+1", ".5", "1.", "Infinity", "0x1", "nul", "a", '"tab
 # Nesting of a hundred levels and more, and a key that is given twice, are read differently, and nobody writes them.
 NESTED = ["[]", "{}", "[1,2]", '["a", "b\\n"]', '{"b": 1.5}', '[{"messageId":"m1"}, null]', "[[[[[[[[1]]]]]]]]"]
 BROKEN = ["", " ", "null", "[1]", "17", '"text"', "{'a':1}", "{", "}", "{}", '{"a":1}{"a":2}', "no JSON", "\ufeff{}"]
-TAILS = [" tail", "}", "]", ",", '{"x":1}', "\x00", " \n", "\u00a0", ',"end":0',
-         ',"x":1', ',{"x":1}', ',"end":0}', '],"end":0}', ',"json":[{}]']
+TAILS = [
+    " tail",
+    "}",
+    "]",
+    ",",
+    '{"x":1}',
+    "\x00",
+    " \n",
+    "\u00a0",
+    ',"end":0',
+    ',"x":1',
+    ',{"x":1}',
+    ',"end":0}',
+    '],"end":0}',
+    ',"json":[{}]',
+]
 
 
 def tables() -> list[str]:

@@ -100,7 +100,7 @@ def _staged(source: str, event: Row) -> Row:
         "plan_type": _lower(event.get("level")),
         "location_latitude": event.get("lat"),
         "location_longitude": event.get("lon"),
-        "location_zip": (event.get("zip") or "").strip(" ") or None,
+        "location_zip": _lower(event.get("zip")),
         "location_city": _lower(event.get("city")),
         "location_state": _lower(event.get("state")),
         "user_first_name": _lower(event.get("first_name")),
@@ -270,7 +270,7 @@ def _plays(vault: dict[str, list[Row]]) -> list[Row]:
         ]
         context, artist, name = min(
             candidates,
-            key=lambda c: _order(c[1], c[2], c[0]["link_song_play_context_pk"]),
+            key=lambda c: (c[1] is None, c[1] or "", c[2] is None, c[2] or "", c[0]["link_song_play_context_pk"]),
         )
         own, start = logins.get(context["session_pk"], []), detail["play_start_ts"]
         until = [login for login in own if login["authorization_ts"] <= start]

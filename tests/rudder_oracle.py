@@ -68,7 +68,7 @@ def _unique(tracks: Iterable[Row]) -> list[Row]:
 
     def order(event: Row) -> tuple[Any, ...]:
         texts = [event["anonymous_id"], event["user_id"], event["event"]]
-        return event["timestamp"], [(text is not None, text or "") for text in texts]
+        return event["timestamp"], [(text is None, text or "") for text in texts]
 
     return [min(same, key=order) for same in deliveries.values()]
 

@@ -14,7 +14,9 @@ songs as (
         song.song_name,
         song.song_artist,
         row_number() over (
-            partition by context.song_play_pk order by song.song_artist, song.song_name, context.link_song_play_context_pk
+            partition by context.song_play_pk
+            order by
+                song.song_artist nulls last, song.song_name nulls last, context.link_song_play_context_pk
         ) as place
     from audio_vault.link_song_play_context as context
     left join audio_vault.hub_song as song on song.song_pk = context.song_pk

@@ -47,7 +47,7 @@ select distinct
     -- Infinity, NaN and numbers too large for a hash key are no place.
     case when abs(lat) < 1e12 then lat end as location_latitude,
     case when abs(lon) < 1e12 then lon end as location_longitude,
-    nullif(trim(zip), '') as location_zip,
+    nullif(lower(trim(zip)), '') as location_zip,
     nullif(lower(trim(city)), '') as location_city,
     nullif(lower(trim(state)), '') as location_state,
     nullif(lower(trim(first_name)), '') as user_first_name,

@@ -11,7 +11,10 @@ numbered as (
     select
         deliveries.*,
         -- A total order: deliveries that it does not tell apart are the same in every column.
-        row_number() over (partition by event_id order by timestamp, anonymous_id, user_id, event) as delivery
+        row_number() over (
+            partition by event_id
+            order by timestamp, anonymous_id nulls last, user_id nulls last, event nulls last
+        ) as delivery
     from deliveries
 )
 select

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from include.lake import settings
-from include.lake.engine import server
+from include.lake.engine import connect, server
 from include.lake.errors import LakeError
 from include.lake.local import processes, wait
 from include.lake.local.processes import Process
@@ -165,7 +165,9 @@ class Stack:
         return [sys.executable, "-P", "-m", "include.lake.cli", *arguments]
 
     def start_engine(self) -> None:
-        """Start the server of the engine, unless it runs already or is that of another machine."""
+        """Start the server of the engine, unless it runs already. LakeError if one that others run does not answer."""
+        if others := settings.server_of_others():
+            connect.require_listening(others)
         self._uses_engine = settings.engine() in (settings.SAIL, settings.SPARK)
         if not self._uses_engine or server.address(settings.engine()):
             return

@@ -70,6 +70,15 @@ def at_work() -> Iterator["subprocess.Popen[str]"]:
         run.communicate(timeout=60)
 
 
+def test_make_run_asks_a_server_that_others_run_before_anything_starts(lake_home: Path) -> None:
+    address = f"sc://127.0.0.1:{server.free_port()}"
+    environment = {**os.environ, "LAKE_ENGINE": address, "LAKE_UI_PORT": str(server.free_port())}
+    command = [sys.executable, "-c", WITH_THE_ENGINE_ALONE]
+    ended = subprocess.run(command, env=environment, cwd=settings.ROOT, capture_output=True, text=True, timeout=60)
+    message = r"make run: Spark Connect at \S+ does not answer .*: start it, or correct LAKE_ENGINE\n"
+    assert ended.returncode == 1 and re.fullmatch(message, ended.stderr), ended.stderr
+
+
 def engine(what: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "include.lake.cli", "engine", what]
     return subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)

@@ -3,14 +3,18 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 import zipfile
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from scripts import deploy
 from tests.conftest import QUICK
 
 _RUNS = "/api/2.2/jobs/runs/"
@@ -28,9 +32,12 @@ _TASK_FIELDS = {
     "timeout_seconds",
 }  # fmt: skip
 _WHEEL_FIELDS = {"entry_point", "named_parameters", "package_name", "parameters"}
+# What an environment of serverless has by itself, of what a run imports: PySpark, and what its Connect client needs.
+_OF_DATABRICKS = ("pyspark", "pandas", "pyarrow", "numpy", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard")
 # What stands in the place of a cluster: its session is there before the code of the run.
 _CLUSTER = """
 import json, os, sys
+sys.modules.update(dict.fromkeys(os.environ["OF_OTHERS"].split(",")))  # to import one of these fails
 sys.path.insert(0, sys.argv[1])
 from include.lake.engine import connect, databricks
 from include.lake.cli import entry
@@ -40,6 +47,25 @@ with connect.session(os.environ["OF_SPARK"], json.loads(os.environ["OF_CONF"]), 
     databricks.enter = lambda: enter(session)
     entry.main(sys.argv[2:])
 """
+
+
+def _plain(name: str) -> str:
+    """The name of a package as pip compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def _others() -> str:
+    """The modules here that a run of Databricks has not: neither by itself, nor by the wheel that is deployed."""
+    needs = {_plain(one.metadata["Name"]): one.requires or () for one in metadata.distributions()}
+    wanted, there = [*_OF_DATABRICKS, *(pin.partition("==")[0] for pin in deploy.needs())], set[str]()
+    while wanted:
+        name = _plain(wanted.pop())
+        if name not in there:
+            there.add(name)
+            wanted += (re.split(r"[^\w.-]", need)[0] for need in needs.get(name, ()) if "extra ==" not in need)
+    modules = metadata.packages_distributions().items()
+    return ",".join(sorted(module for module, names in modules if not {_plain(name) for name in names} & there))
 
 
 class Jobs:
@@ -53,6 +79,7 @@ class Jobs:
         self.runs: dict[int, dict[str, Any]] = {}
         self._environment = {
             "OF_SPARK": address, "OF_TOKEN": token, "OF_CONF": json.dumps(QUICK), "LAKE_HOME": str(folder / "home"),
+            "OF_OTHERS": _others(),
         }  # fmt: skip
         self._tokens: dict[str, int] = {}
         self._numbers = itertools.count(101)

@@ -29,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise RunFailed(f"{CODE}: {error}") from None
     os.environ["LAKE_ENGINE"], os.environ["LAKE_CATALOG"] = settings.DATABRICKS, options.catalog
     from include.lake.build import failures
-    from include.lake.engine import databricks
-    from include.lake.project.current import held
-    from include.lake.storage import unity_catalog
 
     try:
+        from include.lake.engine import databricks
+        from include.lake.project.current import held
+        from include.lake.storage import unity_catalog
+
         with held():
             databricks.enter()
             _require_code(options.code_id)

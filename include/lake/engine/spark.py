@@ -17,7 +17,7 @@ from include.lake import settings
 from include.lake.engine import connect, kinds, server, spark_server, toolchain
 from include.lake.errors import CONFLICT, UsageError
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
-from include.lake.storage import ANY_DAY, Snapshot, arrow, delta_files, may_try_again, store
+from include.lake.storage import ANY_DAY, Snapshot, arrow, may_try_again, store
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -159,6 +159,8 @@ class Cached:
         Rows of a table kept by key stand on all earlier ones. Spark would also commit on top of a version that it was
         not told of, and then a key of another build might be lost or there twice.
         """
+        from include.lake.storage import delta_files  # not at the top: a run of Databricks, which has no delta-rs
+
         # In the table's folder, which Spark and delta-rs reach, each with its own credentials.
         files, folder = delta_files.file_system(target.handle.delta), f"_stage/{uuid.uuid4().hex}"
         try:

@@ -18,6 +18,7 @@ import requests
 
 from include.lake import settings
 from include.lake.errors import LakeError, UsageError
+from include.lake.storage import warehouse
 
 # What a run imports and its cluster lacks; the versions are those of requirements.lock.
 _NEEDS = ("psutil", "pydantic", "pyyaml", "sqlglot")
@@ -81,13 +82,11 @@ def _hash(data: bytes) -> str:
 
 def upload(wheel: Path, volume: str) -> str:
     """Put the wheel into the Volume, unless it is there; its path."""
-    host, token = os.environ.get("DATABRICKS_HOST"), os.environ.get("DATABRICKS_TOKEN")
-    if not host or not token:
-        raise UsageError("set DATABRICKS_HOST and DATABRICKS_TOKEN to upload the wheel")
+    host, token = warehouse.of_the_environment()
     path = f"{volume}/{wheel.name}"
     try:
         answer = requests.put(
-            f"{host.rstrip('/')}/api/2.0/fs/files{path}", params={"overwrite": "false"}, data=wheel.read_bytes(),
+            f"{warehouse.url(host)}/api/2.0/fs/files{path}", params={"overwrite": "false"}, data=wheel.read_bytes(),
             headers={"Authorization": f"Bearer {token}"}, timeout=_SECONDS,
         )  # fmt: skip
     except requests.RequestException as error:
@@ -95,10 +94,9 @@ def upload(wheel: Path, volume: str) -> str:
     if answer.status_code == 409:
         print(f"{path} is there already", file=sys.stderr)
     elif not answer.ok:
-        cure = {401: "make a new token", 403: "grant WRITE VOLUME", 404: "create the Volume"}.get(
-            answer.status_code, ""
-        )
-        raise LakeError(f"{path} cannot be uploaded ({answer.status_code}): {cure or answer.text[:200]}")
+        cures = {401: "make a new token", 403: "make a new token, or grant WRITE VOLUME", 404: "create the Volume"}
+        cure = cures.get(answer.status_code, "try again")
+        raise LakeError(f"{path} cannot be uploaded ({answer.status_code}: {answer.text[:200]}): {cure}")
     return path
 
 

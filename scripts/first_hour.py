@@ -44,7 +44,7 @@ def old_version(spark: Any, schema: str) -> str:
 
 
 def row_tracking(spark: Any, schema: str) -> str:
-    """5 Ids of rows: OPTIMIZE keeps them, a delete does not (storage/unity_catalog.py: _ids)."""
+    """5 Ids of rows: OPTIMIZE keeps them, a delete does not (storage/unity_catalog.py: _files)."""
     name = f"{schema}.source"
     spark.sql(
         f"create table {name} (number bigint, day string) using delta partitioned by (day) "

@@ -168,10 +168,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[str, st
 
 @pytest.fixture
 def on_databricks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.databricks import statements  # it imports this module
+    from include.lake.storage import unity_catalog
+    from tests.databricks import sources, statements  # it imports this module
 
     monkeypatch.setenv("LAKE_ENGINE", settings.DATABRICKS)
     monkeypatch.setenv("LAKE_CATALOG", statements.CATALOG)
+    # The owners of the sources write them. In tests this process is all of them.
+    monkeypatch.setattr(unity_catalog, "replace", sources.replace)
 
 
 @pytest.fixture

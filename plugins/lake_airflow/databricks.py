@@ -9,6 +9,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -21,11 +22,20 @@ from include.lake.errors import CONFLICT, INFRASTRUCTURE, LakeError
 from include.lake.project import lineage
 
 CONNECTION = "databricks_default"
-# Databricks ends a run after this time. A trigger that is dead cannot cancel it.
+# Databricks ends a run after this time, if its task has no `execution_timeout`. A dead trigger cannot cancel it.
 TIMEOUT_SECONDS = 6 * 3600
 # The newest environment of serverless: from this one on, it keeps computed rows.
 ENVIRONMENT = "5"
-# Where the task keeps its run between its tries.
+_CURES = {
+    401: f"the token of the connection {CONNECTION} is not valid (any more): make a new one",
+    # Databricks says this of a token that has expired, too.
+    403: f"make a new token for the connection {CONNECTION} if it is not valid any more; else its user may not submit "
+    "runs: see Permissions in the README",
+    429: "the workspace has as many runs as its quota allows: Airflow tries again later",
+}
+# Which a retry does not cure.
+_FINAL = (400, 401, 403)
+# Where the task keeps the token of its run between its tries.
 _KEY = "lake_run"
 # In it: this try has not submitted the run, but found it.
 _FOUND = "found"
@@ -72,8 +82,11 @@ def backfill_payload(table: str, asked: request.Request, run: str) -> dict[str, 
 
 def connection() -> tuple[str, str]:
     """Host and token of the connection, as the statement API wants them."""
-    hook = _hook()
-    return hook._endpoint_url("").rstrip("/"), hook._get_token(raise_error=True)
+    try:
+        hook = _hook()
+        return hook._endpoint_url("").rstrip("/"), hook._get_token(raise_error=True)
+    except AirflowException as error:
+        raise LakeError(f"the connection {CONNECTION} cannot be used: {error}") from None
 
 
 def use_connection() -> None:
@@ -90,36 +103,22 @@ def _hook() -> Any:
     return DatabricksHook(CONNECTION, caller="lake")
 
 
-def _run(hook: Any, run_id: int) -> dict[str, Any] | None:
-    """A run; None if Databricks does not know it (any more): it keeps runs for 60 days."""
+def _submitted(hook: Any, body: Mapping[str, Any], token: str) -> dict[str, Any]:
+    """Submit a run; what Databricks says of it. Submitted with the token of another run, it is that run."""
     try:
-        run: dict[str, Any] = hook.get_run(run_id)
+        run: dict[str, Any] = hook.get_run(hook.submit_run({**body, "idempotency_token": token}))
         return run
-    except AirflowException as error:
-        if re.search(r"does not exist|Status Code: 404", str(error)):
-            return None
-        raise _in_one_line(error) from None
-
-
-def _submitted(hook: Any, body: dict[str, Any]) -> int:
-    """Submit a run; its id."""
-    try:
-        return int(hook.submit_run(body))
     except AirflowException as error:
         raise _in_one_line(error) from None
 
 
 def _in_one_line(error: AirflowException) -> AirflowException:
     """An error of the Jobs API with the cure; one that Airflow retries if that helps."""
-    text = str(error)
-    cures = {
-        "401": f"the token of the connection {CONNECTION} is not valid (any more): make a new one",
-        "403": f"the user of the connection {CONNECTION} may not submit runs: see Permissions in the README",
-        "429": "the workspace has as many runs as its quota allows: Airflow tries again later",
-    }
-    cure = next((cure for status, cure in cures.items() if re.search(rf"\b{status}\b", text)), None)
-    retry = not re.search(r"\b(400|401|403)\b", text)
-    return (AirflowException if retry else AirflowFailException)(f"Databricks refuses the run: {cure or text}")
+    status = getattr(error, "http_status_code", None)
+    cure = f": {_CURES[status]}" if status in _CURES else ""
+    reason = re.sub(r"\s+", " ", str(error))[:400]
+    kind = AirflowFailException if status in _FINAL else AirflowException
+    return kind(f"Databricks refuses the run ({reason}){cure}")
 
 
 class Submitted:
@@ -127,53 +126,37 @@ class Submitted:
 
     log: Any
     defer: Any
+    execution_timeout: Any
     _run_id: int | None = None
 
     def follow(self, context: Any, body: Mapping[str, Any]) -> None:
         """Find the run of this task or submit it, and defer until it ends."""
-        store, hook = context.get("task_state_store"), _hook()
-        kept = (None if store is None else store.get(_KEY)) or {}
-        if run_id := kept.get("run_id"):
-            run = _run(hook, run_id)
-            if run is None or run["state"].get("life_cycle_state") in _ENDED:
-                # It failed, it is forgotten, or its inputs may have changed since: this try is a new run.
-                kept, run_id = {}, None
-            else:
-                self.log.info("found the run %s again", run_id)
-                self._keep(store, {**kept, _FOUND: True})
-        if not run_id:
-            run_id = self._new_run(store, hook, body, kept.get("token"))
-        self._run_id = run_id
-        url = hook.get_run_page_url(run_id)
+        store, hook, run = context.get("task_state_store"), _hook(), None
+        if self.execution_timeout:  # Airflow does not count the time while a task is deferred
+            body = {**body, "timeout_seconds": int(self.execution_timeout.total_seconds())}
+        if token := ((None if store is None else store.get(_KEY)) or {}).get("token"):
+            with suppress(AirflowFailException):  # Databricks refuses the token of a run that was deleted
+                run = _submitted(hook, body, token)
+        if run and run["state"].get("life_cycle_state") not in _ENDED:
+            self.log.info("found the run %s again", run["run_id"])
+            self._keep(store, {"token": token, _FOUND: True})
+        else:
+            # There was none, or it failed, or its inputs may have changed since: this try is a new run.
+            token = uuid.uuid4().hex
+            self._keep(store, {"token": token})
+            run = _submitted(hook, body, token)
+        self._run_id, url = run["run_id"], run["run_page_url"]
         context["ti"].xcom_push("run_page_url", url)
-        self.log.info("run %s: %s", run_id, url)
+        self.log.info("run %s: %s", self._run_id, url)
         from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
 
         self.defer(
             trigger=DatabricksExecutionTrigger(
-                run_id=run_id, databricks_conn_id=CONNECTION, polling_period_seconds=settings.poll_seconds(),
+                run_id=self._run_id, databricks_conn_id=CONNECTION, polling_period_seconds=settings.poll_seconds(),
                 run_page_url=url, caller="lake",
             ),
             method_name="ended",
         )  # fmt: skip
-
-    def _new_run(self, store: Any, hook: Any, body: Mapping[str, Any], token: str | None) -> int:
-        """Submit a run, or find the one that was submitted with a token which is kept; unless that has ended badly."""
-        for chosen in (token, uuid.uuid4().hex):
-            if chosen is None:
-                continue
-            self._keep(store, {"token": chosen})
-            try:
-                run_id = _submitted(hook, {**body, "idempotency_token": chosen})
-            except AirflowFailException:
-                if chosen != token:
-                    raise
-                continue  # Databricks refuses the token of a run that was deleted
-            state = (_run(hook, run_id) or {}).get("state", {}) if chosen == token else {}
-            if state.get("life_cycle_state") not in _ENDED:
-                break
-        self._keep(store, {"token": chosen, "run_id": run_id})
-        return run_id
 
     @staticmethod
     def _keep(store: Any, state: dict[str, Any]) -> None:

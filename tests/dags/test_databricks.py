@@ -5,6 +5,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tests import airflow_home  # noqa: F401
 
 # isort: split
+from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from lake_airflow.databricks import SubmitBuild, backfill_payload, payload
 
@@ -149,14 +151,9 @@ def load(session: Any, *rows: tuple[str, int]) -> None:
 
 
 class Store(dict[str, Any]):
-    """What Airflow keeps for a task between its tries. `broken`: this many writes from now on, the worker dies."""
-
-    broken = -1
+    """What Airflow keeps for a task between its tries."""
 
     def set(self, key: str, value: Any, *, retention: Any = None) -> None:
-        self.broken -= 1
-        if self.broken == 0:
-            raise KeyboardInterrupt
         self[key] = value
 
     def delete(self, key: str) -> None:
@@ -172,10 +169,14 @@ def context(kept: Store) -> dict[str, Any]:
 
 
 def submit(kept: Store) -> tuple[SubmitBuild, TaskDeferred]:
-    task = SubmitBuild(task_id="total", table=TABLE)
+    task = SubmitBuild(task_id="total", table=TABLE, execution_timeout=timedelta(hours=2))
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(context(kept))
     return task, deferred.value
+
+
+def newest(workspace: Jobs) -> int:
+    return max(workspace.runs)
 
 
 def end(kept: Store) -> Any:
@@ -218,17 +219,22 @@ def test_whatever_dies_there_is_one_run(workspace: Jobs, cluster: Any) -> None:
     load(cluster[2], ("a", 1))
     workspace.held = True
     kept = Store()
-    kept.broken = 2
-    with pytest.raises(KeyboardInterrupt):
-        SubmitBuild(task_id="total", table=TABLE).execute(context(kept))
-    assert len(workspace.runs) == 1 and "run_id" not in kept["lake_run"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DatabricksHook, "get_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            SubmitBuild(task_id="total", table=TABLE).execute(context(kept))
+    assert len(workspace.runs) == 1
     submit(kept)
     submit(kept)
-    assert len(workspace.runs) == 1 and kept["lake_run"]["run_id"] in workspace.runs
+    assert len(workspace.runs) == 1
     # A run that Databricks does not know any more.
-    kept["lake_run"] = {"token": "x", "run_id": 999}
+    workspace.forget()
     submit(kept)
-    assert len(workspace.runs) == 2
+    assert len(workspace.runs) == 1
+
+
+def killed(*arguments: Any) -> Any:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.spark
@@ -236,8 +242,9 @@ def test_a_killed_task_cancels_its_run(workspace: Jobs) -> None:
     workspace.held = True
     kept = Store()
     task, deferred = submit(kept)
+    assert workspace.runs[newest(workspace)]["timeout"] == 7200, "Airflow does not count it while a task is deferred"
     task.on_kill()
-    assert workspace.wait(kept["lake_run"]["run_id"]) == "CANCELED"
+    assert workspace.wait(newest(workspace)) == "CANCELED"
     with pytest.raises(AirflowFailException, match="it ended"):
         task.ended(context(kept), event_of(deferred))
     assert kept == {}
@@ -250,7 +257,7 @@ def test_a_cleared_task_does_not_wait_for_the_run_that_it_cancelled(workspace: J
     task, _ = submit(kept)
     task.on_kill()
     submit(kept)
-    assert len(workspace.runs) == 2 and kept["lake_run"]["run_id"] == max(workspace.runs)
+    assert len(workspace.runs) == 2
 
 
 @THOROUGH
@@ -260,7 +267,7 @@ def test_a_cleared_task_whose_run_has_ended_is_a_new_run(workspace: Jobs, cluste
     load(cluster[2], ("a", 1))
     kept = Store()
     submit(kept)
-    assert workspace.wait(kept["lake_run"]["run_id"]) == "SUCCESS"
+    assert workspace.wait(newest(workspace)) == "SUCCESS"
     load(cluster[2], ("a", 5))
     assert end(kept)["rows"] == 1 and len(workspace.runs) == 2
     rows = cluster[2].sql(f"select total from {statements.CATALOG}.{TABLE}").collect()
@@ -274,7 +281,7 @@ def test_a_cleared_task_that_finds_a_run_which_is_cancelled_later_is_tried_again
     task, _ = submit(kept)
     again, deferred = submit(kept)
     task.on_kill()
-    assert workspace.wait(kept["lake_run"]["run_id"]) == "CANCELED"
+    assert workspace.wait(newest(workspace)) == "CANCELED"
     with pytest.raises(AirflowException) as raised:
         again.ended(context(kept), event_of(deferred))
     assert not isinstance(raised.value, AirflowFailException) and kept == {}
@@ -294,8 +301,9 @@ def test_a_token_that_is_not_valid_any_more(workspace: Jobs, monkeypatch: pytest
     """Also where the task looks at the run of an earlier try."""
     name = "AIRFLOW_CONN_DATABRICKS_DEFAULT"
     monkeypatch.setenv(name, os.environ[name].replace(TOKEN, "an old one"))
-    for kept in ({}, {"lake_run": {"token": "x", "run_id": 101}}):
-        with pytest.raises(AirflowFailException, match=r"\ADatabricks refuses the run: the token .* make a new one\Z"):
+    why = r"\ADatabricks refuses the run \(.*Invalid access token.*\): make a new token for the connection"
+    for kept in ({}, {"lake_run": {"token": "x"}}):
+        with pytest.raises(AirflowFailException, match=why):
             submit(Store(kept))
 
 

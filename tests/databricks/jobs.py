@@ -33,7 +33,9 @@ _TASK_FIELDS = {
 }  # fmt: skip
 _WHEEL_FIELDS = {"entry_point", "named_parameters", "package_name", "parameters"}
 # What an environment of serverless has by itself, of what a run imports: PySpark, and what its Connect client needs.
-_OF_DATABRICKS = ("pyspark", "pandas", "pyarrow", "numpy", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard")
+_OF_DATABRICKS = (
+    "pyspark", "pandas", "pyarrow", "numpy", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard",
+)  # fmt: skip
 # What stands in the place of a cluster: its session is there before the code of the run.
 _CLUSTER = """
 import json, os, sys
@@ -134,6 +136,7 @@ class Jobs:
                 self.runs[number] = {
                     "id": number, "task_id": number * 1000, "name": body["run_name"], "key": task["task_key"],
                     "wheel": self.folder / wheel.lstrip("/"), "parameters": task["python_wheel_task"]["parameters"],
+                    "timeout": body["timeout_seconds"],
                     "child": None, "cancelled": False, "ended": None, "logs": "", "error": None,
                 }  # fmt: skip
                 self._start(self.runs[number])
@@ -152,6 +155,11 @@ class Jobs:
                 [sys.executable, "-c", _CLUSTER, str(code), *run["parameters"]], cwd=self.folder,
                 env=environment | self._environment, stdout=log, stderr=log,
             )  # fmt: skip
+
+    def forget(self) -> None:
+        """Know no run and no token any more, as after 60 days."""
+        self.runs.clear()
+        self._tokens.clear()
 
     def release(self) -> None:
         """Start the runs that were held, and hold no more."""

@@ -33,7 +33,7 @@ class Workspace:
         if self.script:
             return self.script.pop(0)
         if token != f"Bearer {self.token}":
-            return 401 if token else 403, {}, {"error_code": "403", "message": "Invalid access token."}
+            return 403 if token else 401, {}, {"error_code": "403", "message": "Invalid access token."}
         body = raw
         if not url.path.startswith("/api/2.0/fs/"):  # files are no JSON
             body = json.loads(raw or b"{}")

@@ -49,10 +49,10 @@ def test_an_expired_token(workspace: Workspace) -> None:
 
 def test_a_missing_right(workspace: Workspace) -> None:
     workspace.script = [refused(403, "no CAN USE")]
-    assert "says 403 (no CAN USE): the user of the connection may not use it: grant CAN USE" in failure()
+    assert "says 403 (no CAN USE): if the token is not valid any more, make a new one; else grant its user" in failure()
     error = {"error_code": "BAD_REQUEST", "message": "[INSUFFICIENT_PERMISSIONS] User lacks SELECT\nand more"}
     workspace.script = [(200, {}, {"statement_id": "1", "status": {"state": "FAILED", "error": error}})]
-    assert "[INSUFFICIENT_PERMISSIONS] User lacks SELECT: the user of the connection may not use it" in failure()
+    assert "[INSUFFICIENT_PERMISSIONS] User lacks SELECT: grant its user CAN USE on the warehouse" in failure()
 
 
 def test_a_quota(workspace: Workspace) -> None:
@@ -75,6 +75,30 @@ def test_a_wrong_host_and_a_wrong_warehouse(workspace: Workspace, monkeypatch: p
     assert "says 404 (SQL warehouse nobody does not exist.): there is no such warehouse" in failure()
     monkeypatch.setattr(warehouse, "_connection", lambda: ("http://127.0.0.1:1", "token"))
     assert "does not answer" in failure()
+
+
+def test_an_answer_of_something_else(workspace: Workspace) -> None:
+    """Such as the page of a proxy. Whoever waits for rows knows one kind of error."""
+    workspace.script = [(200, {}, "<html>")]
+    assert failure().endswith("does not answer as a workspace of Databricks: correct the host of the connection")
+
+
+def test_rows_are_kept_from_when_they_came(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warehouse that starts takes minutes. Its answer must not be too old when it comes."""
+    ask = warehouse._ask
+
+    def slow(*arguments: Any) -> Any:
+        clock[0] += 300
+        return ask(*arguments)
+
+    clock = [0.0]
+    monkeypatch.setattr(warehouse.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(warehouse, "_ask", slow)
+    answer = {"statement_id": "1", "status": {"state": "SUCCEEDED"}, "manifest": {"schema": {}}}
+    workspace.script = [(200, {}, answer)] * 2
+    for _ in range(2):
+        warehouse.sql("select 1", {})
+    assert clock == [300.0]
 
 
 def test_a_statement_that_fails_says_so(workspace: Workspace) -> None:

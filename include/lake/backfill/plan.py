@@ -4,6 +4,7 @@ A plan comes from one look at the lake, without Spark. The look is told table by
 tables above see it as they will find it: an input that is built anew makes its readers stale, through every level.
 """
 
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -157,7 +158,8 @@ def _is_late(lake: Look, name: str, days: list[str]) -> bool:
 
 def _batches(costs: "Costs", table: str, due: list[str], limit: int | None) -> Iterator[list[str]]:
     """`due` cut into consecutive days: `limit` a time, or as many as fit the machine."""
-    fitting = settings.engine_memory_bytes() * _BATCH_SHARE
+    # The memory of a run of Databricks is not ours to know. There it is a matter of days alone.
+    fitting = math.inf if settings.on_databricks() else settings.engine_memory_bytes() * _BATCH_SHARE
     grain = contracts.get(table).grain
     for first, last in periods.key_ranges(grain, due):
         batch: list[str] = []

@@ -111,12 +111,11 @@ def build(
 
 
 def repair(lake: Look, table: str) -> None:
-    """Enter in the ledger what a killed build has left out, and what others did to the sources.
+    """Enter in the ledger what a killed build has left out, and what others did to the inputs.
 
     Delta may clean its logs up some day.
     """
-    sources = [name for name in lineage.inputs(table) if contracts.get(name).is_source]
-    ledger.append(lake.unrecorded([table, *sources]))
+    ledger.append(lake.unrecorded([table, *lineage.inputs(table)]))
 
 
 def _inputs_missing(contract: Contract, absent: dict[str, Absent], outcome: Outcome) -> InputsMissing:
@@ -147,6 +146,9 @@ def _build_days(
         # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
         lake = Look()
         lake.version(table)
+        # What this build reads is compared with the last entry of the ledger. A change that came since, and is taken
+        # back later, would leave no trace in one comparison over both.
+        repair(lake, table)
         # Another run may have built them since the look before. Who forces a build wants it done by this run.
         if not force and all(lake.own_state(table, day).state == FRESH for day in days):
             ledger.append(lake.unrecorded([table]))  # the other may have been killed after its commit

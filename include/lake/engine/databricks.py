@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import pyarrow as pa
-
 from include.lake.engine import kinds, spark
 from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
@@ -24,19 +22,6 @@ types, collect, kind = spark.types, spark.collect, kinds.of
 _entered: "SparkSession | None" = None
 
 
-class _Session:
-    """The session of the run, as the store wants it."""
-
-    def __init__(self, session: "SparkSession") -> None:
-        self._session = session
-
-    def sql(self, text: str) -> pa.Table:
-        return self._session.sql(text).toArrow()
-
-    def write(self, table: str, rows: pa.Table, mode: str, options: Mapping[str, str]) -> None:
-        self._session.createDataFrame(rows).write.format("delta").mode(mode).options(**options).saveAsTable(table)
-
-
 def enter(session: "SparkSession | None" = None) -> "SparkSession":
     """Say that this process is a run: the store and the builds use its session. The entry point calls it first."""
     global _entered
@@ -46,7 +31,7 @@ def enter(session: "SparkSession | None" = None) -> "SparkSession":
         session = SparkSession.builder.getOrCreate()
     for name, value in SESSION_CONF.items():
         session.conf.set(name, value)
-    unity_catalog.use(_Session(session))
+    unity_catalog.use(session)
     _entered = session
     return session
 
@@ -82,18 +67,8 @@ class _Cached(spark.Cached):
 @contextmanager
 def materialise(frame: "DataFrame") -> Iterator[_Cached]:
     """The rows, computed once whatever reads them in the block."""
-    try:
-        kept = frame.persist()
-    except Exception as error:
-        if "PERSIST" not in str(error):
-            raise
-        raise UsageError(
-            f"serverless keeps computed rows from environment version 5 on, and here not: {error}"
-        ) from None
-    try:
-        yield _Cached(kept)
-    finally:
-        kept.unpersist()
+    with spark.materialise(frame) as kept:
+        yield _Cached(kept.frame)
 
 
 def start() -> NoReturn:

@@ -37,14 +37,9 @@ def expressions(contract: Contract, dialect: str) -> list[str]:
 
 
 def _compute(snapshot: Snapshot, contract: Contract, days: list[str]) -> dict[str, str]:
-    selected = expressions(contract, "postgres")
-    listed = ", ".join(f"'{day}'" for day in days)  # each of them is a day: `Store.days` gives no other
-    column = f'"{contract.day_column}"'
+    selected = expressions(contract, store().dialect)
     try:
-        rows = store().query(
-            snapshot,
-            f"select {column}, {', '.join(selected)} from source_rows where {column} in ({listed}) group by {column}",
-        )
+        rows = store().values(snapshot, str(contract.day_column), days, selected)
     except Exception as error:
         # delta-rs raises plain exceptions for what its query engine does not understand.
         raise ContractError(

@@ -4,6 +4,7 @@ What all sensors wait for is one statement. The rules are those of every look: o
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -14,14 +15,31 @@ from include.lake.state import completeness
 from include.lake.state.look import Look
 from include.lake.storage import PartitionFiles, Snapshot, unity_catalog
 
+# Statements at a time: about as many as the smallest warehouse runs at once.
+_AT_A_TIME = 10
+
 
 def look_at(tables: Iterable[str]) -> Look:
-    """A look at these tables and what they stand on. On Databricks it asks for many of them at a time."""
-    if settings.on_databricks():
+    """A look at these tables and what they stand on.
+
+    A look asks for one table after the other. From outside Databricks a page of fifty would take half a minute, so
+    there it asks for many at a time.
+    """
+    look = Look()
+    if settings.on_databricks() and not unity_catalog.is_run():
         with suppress(LakeError):  # a broken table says so where it is looked at
             built = lineage.upstream([name for name in tables if not contracts.get(name).is_source])
-            unity_catalog.prepare({*tables, *built, *(name for table in built for name in lineage.inputs(table))})
-    return Look()
+            wanted = {*tables, *built, *(name for table in built for name in lineage.inputs(table))}
+
+            def ask(table: str) -> None:
+                with suppress(LakeError):  # whoever looks at the table meets its error
+                    look.day_versions(table) if contracts.get(table).has_days else look.snapshot(table)
+
+            first, *others = sorted(wanted, key=lambda table: not contracts.get(table).has_days)
+            ask(first)  # it opens the ledger, for all
+            with ThreadPoolExecutor(_AT_A_TIME) as pool:
+                list(pool.map(ask, others))
+    return look
 
 
 class Ask(NamedTuple):
@@ -71,30 +89,40 @@ class _Presence(Look):
 
     def __init__(self, ranges: Mapping[str, tuple[str, str]]) -> None:
         super().__init__()
-        self._texts: dict[str, list[str]] = {
-            table: completeness.expressions(contract, "databricks")
-            for table in ranges
-            if (contract := contracts.get(table)).ready_when
-        }
-        self._there = unity_catalog.presence(
+        self._texts: dict[str, list[str]] = {}
+        self._there: dict[str, unity_catalog.Presence | LakeError] = {}
+        for table in ranges:
+            try:
+                if (contract := contracts.get(table)).ready_when:
+                    self._texts[table] = completeness.expressions(contract, unity_catalog.dialect)
+            except LakeError as error:
+                self._there[table] = error
+        self._there |= unity_catalog.presence(
             {
                 table: unity_catalog.Wanted(first, last, tuple(self._texts.get(table, ())))
                 for table, (first, last) in ranges.items()
+                if table not in self._there
             }
         )
 
+    def _of(self, table: str) -> unity_catalog.Presence | None:
+        there = self._there.get(table)
+        if isinstance(there, LakeError):
+            raise there
+        return there
+
     def snapshot(self, table: str) -> Snapshot | None:
-        return Snapshot(table, "", 0, "", (), (), {}) if table in self._there else None
+        return Snapshot(table, "", 0, "", (), (), {}) if self._of(table) else None
 
     def files(self, table: str) -> dict[str, PartitionFiles]:
-        there = self._there.get(table)
+        there = self._of(table)
         return dict.fromkeys(there.days, PartitionFiles(1, 0)) if there else {}
 
     def _first_day(self, table: str) -> str | None:
-        return there.first if (there := self._there.get(table)) else None
+        return there.first if (there := self._of(table)) else None
 
     def _history(self, table: str) -> Any:
-        return self._there.get(table) or unity_catalog.Presence()
+        return self._of(table) or unity_catalog.Presence()
 
     def _unready(self, table: str, days: list[str]) -> dict[str, str]:
         if table not in self._texts:
@@ -103,6 +131,6 @@ class _Presence(Look):
         known = {
             day: completeness.reason(contract, ready == "true", names, values)
             for day in days
-            for ready, *values in [self._there[table].days[day]]
+            for ready, *values in [self._history(table).days[day]]
         }
         return {day: why for day, why in known.items() if why}

@@ -83,7 +83,12 @@ class Maintained:
 
 
 class Store(Protocol):
-    """What the lake wants of whoever keeps its tables. A damaged table is a LakeError with the cure."""
+    """What the lake wants of whoever keeps its tables. A damaged table is a LakeError with the cure.
+
+    `dialect`: the SQL that it understands, as sqlglot names it.
+    """
+
+    dialect: str
 
     def open(self, table: str, version: int | None = None, places: Collection[str] | None = None) -> Snapshot | None:
         """The table at a version (the newest by default); None if it does not exist.
@@ -113,8 +118,8 @@ class Store(Protocol):
     def rows(self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> "pa.Table":
         """The rows; of those columns that `where` names, only the rows with one of its values."""
 
-    def query(self, snapshot: Snapshot, sql: str) -> "pa.Table":
-        """The result of a query over the table `source_rows`."""
+    def values(self, snapshot: Snapshot, column: str, keys: Sequence[str], expressions: Sequence[str]) -> "pa.Table":
+        """The values of some aggregates, in the SQL of the store (`dialect`), for each of some keys of a column."""
 
     def write(
         self,

@@ -48,6 +48,7 @@ from include.lake.storage.records import metadata_of
 # The pool that pyarrow takes by default keeps tens of MB more than it uses. Every task and sensor pays for that.
 pa.set_memory_pool(pa.system_memory_pool())
 
+dialect = "postgres"  # sqlglot's name for what is nearest to the SQL of DataFusion
 _DELTA_TYPES = {
     "string": "string", "tinyint": "byte", "int": "integer", "bigint": "long",
     "double": "double", "boolean": "boolean", "date": "date", "timestamp": "timestamp",
@@ -206,7 +207,7 @@ def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None)
     if _deleted(delta):
         # The pyarrow reader does not know deletion vectors; the query engine of delta-rs does.
         parts = [f'"{name}" in ({", ".join(map(_quoted, values))})' for name, values in (where or {}).items()]
-        return query(snapshot, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
+        return _query(delta, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
     if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
         ((column, values),) = where.items()
         return _rows_of_partitions(snapshot, column, sorted(values))
@@ -234,9 +235,13 @@ def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> p
     return pa.concat_tables(tables)
 
 
-def query(snapshot: Snapshot, sql: str) -> pa.Table:
-    """The result of a query over the table `source_rows`, computed by delta-rs."""
-    return _query(snapshot.handle.delta, sql)
+def values(snapshot: Snapshot, column: str, keys: Sequence[str], expressions: Sequence[str]) -> pa.Table:
+    """The values of some aggregates for each of some keys of a column, computed by delta-rs."""
+    found, listed = f'"{column}"', ", ".join(map(_quoted, keys))
+    return _query(
+        snapshot.handle.delta,
+        f"select {found}, {', '.join(expressions)} from source_rows where {found} in ({listed}) group by {found}",
+    )
 
 
 def _query(delta: DeltaTable, sql: str) -> pa.Table:

@@ -8,15 +8,13 @@ import hashlib
 import json
 import re
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,7 +22,7 @@ from include.lake import settings
 from include.lake.errors import ContractError, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import Column, Contract
-from include.lake.project.periods import Period, is_key
+from include.lake.project.periods import is_key
 from include.lake.storage import (
     ANY_DAY,
     KEPT,
@@ -33,12 +31,11 @@ from include.lake.storage import (
     Maintained,
     PartitionFiles,
     Snapshot,
-    load_record,
     require_days,
 )
-from include.lake.storage.arrow import arrow_schema, rows_by_day
 from include.lake.storage.records import BuildRecord, LoadRecord, metadata_of, record_of
 
+dialect = "databricks"
 Values = Mapping[str, str | int]
 # What SQL says of a table that is not there, of one that two make at once, and of a version that nobody can read.
 _ABSENT = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE")
@@ -62,26 +59,16 @@ _STILL = {
 _CODE = "'lake.code_id'"
 # Databricks takes up to 256 values with a statement.
 _BOUND = 240
-# Statements at a time of those who look from outside: about as many as the smallest warehouse runs at once.
-_AT_A_TIME = 10
 # Commits that are read when a table is opened: mostly all that came since the last look.
 _GLANCE = 20
 # The history of a stream has tens of thousands of commits. What lies before these is compared in one go.
 _COMMITS = 500
 
 
-class Session(Protocol):
-    """What the store wants of the Spark session of a run."""
-
-    def sql(self, text: str) -> pa.Table: ...
-
-    def write(self, table: str, rows: pa.Table, mode: str, options: Mapping[str, str]) -> None: ...
+_session: Any = None  # of Spark, in a run; this room does not know PySpark
 
 
-_session: Session | None = None
-
-
-def use(session: Session | None) -> None:
+def use(session: Any) -> None:
     """From here on, this process is a run with this session; None: it is none, and asks the warehouse."""
     global _session
     _session = session
@@ -105,10 +92,18 @@ def _read(text: str, values: Values | None = None, kept_seconds: float | None = 
         from include.lake.storage import warehouse
 
         return warehouse.sql(text, values or {}, kept_seconds)
-    return _session.sql(re.sub(r":([a-z]\w*)", lambda name: literal((values or {})[name[1]]), text) if values else text)
+    if values:
+        text = re.sub(r":([a-z]\w*)", lambda name: literal(values[name[1]]), text)
+    rows: pa.Table = _session.sql(text).toArrow()
+    return rows
 
 
-def _run() -> Session:
+def is_run() -> bool:
+    """Is this process a run of Databricks?"""
+    return _session is not None
+
+
+def _run() -> Any:
     if _session is None:
         raise LakeError("only a run of Databricks writes tables: trigger the DAG, or its task, in Airflow")
     return _session
@@ -196,7 +191,7 @@ def _recorded() -> list[dict[str, Any]]:
     try:
         return _sql(
             f"select `table`, table_id, max(version) as version, max(built_at) as built_at from {ledger} "
-            "where status <> 'failed' group by `table`, table_id"
+            "group by `table`, table_id"
         )
     except LakeError as error:
         if _ABSENT.search(str(error)):
@@ -215,28 +210,6 @@ def _as_recorded(table: str) -> Snapshot | None:
         table, newest["table_id"], newest["version"], address(table), tuple(contract.column_names),
         contract.partitioned_by, {},
     )  # fmt: skip
-
-
-def prepare(tables: Iterable[str]) -> None:
-    """Ask for what a look at these tables reads, many statements at a time. The warehouse's client keeps the answers.
-
-    A look asks for one after the other: a page of fifty tables would take half a minute.
-    """
-    if _session is not None:
-        return
-
-    def ask(table: str) -> None:
-        with suppress(LakeError):  # whoever looks at the table meets its error
-            contract, snapshot = contracts.get(table), open(table)
-            if snapshot and ledger and contract.has_days:
-                rows(ledger, {"table": [table]})
-            if snapshot and contract.is_source:
-                days(snapshot, contract)
-
-    ledger = open(contracts.LEDGER)
-    _recorded()
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        list(pool.map(ask, tables))
 
 
 def _at(snapshot: Snapshot, version: int | None = None) -> str:
@@ -264,17 +237,41 @@ def _lists(values: Iterable[str], size: int) -> list[list[str]]:
 # -- which days have changed
 
 
+# Row tracking: Delta gives each row an id for life, and the version that has inserted or updated it last.
+_TRACKED = "bit_xor(xxhash64(_metadata.row_id, _metadata.row_commit_version))"
+# How an id of a day begins that is of its rows, and not of its files.
+_ROWS = "rows "
+# What the rows say. As JSON: it names the columns, so that no value can stand for that of another column.
+_CONTENT = (
+    "sum(cast(xxhash64(to_json(struct(*), map('timestampFormat', 'yyyyMMddHHmmssSSSSSS', "
+    "'timestampNTZFormat', 'yyyyMMddHHmmssSSSSSS'))) as decimal(38, 0)))"
+)
+
+
 def _files(snapshot: Snapshot, contract: Contract, version: int | None = None) -> dict[str, tuple[PartitionFiles, str]]:
-    """Day -> what its files hold, and an id that is another one with other files. It reads no column but the day."""
+    """Day -> what its files hold, and an id that is another one with other files; with row tracking, with other rows.
+
+    It reads no column but the day.
+    """
+    if snapshot.handle["properties"].get("delta.enableRowTracking") == "true":
+        with suppress(Exception):  # the version may be of the time before row tracking
+            of_rows = f"concat('{_ROWS}', sum(number), ' ', bit_xor(tracked))"
+            return _held(snapshot, contract, version, f"{_TRACKED} as tracked", of_rows)
+    return _held(snapshot, contract, version, "null as tracked", "cast(bit_xor(xxhash64(name, number)) as string)")
+
+
+def _held(
+    snapshot: Snapshot, contract: Contract, version: int | None, tracked: str, id_of_day: str
+) -> dict[str, tuple[PartitionFiles, str]]:
     day = contract.day_column
     rows = _sql(
-        f"select cast(`{day}` as string) as day, sum(number) as number, sum(size) as size, "
-        f"cast(bit_xor(xxhash64(name, number)) as string) as files from (select `{day}`, _metadata.file_name as name, "
-        f"_metadata.file_size as size, count(*) as number from {_at(snapshot, version)} group by all) group by `{day}`"
+        f"select cast(`{day}` as string) as day, sum(number) as number, sum(size) as size, {id_of_day} as id from "
+        f"(select `{day}`, _metadata.file_name as name, _metadata.file_size as size, count(*) as number, {tracked} "
+        f"from {_at(snapshot, version)} group by `{day}`, _metadata.file_name, _metadata.file_size) group by `{day}`"
     )
     # Others may have rows of what is no day (null, 9999-12-32): no build reads them.
     return {
-        row["day"]: (PartitionFiles(row["number"], row["size"]), row["files"])
+        row["day"]: (PartitionFiles(row["number"], row["size"]), row["id"])
         for row in sorted(rows, key=lambda row: str(row["day"]))
         if row["day"] is not None and is_key(contract.grain, row["day"])
     }
@@ -288,23 +285,14 @@ def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
     return {day: held for day, (held, _) in _files(snapshot, contract).items()}
 
 
-# Row tracking: Delta gives each row an id for life, and the version that has inserted or updated it last.
-_TRACKED = "bit_xor(xxhash64(_metadata.row_id, _metadata.row_commit_version))"
-# Else what the rows say. As JSON: it names the columns, so that no value can stand for that of another column.
-_CONTENT = (
-    "sum(cast(xxhash64(to_json(struct(*), map('timestampFormat', 'yyyyMMddHHmmssSSSSSS', "
-    "'timestampNTZFormat', 'yyyyMMddHHmmssSSSSSS'))) as decimal(38, 0)))"
-)
-
-
-def _ids(snapshot: Snapshot, contract: Contract, version: int, days: Collection[str], way: str) -> dict[str, str]:
+def _contents(snapshot: Snapshot, contract: Contract, version: int, days: Collection[str]) -> dict[str, str]:
     """Day -> an id of its rows: equal ids are equal rows, however they lie in files."""
     day = contract.day_column
     ids: dict[str, str] = {}
     for some in _lists(days, _BOUND):
         where, values = _condition({str(day): some})
         rows = _sql(
-            f"select cast(`{day}` as string) as day, concat_ws('-', count(*), {way}) as id "
+            f"select cast(`{day}` as string) as day, concat_ws('-', count(*), {_CONTENT}) as id "
             f"from {_at(snapshot, version)}{where} group by `{day}`",
             values,
         )
@@ -315,44 +303,40 @@ def _ids(snapshot: Snapshot, contract: Contract, version: int, days: Collection[
 def _changed(
     snapshot: Snapshot, contract: Contract, old: int, new: int, known: Mapping[str, str], restored: bool
 ) -> tuple[dict[str, int], dict[str, str], set[str]]:
-    """The days whose rows differ between two versions, with their bytes; the ids of the files of all days in the new
-    one; and the days that have the same rows in other files.
+    """The days whose rows differ between two versions, with their bytes; the ids of all days in the new one; and the
+    days that have the same rows in other files.
 
-    known: the ids of the files in the old one, as the ledger has them. Rows change only where files do, or their number
-    of rows: a deletion vector takes rows out of a file that stays. Only a RESTORE may bring back another vector of as
-    many rows. What differs so is compared by its rows, which tells compaction from a change.
+    known: the ids of the days in the old one, as the ledger has them. Where they are of files, rows change only where
+    files do, or their number of rows: a deletion vector takes rows out of a file that stays. Only a RESTORE may bring
+    back another vector of as many rows. What differs so is compared by its rows, which tells compaction from a change.
 
     Delta lets nobody read a version that is older than a week and not the newest. Then other files count as a change.
     """
     sizes: dict[str, int] = {}
-    files: dict[str, str] = {}
+    ids: dict[str, str] = {}
     try:
         now = _files(snapshot, contract, new)
-        sizes, files = ({day: held.bytes for day, (held, _) in now.items()}, {day: id for day, (_, id) in now.items()})
+        sizes, ids = ({day: held.bytes for day, (held, _) in now.items()}, {day: id for day, (_, id) in now.items()})
         if old >= 0 and not known:  # a table of ours, of which the ledger has no such ids
             known = {day: id for day, (_, id) in _files(snapshot, contract, old).items()}
     except Exception as error:
         if not _GONE.search(str(error)):
             raise
-        return {ANY_DAY: 0, **sizes}, files, set()
-    doubtful = {day for day in known.keys() | files.keys() if restored or known.get(day) != files.get(day)}
-    changed = doubtful
-    if old >= 0 and doubtful:
+        return {ANY_DAY: 0, **sizes}, ids, set()
+    every = known.keys() | ids.keys()
+    of_rows = {
+        day for day in every if known.get(day, _ROWS).startswith(_ROWS) and ids.get(day, _ROWS).startswith(_ROWS)
+    }
+    changed = {day for day in every if known.get(day) != ids.get(day) or (restored and day not in of_rows)}
+    moved: set[str] = set()
+    if old >= 0 and (doubtful := changed - of_rows):
         try:
-            before, after = _pair(snapshot, contract, old, new, doubtful)
-            changed = {day for day in doubtful if before.get(day) != after.get(day)}
+            before, after = (_contents(snapshot, contract, version, doubtful) for version in (old, new))
+            moved = {day for day in doubtful if before.get(day) == after.get(day)}
         except Exception as error:
             if not _GONE.search(str(error)):
                 raise
-    return {day: sizes.get(day, 0) for day in sorted(changed)}, files, doubtful - changed
-
-
-def _pair(snapshot: Snapshot, contract: Contract, old: int, new: int, days: Collection[str]) -> list[dict[str, str]]:
-    if snapshot.handle["properties"].get("delta.enableRowTracking") == "true":
-        # An older version may be of the time before row tracking.
-        with suppress(Exception):
-            return [_ids(snapshot, contract, version, days, _TRACKED) for version in (old, new)]
-    return [_ids(snapshot, contract, version, days, _CONTENT) for version in (old, new)]
+    return {day: sizes.get(day, 0) for day in sorted(changed - moved)}, ids, moved
 
 
 def commits(
@@ -456,12 +440,14 @@ def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None)
     return _read(f"select * from {_at(snapshot) if snapshot.handle else snapshot.address}{condition}", values)
 
 
-def query(snapshot: Snapshot, sql: str) -> pa.Table:
-    """The result of a query over the table `source_rows`; in the SQL of DataFusion, as the other store takes it."""
-    import sqlglot
-
-    text = sqlglot.transpile(sql, read="postgres", write="databricks")[0]
-    return _read(f"with source_rows as (select * from {_at(snapshot)}) {text}")
+def values(snapshot: Snapshot, column: str, keys: Sequence[str], expressions: Sequence[str]) -> pa.Table:
+    """The values of some aggregates for each of some keys of a column."""
+    tables = []
+    for some in _lists(keys, _BOUND):
+        condition, bound = _condition({column: some})
+        selected = f"`{column}`, {', '.join(expressions)}"
+        tables.append(_read(f"select {selected} from {_at(snapshot)}{condition} group by `{column}`", bound))
+    return pa.concat_tables(tables)
 
 
 # -- what a run writes
@@ -642,7 +628,7 @@ def write(
     if open(table) is None:
         _create(table, ", ".join(f"`{field.name}` {_type(field.type)}" for field in rows.schema), partitioned_by, about)
     if rows.num_rows:
-        session.write(address(table), rows, "append", {})
+        session.createDataFrame(rows).write.format("delta").mode("append").saveAsTable(address(table))
 
 
 def _type(kind: pa.DataType) -> str:
@@ -661,27 +647,8 @@ def replace(
     since: Snapshot | None = None,
     guard: Callable[[dict[str, int]], None] | None = None,
 ) -> int:
-    """Replace partitions (all of a source without days) in one commit that carries `record`; gives its version.
-
-    It is for sources that a run makes, such as the sample. A build writes with Spark, and all other sources are tables
-    of somebody else.
-    """
-    if not isinstance(rows, pa.Table) or since or guard:
-        raise LakeError(
-            f"./lake load does not write {contract.table} in {settings.catalog()}: its owner writes it there"
-        )
-    day, session, table = contract.day_column, _run(), rows.cast(arrow_schema(contract))
-    loaded = rows_by_day(contract, table)
-    record = record or load_record(contract, uuid.uuid4().hex, loaded)
-    options = {"userMetadata": json.dumps(record, separators=(",", ":"))}
-    snapshot = ensure(contract)
-    if day:
-        keys = ", ".join(literal(Period.parse(contract.grain, text).text) for text in sorted(partitions or loaded))
-        options["replaceWhere"] = f"`{day}` in ({keys or 'null'})"
-    session.write(snapshot.address, table, "overwrite", options)
-    newest = open(contract.table)
-    assert newest is not None, "it was written"
-    return newest.version
+    """Never: a build writes with Spark, and the sources are tables of somebody else."""
+    raise LakeError(f"./lake load does not write {contract.table} in {settings.catalog()}: its owner writes it there")
 
 
 def maintain(table: str, older_than: timedelta = KEPT) -> Maintained:
@@ -714,15 +681,19 @@ class Presence:
     empty: dict[str, None] = field(default_factory=dict)
 
 
-def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
-    """Table -> what is there of it, in one statement for 80 tables; a source that does not exist is left out."""
-    found: dict[str, Presence] = {}
+def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence | LakeError]:
+    """Table -> what is there of it, in one statement for 80 tables; a source that does not exist is left out.
+
+    Where the warehouse refuses the statement because of one table, that table has the error. The others are asked for
+    without it.
+    """
+    found: dict[str, Presence | LakeError] = {}
     for tables in _lists(wanted, _BOUND // 3):  # each binds three values
         found |= _presence({table: wanted[table] for table in tables})
     return found
 
 
-def _presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
+def _presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence | LakeError]:
     values: dict[str, str] = {}
     parts: dict[str, str] = {}
     for number, (table, one) in enumerate(sorted(wanted.items())):
@@ -730,36 +701,48 @@ def _presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence]:
         if contracts.get(table).is_source:
             parts[table] = _presence_of_source(table, number, one)
     parts[contracts.LEDGER] = _presence_in_ledger(range(len(wanted)))
-    while True:
-        text = " union all ".join(parts.values())
-        bound = {name: values[name] for name in re.findall(r":([a-z]+_\d+)", text)}
-        try:
-            rows = _read(text, bound, kept_seconds=0).to_pylist() if parts else []
-            break
-        except Exception as error:
-            # The statement names one table that is not there; the others are asked for without it.
-            absent = [table for table in parts if _says_absent(error, table)]
-            if not absent:
-                raise
-            for table in absent:
-                del parts[table]
-    found = {table: Presence() for table in wanted if table in parts or not contracts.get(table).is_source}
+    refused: dict[str, LakeError] = {}
+    rows = _rows_of(parts, values, refused)
+    if (of_ledger := refused.pop(contracts.LEDGER, None)) and not _says_absent(of_ledger, contracts.LEDGER):
+        raise of_ledger
+    there = {table: Presence() for table in wanted if table not in refused}
     for row in rows:
-        if (there := found.get(row["name"])) is None or not row["day"]:
+        if (found := there.get(row["name"])) is None or not row["day"]:
             continue
         if row["fact"] == "days":
-            there.days[row["day"]] = json.loads(row["shown"] or "[]")
+            found.days[row["day"]] = json.loads(row["shown"] or "[]")
         elif row["fact"] == "first":
-            there.first = row["day"]
+            found.first = row["day"]
         else:
-            {"built": there.built, "empty": there.empty}[row["fact"]][row["day"]] = None
-    return found
+            {"built": found.built, "empty": found.empty}[row["fact"]][row["day"]] = None
+    return {**there, **{table: error for table, error in refused.items() if not _says_absent(error, table)}}
+
+
+def _rows_of(
+    parts: Mapping[str, str], values: Mapping[str, str], refused: dict[str, LakeError]
+) -> list[dict[str, Any]]:
+    """The rows of all parts of a statement. The table whose part is refused gets the error in `refused`."""
+    from include.lake.storage.warehouse import StatementFailed
+
+    if not parts:
+        return []
+    text = " union all ".join(parts.values())
+    bound = {name: values[name] for name in re.findall(r":([a-z]+_\d+)", text)}
+    try:
+        return _read(text, bound, kept_seconds=0).to_pylist()
+    except StatementFailed as error:
+        bad = [*parts] if len(parts) == 1 else [table for table in parts if _says_absent(error, table)]
+        refused |= dict.fromkeys(bad, error)
+    rest = [table for table in parts if table not in bad]
+    # An error that names no table: one half of them has it.
+    halves = [rest] if bad else [rest[: len(rest) // 2], rest[len(rest) // 2 :]]
+    return [row for half in halves for row in _rows_of({table: parts[table] for table in half}, values, refused)]
 
 
 def _says_absent(error: Exception, table: str) -> bool:
     """Is it this table that an error names, or its schema?"""
     schema, _, name = table.partition(".")
-    quoted = f"`{schema}`" if "SCHEMA_NOT_FOUND" in str(error) else f"`{schema}`.`{name}`"
+    quoted = f"`{settings.catalog()}`.`{schema}`" if "SCHEMA_NOT_FOUND" in str(error) else f"`{schema}`.`{name}`"
     return bool(_ABSENT.search(str(error))) and quoted in str(error)
 
 
@@ -783,7 +766,7 @@ def _presence_in_ledger(numbers: Iterable[int]) -> str:
         f"(`table` = :table_{number} and `partition` between :first_{number} and :last_{number})" for number in numbers
     )
     # Rows of a table that was dropped since, and made again, speak of another one.
-    newest = "max_by(table_id, case when status <> 'failed' then built_at end) over (partition by `table`)"
+    newest = "max_by(table_id, built_at) over (partition by `table`)"
     rows = f"(select *, {newest} as newest from {address(contracts.LEDGER)} where `table` in ({tables}))"
     return (
         f"select distinct `table` as name, status as fact, `partition` as day, '' as shown from {rows} "

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -25,10 +26,11 @@ POLL_SECONDS = 2.0
 # Databricks says 429 to who asks too often, and 503 while it is busy: up to 1 + 2 + 4 + 8 + 16 s more then.
 _RETRIES = 6
 BACK_OFF_SECONDS = 0.5
+_GRANT = "grant its user CAN USE on the warehouse, and USE CATALOG, USE SCHEMA and SELECT in the catalog"
 _CURES = {
     401: "the token is not valid (any more): make a new one, and give it to the connection",
-    403: "the user of the connection may not use it: grant CAN USE on the warehouse, and USE CATALOG, USE SCHEMA and "
-    "SELECT in the catalog",
+    # Databricks says this of a token that has expired, too.
+    403: f"if the token is not valid any more, make a new one; else {_GRANT}",
     404: "there is no such warehouse (or statement) in this workspace: correct LAKE_SQL_WAREHOUSE, or the connection",
     429: "it has more requests than its quota allows: try again later, or give LAKE_LOOK_SECONDS more",
 }
@@ -47,8 +49,13 @@ def of_the_environment() -> tuple[str, str]:
     """Host and token of DATABRICKS_HOST and DATABRICKS_TOKEN; UsageError if one is not set."""
     host, token = os.environ.get("DATABRICKS_HOST"), os.environ.get("DATABRICKS_TOKEN")
     if not host or not token:
-        raise UsageError("LAKE_ENGINE=databricks: set DATABRICKS_HOST and DATABRICKS_TOKEN to ask the warehouse")
+        raise UsageError("set DATABRICKS_HOST and DATABRICKS_TOKEN to ask the workspace")
     return host, token
+
+
+def url(host: str) -> str:
+    """The address of a workspace, which people also write without https://."""
+    return (host if "://" in host else f"https://{host}").rstrip("/")
 
 
 _connection: Callable[[], tuple[str, str]] = of_the_environment
@@ -75,7 +82,8 @@ def sql(text: str, values: Mapping[str, str | int], kept_seconds: float | None =
             _kept.pop(other, None)
     kept = _kept.get(key)
     if kept is None or now - kept[0] > seconds:
-        kept = _kept[key] = now, _ask(text, values)
+        rows = _ask(text, values)  # which takes minutes where a warehouse starts
+        kept = _kept[key] = time.monotonic(), rows
     return kept[1]
 
 
@@ -110,28 +118,30 @@ def _ask(text: str, values: Mapping[str, str | int]) -> pa.Table:
 
 def _line(error: Mapping[str, Any]) -> str:
     text = f"{error.get('error_code')}: {error.get('message')}".splitlines()[0]
-    return f"{text}: {_CURES[403]}" if "INSUFFICIENT_PERMISSIONS" in text or "PERMISSION_DENIED" in text else text
+    return f"{text}: {_GRANT}" if "INSUFFICIENT_PERMISSIONS" in text or "PERMISSION_DENIED" in text else text
 
 
 def _request(method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One answer of the workspace; LakeError in one line with the cure."""
     host, token = _connection()
-    url = (host if "://" in host else f"https://{host}").rstrip("/") + path
+    target = url(host) + path
     retry = Retry(
         total=_RETRIES, connect=3, read=2, backoff_factor=BACK_OFF_SECONDS, backoff_max=30, allowed_methods=None,
         status_forcelist=(429, 503), raise_on_status=False, respect_retry_after_header=True,
     )  # fmt: skip
     try:
         with requests.Session() as session:
-            session.mount(url.partition("://")[0] + "://", HTTPAdapter(max_retries=retry))
+            session.mount(target.partition("://")[0] + "://", HTTPAdapter(max_retries=retry))
             headers = {"Authorization": f"Bearer {token}", "User-Agent": "lake"}
-            answer = session.request(method, url, json=body, headers=headers, timeout=(10, 90))
+            answer = session.request(method, target, json=body, headers=headers, timeout=(10, 90))
     except requests.RequestException as error:
         reason = re.sub(r"\s+", " ", str(error))[:200]
         raise LakeError(f"{host} does not answer ({reason}): correct the host of the connection") from None
     if answer.ok:
-        content: dict[str, Any] = answer.json()
-        return content
+        with suppress(ValueError):
+            if isinstance(content := answer.json(), dict):
+                return content
+        raise LakeError(f"{host} does not answer as a workspace of Databricks: correct the host of the connection")
     try:
         reason = str(answer.json()["message"]).partition("\n")[0][:200]
     except (ValueError, KeyError, TypeError):

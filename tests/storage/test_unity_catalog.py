@@ -19,7 +19,7 @@ from lake_airflow.tasks import PartitionTrigger
 from include.lake import settings
 from include.lake.build import attempt, runner
 from include.lake.engine import databricks
-from include.lake.errors import CheckFailed, LakeError, UsageError
+from include.lake.errors import CheckFailed, InputsMissing, LakeError, UsageError
 from include.lake.project import contracts, lineage
 from include.lake.project.days import day_range
 from include.lake.state import ledger, presence
@@ -109,19 +109,21 @@ def test_a_build_that_is_killed_or_fails(run: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("later", ["delete", "optimize"])
 def test_a_change_between_two_looks_of_a_build(run: Any, monkeypatch: pytest.MonkeyPatch, later: str) -> None:
     """The build reads rows that came after its first look. Taken back later they are a change; OPTIMIZE is none."""
-    load(("a", 1, DAY))
-    look, first = runner.repair, [True]
+    load(("a", 1, DAY), ("a", 1, LAST))  # a day between them has no rows, so they are built one after the other
+    look, first = runner._look, [True]
 
-    def repair(*arguments: Any) -> None:
-        look(*arguments)
+    def then_insert(table: str) -> Look:
+        found = look(table)
         if first and first.pop():
-            run.sql(f"insert into {EVENT} values ('b', 1, '{DAY}')")
+            run.sql(f"insert into {EVENT} values ('b', 1, '{LAST}')")
+        return found
 
-    monkeypatch.setattr(runner, "repair", repair)
-    build(None)
-    assert totals(run) == [("a", 1, DAY), ("b", 1, DAY)]
+    monkeypatch.setattr(runner, "_look", then_insert)
+    with pytest.raises(InputsMissing):
+        build(None, DAY, LAST)
+    assert totals(run) == [("a", 1, DAY), ("a", 1, LAST), ("b", 1, LAST)]
     run.sql(f"optimize {EVENT}" if later == "optimize" else f"delete from {EVENT} where name = 'b'").collect()
-    assert states()[0] == (FRESH if later == "optimize" else "stale")
+    assert Look().own_state(TABLE, LAST).state == (FRESH if later == "optimize" else "stale")
 
 
 def test_a_table_whose_builds_have_all_failed(run: Any, airflow: Callable[[], Any]) -> None:

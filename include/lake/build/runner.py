@@ -80,14 +80,13 @@ def build(
     days = keys(contract.grain, start, end)
     started = time.monotonic()
     outcome = Outcome(table, start, end)
-    lake = Look()
-    repair(lake, table)
+    lake = _look(table)
     due = [day for day in days if force or lake.own_state(table, day).state != FRESH]
     absent = {day: missing for day in due if (missing := lake.absent_inputs(table, day, day))}
     there = [day for day in due if day not in absent]
     try:
-        for some in [there] if contract.kept_by and there else _consecutive(contract, there):
-            _build_days(spark, contract, some, run, force, log, outcome)
+        for number, some in enumerate([there] if contract.kept_by and there else _consecutive(contract, there)):
+            _build_days(spark, contract, some, run, force, log, outcome, None if number else lake)
     except BaseException:
         if outcome.days:
             stay = f"{table} {spans(contract.grain, outcome.days)} built before that, and stays"
@@ -108,6 +107,17 @@ def build(
     if absent:
         raise _inputs_missing(contract, absent, outcome)
     return outcome
+
+
+def _look(table: str) -> Look:
+    """What a build reads. All that others did until now is in the ledger then.
+
+    A change that came before this look, and is taken back after it, would leave no trace in one comparison over both.
+    """
+    lake = Look()
+    lake.version(table)  # before those of its inputs: `_overtaken` notices a commit from here on
+    repair(lake, table)
+    return lake
 
 
 def repair(lake: Look, table: str) -> None:
@@ -137,18 +147,14 @@ def _consecutive(contract: Contract, days: list[str]) -> list[list[str]]:
 
 
 def _build_days(
-    spark: "SparkSession | None", contract: Contract, days: list[str], run: str, force: bool, log: Log, outcome: Outcome
-) -> None:
+    spark: "SparkSession | None", contract: Contract, days: list[str], run: str, force: bool, log: Log,
+    outcome: Outcome, first_look: Look | None,
+) -> None:  # fmt: skip
     """Build some days in one commit; ends well, too, when another builder has done it meanwhile."""
     table, subject = contract.table, f"{contract.table} {spans(contract.grain, days)}"
     told = WriteConflict(f"{subject}: other builds came first {_ATTEMPTS} times; try again")
     for attempt in range(_ATTEMPTS):
-        # The version of the table before those of its inputs: `_overtaken` notices a commit from here on.
-        lake = Look()
-        lake.version(table)
-        # What this build reads is compared with the last entry of the ledger. A change that came since, and is taken
-        # back later, would leave no trace in one comparison over both.
-        repair(lake, table)
+        lake, first_look = first_look or _look(table), None
         # Another run may have built them since the look before. Who forces a build wants it done by this run.
         if not force and all(lake.own_state(table, day).state == FRESH for day in days):
             ledger.append(lake.unrecorded([table]))  # the other may have been killed after its commit
@@ -209,9 +215,9 @@ def _entered(
 
 def _recorded(table: str, build_id: str) -> list[dict[str, Any]]:
     """Enter the newest commits of the table in the ledger; gives the rows of a build, none if it has no commit."""
-    ledger.record(table)
-    rows = ledger.decoded(ledger.reader().history(table).filter(pc.field("build_id") == build_id))
-    # Another process may have entered the same commit at the same time.
+    rows = [row for row in ledger.record(table) if row["build_id"] == build_id]
+    if not rows:  # another process may have entered the commit
+        rows = ledger.decoded(ledger.reader().history(table).filter(pc.field("build_id") == build_id))
     built = {row["partition"]: row for row in rows if row["status"] == ledger.BUILT}
     return [built[day] for day in sorted(built)]
 

@@ -77,12 +77,19 @@ class Reader:
 
     def history(self, table: str) -> pa.Table:
         """The rows of one table with the columns of SCHEMA, oldest first, some perhaps twice; see `decoded`."""
-        if self._snapshot is None:
-            return SCHEMA.empty_table()
-        if table not in self._histories:
-            rows = store().rows(self._snapshot, {"table": [table]}).select(SCHEMA.names).cast(SCHEMA)
-            self._histories[table] = rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
+        self.read([table])
         return self._histories[table]
+
+    def read(self, tables: Iterable[str]) -> None:
+        """Read the rows of some tables in one go: on Databricks each read is a statement."""
+        if not (new := [table for table in tables if table not in self._histories]):
+            return
+        data = SCHEMA.empty_table()
+        if self._snapshot is not None:
+            rows = store().rows(self._snapshot, {"table": new}).select(SCHEMA.names).cast(SCHEMA)
+            data = rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
+        for table in new:
+            self._histories[table] = data.filter(pc.equal(data["table"], table)) if new[1:] else data
 
 
 # Snapshot (its id) -> its reader, as long as somebody has it: the looks of one build read the same rows.

@@ -224,10 +224,13 @@ class Look:
             self._snapshots[table] = store().open(table)
         return self._snapshots[table]
 
+    def _reader(self) -> ledger.Reader:
+        self._ledger = self._ledger or ledger.reader()
+        return self._ledger
+
     def _history(self, table: str) -> _History:
         if table not in self._histories:
-            self._ledger = self._ledger or ledger.reader()
-            self._histories[table] = _History(self.project.contract(table), self.snapshot(table), self._ledger)
+            self._histories[table] = _History(self.project.contract(table), self.snapshot(table), self._reader())
         return self._histories[table]
 
     def _inputs_with_days(self, table: str) -> list[_Input]:
@@ -244,9 +247,9 @@ class Look:
 
     def unrecorded(self, tables: Iterable[str]) -> list[dict[str, Any]]:
         """The rows that are missing in the ledger, for those of `tables` that have days."""
-        return [
-            row for name in tables if self.project.contract(name).has_days for row in self._history(name).unrecorded
-        ]
+        names = [name for name in tables if self.project.contract(name).has_days]
+        self._reader().read(names)
+        return [row for name in names for row in self._history(name).unrecorded]
 
     def builds(self, table: str) -> dict[str, list[dict[str, Any]]]:
         """Day -> its builds, good and failed, oldest first."""

@@ -163,7 +163,13 @@ class _Staged:
     """Rows in Parquet files of a folder."""
 
     frame: "DataFrame"
-    folder: Path
+    files: tuple[Path, ...]
+
+    def rows(self, schema: pa.Schema) -> dataset.Dataset:
+        """The rows, from just these files: if one is gone, that is an error, and never a table with fewer rows."""
+        if not self.files:
+            return dataset.dataset(schema.empty_table())
+        return dataset.dataset([str(file) for file in self.files], schema, format="parquet")
 
     def publish(
         self, contract: Contract, target: Snapshot, partitions: list[str], run_timestamp: datetime,
@@ -173,7 +179,7 @@ class _Staged:
         schema = arrow.arrow_schema(contract)
         stored = [name for name in schema.names if name != RUN_TIMESTAMP]
         fields = [schema.field(name) for name in stored] + [pa.field(DROP_REASON, pa.string())]
-        files = dataset.dataset(self.folder, pa.schema(fields), format="parquet")
+        files = self.rows(pa.schema(fields))
         published = compute.field(DROP_REASON).is_null()
         if contract.kept_by and ANY_DAY not in partitions:
             place = contract.place_column
@@ -187,7 +193,7 @@ class _Staged:
                     columns[RUN_TIMESTAMP] = pa.repeat(moment, batch.num_rows)
                 yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
             if staying:
-                yield from arrow.batches(dataset.dataset(staying.folder, schema, format="parquet"))
+                yield from arrow.batches(staying.rows(schema))
 
         store().replace(
             contract, lambda: pa.RecordBatchReader.from_batches(schema, batches()),
@@ -204,7 +210,8 @@ def materialise(frame: "DataFrame") -> "Iterator[_Staged]":
         with _computing():
             frame.write.parquet(str(folder))
         folder.mkdir(exist_ok=True)  # of no rows Sail writes no file
-        yield _Staged(frame.sparkSession.read.schema(frame.schema).parquet(str(folder)), folder)
+        rows = frame.sparkSession.read.schema(frame.schema).parquet(str(folder))
+        yield _Staged(rows, tuple(sorted(folder.rglob("*.parquet"))))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

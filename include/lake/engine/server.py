@@ -7,6 +7,7 @@ pyspark.
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -36,12 +37,21 @@ def temporary_folder(name: str | None = None) -> Path:
 
 def folder_of_this_process(kind: str, name: str | None = None) -> Path:
     """A folder that goes when this process is dead and another one asks for such a folder; `name`: a lasting one."""
-    parent = state_folder() / kind
+    parent, of_ours = state_folder() / kind, f".{_pid_namespace()}"
     for other in processes.left_over(parent):
-        shutil.rmtree(other, ignore_errors=True)
-    folder = parent / (name or processes.name(os.getpid()) or "")
+        # A process of another container looks dead from here. Its folders go later, see `remove_left_over`.
+        if other.name.endswith(of_ours):
+            shutil.rmtree(other, ignore_errors=True)
+    folder = parent / (name or f"{processes.name(os.getpid())}{of_ours}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _pid_namespace() -> str:
+    """A name for those processes that see one another; empty where the system does not say."""
+    with suppress(OSError):
+        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    return ""
 
 
 def remove_left_over(older_than: timedelta) -> int:

@@ -180,6 +180,14 @@ def test_the_code_id_follows_the_meaning_and_nothing_else(project) -> None:
     assert before not in {code_id(project, *texts) for texts in other}
 
 
+def test_a_default_format_that_is_written_out_changes_the_code_id(project) -> None:
+    """to_date(text) reads more texts than to_date(text, 'yyyy-MM-dd')."""
+    written, left_out = (
+        SELECT.replace("count(*)", f"count(to_date(log.date_id{form}))") for form in (", 'yyyy-MM-dd'", "")
+    )
+    assert code_id(project, written) != code_id(project, left_out)
+
+
 def test_what_is_only_checked_makes_no_history_stale_and_ends_a_failed_try(project) -> None:
     rows, checked = code_id(project), lineage.checks_id("schema.calls")
     for contract in (CONTRACT.replace("nullable: true", "nullable: false"), CONTRACT + "checks: [calls > 0]\n"):

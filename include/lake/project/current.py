@@ -211,6 +211,11 @@ class Project:
                 raise ContractError(
                     f"{settings.shown(contract.select_path)}: reads {name}, which is a view: read its inputs instead"
                 )
+            if self.contract(name).kept_by and contract.is_built and contract.day_column:
+                raise ContractError(
+                    f"{settings.shown(contract.select_path)}: reads {name}, which is kept by key, so that any day may "
+                    f"change its rows of all days: give {table} `kept_by`, too, or make it a view"
+                )
         for name, _ in contract.reads:
             if name not in select.inputs or not self.contract(name).day_column:
                 raise ContractError(

@@ -1,5 +1,6 @@
 """Parses and checks SELECTs and checks of contracts, with sqlglot."""
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -27,7 +28,16 @@ from include.lake.project.lineage import (
 
 def meaning(text: str) -> str:
     """A query or expression without comments and formatting."""
-    return _parse(text, ContractError)[0].sql(dialect="spark", comments=False, normalize=True)
+    tree, tokens = _parse(text, ContractError)
+    sql = tree.sql(dialect="spark", comments=False, normalize=True)
+    # sqlglot leaves out a format that it takes for the default one, but to_date(a) reads more texts than with it.
+    lost = _strings(tokens) - _strings(sqlglot.tokenize(sql, dialect="spark"))
+    return " ".join([sql, *sorted(lost.elements())])
+
+
+def _strings(tokens: list[Token]) -> Counter[str]:
+    # In lower case: sqlglot writes units as it likes, such as date_trunc('SECOND', …).
+    return Counter(token.text.lower() for token in tokens if token.token_type == TokenType.STRING)
 
 
 def parse_select(text: str, contract: Contract) -> Select:
@@ -183,24 +193,35 @@ def parse_touches(contract: Contract, inputs: list[Contract]) -> dict[str, Touch
     for one in inputs:
         if not one.has_days:
             continue
+        if one.grain != contract.grain:
+            raise ContractError(
+                f"{settings.shown(contract.path)}: {one.table} has {one.grain}s, and a table kept by key takes in "
+                "days: read what it is made of"
+            )
         touch = written.pop(one.table, None)
         if touch is None and not set(contract.kept_by) <= set(one.column_names):
             raise ContractError(
                 f"{settings.shown(contract.path)}: {one.table} has no {keys}: write in `touched_by` which keys its "
                 f"rows touch, such as {{{one.table}: {{keys: select … as {contract.kept_by[0]} from changed}}}}"
             )
-        same = " and ".join(f"needed.{name} = touched.{name}" for name in contract.kept_by)
+        same = " and ".join(f"needed.`{name}` = touched.`{name}`" for name in contract.kept_by)
+        of_changed = ", ".join(f"changed.`{name}`" for name in contract.kept_by)
         texts = (
             (touch.keys, touch.rows)
             if touch
             else (
-                f"select {keys} from changed",
+                f"select {of_changed} from changed",
                 f"select needed.* from {one.table} as needed left semi join touched on {same}",
             )
         )
         found[one.table] = TouchedBy(
             _touch(contract, names, one.table, "keys", texts[0], CHANGED),
             _touch(contract, names, one.table, "rows", texts[1], TOUCHED) if texts[1] else None,
+        )
+    if not found:
+        raise ContractError(
+            f"{settings.shown(contract.path)}: a table kept by key takes in the days of an input, and none has days: "
+            "write it without kept_by, as a table that is replaced whole"
         )
     if written:
         raise ContractError(

@@ -134,7 +134,7 @@ def _why_not(lake: Look, table: str, day: str, mode: str, run: str) -> str:
     if own.state == FAILED:
         kinds.add(STALE if day in lake.built_days(table) else MISSING)
     if mode == "all":
-        if own.state == FRESH and run and any(row["run"] == run for row in lake.builds(table)[day]):
+        if own.state == FRESH and run and any(row["run"] == run for row in lake.rows(table, day)):
             return "built by this run already"  # and perhaps by somebody else since
     elif own.state == FRESH:
         late = [name for name, days in lake.input_days(table, day, day).items() if _is_late(lake, name, days)]

@@ -196,7 +196,7 @@ def results(asked: Request, run: str) -> list[Result]:
         planned = planning.plan_table(costs, table, asked, run)
         built, bad, mine = [], {}, {}
         for day in asked.partitions(table):
-            rows = lake.builds(table).get(day, [])
+            rows = lake.rows(table, day)
             last = max((row for row in rows if row["run"] == run), key=lambda row: row["built_at"], default=None)
             if last and last["status"] == "built":
                 built.append(day)

@@ -263,12 +263,12 @@ def rebuild() -> tuple[int, int]:
 
     def all_rows(ledger: Snapshot) -> pa.Table:
         nonlocal counts
-        before = decoded(store().rows(ledger))
+        before = store().rows(ledger)
         # The commits of a table whose contract is broken just now cannot be read: its rows stay, too.
-        broken = contracts.load_all().broken
-        kept = [row for row in before if row["status"] == FAILED or row["table"] in broken]
-        rows = kept + list(_rows_of_all_commits())
-        counts = len(before), len(rows)
+        broken = pa.array(sorted(contracts.load_all().broken), pa.string())
+        kept = before.filter(pc.or_(pc.equal(before["status"], FAILED), pc.is_in(before["table"], broken)))
+        rows = decoded(kept) + list(_rows_of_all_commits())
+        counts = before.num_rows, len(rows)
         return encoded(rows)
 
     store().write(TABLE, all_rows, **_LAYOUT)

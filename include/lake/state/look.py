@@ -4,7 +4,7 @@ A day of a table changes with each commit that changes its rows, whoever wrote i
 input it read. So a day is stale if a day that it reads has changed after that version.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -86,7 +86,7 @@ class _History:
         self._data = data
         self.built: dict[str, int] = {}  # day -> position in `_data` of its newest good build
         self.failed: dict[str, int] = {}  # the same of its newest failed one
-        self.empty: set[str] = set()
+        self.empty: set[str] = set()  # days without rows, by the newest load of them
         self.changes: dict[str, int] = {}  # day -> the newest version that changed its rows
         self._foreign: dict[str, int] = {}  # the same of other writers
         self._read()
@@ -113,8 +113,9 @@ class _History:
             last[numbers[order]] = order
             names = days.dictionary.to_pylist()
             found.update(zip(names, self._mine[at[last]].tolist(), strict=True))
-            if status == EMPTY:
-                self.empty.update(names)
+            if status == EMPTY:  # the last status, so that all changes are known
+                loaded = zip(names, versions[last].tolist(), strict=True)
+                self.empty.update(day for day, version in loaded if version >= self.changes.get(day, -1))
             elif status != ledger.FAILED:
                 for day, version in zip(names, versions[last].tolist(), strict=True):
                     self.changes[day] = max(version, self.changes.get(day, -1))
@@ -351,6 +352,8 @@ class Look:
         if hours is None:
             return False
         last_day = Period(self.project.contract(table).grain, day).last_day
+        if last_day >= "9999":  # the end of this day is beyond what a datetime holds
+            return False
         ends = (datetime.fromisoformat(last_day) + timedelta(days=1)).replace
         last = max(ends(tzinfo=ZoneInfo(zone)) for zone in task_lists.zones_of_source(table))
         return datetime.now(last.tzinfo) >= last + timedelta(hours=hours)
@@ -441,7 +444,8 @@ class Look:
             return newest[bisect_right(days, periods.read_of(grain, day, read.grain)[-1])]
         window = periods.read_of(grain, day, read.grain, int(read.earlier))
         if read.is_source and (first_kept := self._first_day(read.name)):
-            window = window[bisect_left(window, first_kept) :]
+            known_as_empty = self._history(read.name).empty  # a load took its rows away: that is no retention
+            window = tuple(other for other in window if other >= first_kept or other in known_as_empty)
         planned = self._planned.get(read.name)
         if planned and not planned.isdisjoint(window):
             return _PLANNED
@@ -455,7 +459,7 @@ class Look:
             versions = {day: version for day, version in history.changes.items() if day != ANY_DAY}
             versions |= dict.fromkeys(self._planned.get(table, ()), _PLANNED)
             if self.project.contract(table).is_source and (first := self._first_day(table)):
-                versions = {day: version for day, version in versions.items() if day >= first}
+                versions = {day: v for day, v in versions.items() if day >= first or day in history.empty}
             days, newest = [], [history.changes.get(ANY_DAY, -1)]
             for day, version in sorted(versions.items()):
                 days.append(day)

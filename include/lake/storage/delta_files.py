@@ -177,9 +177,13 @@ def _damage(where: str, error: Exception) -> str:
         except ValueError:
             # A commit is written at once or not at all: only a disk or a copy that broke off leaves half a one.
             return (
-                f"its newest commit is torn: delete {newest}, which nobody could read, and build or load its days again"
+                f"its newest commit is torn: delete {newest}, which nobody could read, then ./lake ledger rebuild, and "
+                "build or load its days again"
             )
-    return f"its Delta log cannot be read ({reason}): restore {where} from a copy, or move it away and make it again"
+    return (
+        f"its Delta log cannot be read ({reason}): move {where} away and make it again; or restore it from a copy, "
+        "then ./lake ledger rebuild, and build again (--force) what has read later versions"
+    )
 
 
 def _is_here(delta: DeltaTable) -> bool:
@@ -204,8 +208,8 @@ def files_of(delta: DeltaTable) -> dataset.Dataset:
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
     """The rows; of those columns that `where` names, only the rows with one of its values."""
     delta: DeltaTable = snapshot.handle.delta
-    if _deleted(delta):
-        # The pyarrow reader does not know deletion vectors; the query engine of delta-rs does.
+    if _deleted(delta) or _has_other_names(delta):
+        # The pyarrow reader knows neither deletion vectors nor other names; the query engine of delta-rs does.
         parts = [f'"{name}" in ({", ".join(map(_quoted, values))})' for name, values in (where or {}).items()]
         return _query(delta, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
     if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
@@ -261,6 +265,16 @@ def _deleted(delta: DeltaTable) -> dict[str, int]:
     return {path.rpartition("/")[2]: selection.count(False) for path, selection in zip(paths, selections, strict=True)}
 
 
+def _has_other_names(delta: DeltaTable) -> bool:
+    """Have columns other names in the files and in the log? So after a RENAME COLUMN by Spark (column mapping)."""
+    return delta.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
+
+
+def _name_in_log(delta: DeltaTable, column: str | None) -> str | None:
+    fields = (field for field in delta.schema().fields if field.name == column) if _has_other_names(delta) else ()
+    return next((field.metadata.get("delta.columnMapping.physicalName") for field in fields), None) or column
+
+
 def commits(
     snapshot: Snapshot, contract: Contract, after: int = -1, ids: Callable[[], Mapping[str, str]] = dict,
     last: int | None = None,
@@ -272,6 +286,7 @@ def commits(
     Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
     """
     files = file_system(snapshot.handle.delta)
+    place = _name_in_log(snapshot.handle.delta, contract.place_column)
     found: list[Commit] = []
     for version in range(after + 1, (snapshot.version if last is None else last) + 1):
         try:
@@ -281,12 +296,12 @@ def commits(
             gap = {ANY_DAY: 0, **dict.fromkeys(days(snapshot, contract), 0)}
             found = [Commit(version, datetime.fromtimestamp(0, UTC), {}, gap)]
             continue
-        found.append(_commit(version, lines, contract))
+        found.append(_commit(version, lines, place))
     return found
 
 
-def _commit(version: int, lines: list[bytes], contract: Contract) -> Commit:
-    at, metadata, day_bytes, column = 0, dict[str, Any](), dict[str, int](), contract.place_column
+def _commit(version: int, lines: list[bytes], column: str | None) -> Commit:
+    at, metadata, day_bytes = 0, dict[str, Any](), dict[str, int]()
     for line in lines:
         if line.startswith(b'{"commitInfo"'):
             info = json.loads(line)["commitInfo"]
@@ -345,7 +360,8 @@ def _require_files(snapshot: Snapshot, column: str | None, places: Collection[st
 def lost_files(snapshot: Snapshot, paths: list[str] | None = None) -> list[str]:
     """The files of a table, of all or of some paths in it, that are not there any more."""
     delta: DeltaTable = snapshot.handle.delta
-    found = file_system(delta).get_file_info(_paths(delta) if paths is None else paths)
+    # The log writes paths as URLs: country=South%2520Korea is the folder country=South%20Korea.
+    found = file_system(delta).get_file_info([unquote(path) for path in (_paths(delta) if paths is None else paths)])
     return [f"{snapshot.address}/{info.path}" for info in found if info.type != FileType.File]
 
 
@@ -393,8 +409,9 @@ def ensure(contract: Contract) -> Snapshot:
     if new := [field for field in fields if field.name not in there]:
         delta.alter.add_columns(new)
     for field in fields:
-        if field.name in there and there[field.name].metadata != field.metadata:
-            delta.alter.set_column_metadata(field.name, field.metadata or {"comment": ""})
+        comment = field.metadata.get("comment", "")
+        if field.name in there and (there[field.name].metadata.get("comment") or "") != comment:
+            delta.alter.set_column_metadata(field.name, {"comment": comment})
     if delta.metadata().description != contract.about:
         delta.alter.set_table_description(contract.about)
     return _snapshot(contract.table, delta)
@@ -507,7 +524,7 @@ def replace(
     elif day and ANY_DAY not in partitions:
         keys = [Period.parse(contract.grain, text).text for text in sorted(partitions)]
         # No partition is '': a build that replaces none needs a commit all the same, for its record.
-        predicate = f"{day} in ({', '.join(map(repr, keys or ['']))})"
+        predicate = f'"{day}" in ({", ".join(map(repr, keys or [""]))})'  # a column may be named as a word of SQL
     properties = CommitProperties(
         # Without a retry of delta-rs a load commits only on top of the version that the guard has seen, and a build of
         # keys on top of the version that it computed from. A build of days leaves it to delta-rs to look whether the

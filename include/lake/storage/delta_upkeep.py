@@ -6,6 +6,7 @@ Its commits change no rows (dataChange=false). A build that computes meanwhile g
 import builtins
 import fcntl
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -177,7 +178,8 @@ def _optimize(
 
 def _vacuum(table: str, older_than: timedelta) -> int:
     """Delete the files that no version of the last `older_than` has, and what killed writers left; gives the bytes."""
-    hours, delta = int(older_than / timedelta(hours=1)), DeltaTable(delta_files.address(table))
+    delta = DeltaTable(delta_files.address(table))
+    hours = int(max(older_than, _promised(delta)) / timedelta(hours=1))
     files = delta_files.file_system(delta)
     # A vacuum commits twice, so it is not begun for nothing.
     unneeded = delta.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
@@ -192,6 +194,13 @@ def _vacuum(table: str, older_than: timedelta) -> int:
     for path in (folder / "_delta_log").glob(".*.tmp*") if folder else ():
         freed += _remove_old(path, older_than)
     return freed
+
+
+def _promised(delta: DeltaTable) -> timedelta:
+    """How long the owner of a table promises to keep replaced files; nothing if that is not said."""
+    text = str(delta.metadata().configuration.get("delta.deletedFileRetentionDuration"))
+    found = re.fullmatch(r"(?:interval )?(\d+) (hour|day|week)s?", text.lower())
+    return timedelta(**{f"{found[2]}s": int(found[1])}) if found else timedelta()
 
 
 def _remove_old(path: Path, older_than: timedelta) -> int:

@@ -450,6 +450,16 @@ def test_folders_partitioned_in_hives_way(shop: None, tmp_path: Path, kind: str)
         load(THING, [str(folder)])
 
 
+def test_a_folder_of_hive_may_begin_with_an_underscore(shop: None, tmp_path: Path) -> None:
+    """Its rows would be gone, and their days would be called empty."""
+    write(tmp_path / "in" / "_taken=2026-01-06" / "a.csv", f"day,whole\n{DAY},7\n")
+    folder = str(tmp_path / "in")
+    with pytest.raises(UsageError, match=r"has no column '_taken'.*: nothing was loaded"):
+        load(THING, [folder], days=[DAY])
+    loaded = load(THING, [folder], days=[DAY], ignore_columns=True)
+    assert (loaded.now, loaded.empty_days) == ({DAY: 1}, [])
+
+
 def test_of_a_delta_table_the_newest_rows_are_read(shop: None, tmp_path: Path) -> None:
     for number in (1, 2):
         table = pa.table({"day": [DAY, "2026-01-06"], "whole": [number] * 2})

@@ -178,8 +178,13 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
+def _is_hidden(name: str) -> bool:
+    """Other programs keep their notes under names with `_` or `.` in front. `_loaded=2026-01-05` holds rows, though."""
+    return name[0] == "." or (name[0] == "_" and "=" not in name)
+
+
 def _below(path: Path) -> list[Path]:
-    """The files in a folder, without names that begin with `_` or `.`: other programs keep their notes there.
+    """The files in a folder, without the hidden ones.
 
     UsageError for what cannot be read, and for what is read already: its rows would be missing, or there twice.
     """
@@ -192,8 +197,8 @@ def _below(path: Path) -> list[Path]:
         if (real := os.path.realpath(folder)) in seen:
             raise UsageError(f"{folder} leads to {real}, which is read already: nothing was loaded; take the link away")
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] not in "_."]
-        found += [Path(folder, name) for name in files if name[0] not in "_."]
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        found += [Path(folder, name) for name in files if not _is_hidden(name)]
     for file in found:
         if not file.is_file():
             raise UsageError(f"{file} is no file, or a link to nothing: nothing was loaded; mend it or take it away")

@@ -295,6 +295,18 @@ def test_other_columns_are_ignored_on_demand_but_not_all_of_them(
             load(THING, [write(tmp_path / other, alone)], ignore_columns=True)
 
 
+def test_lines_with_keys_of_their_own_take_no_more_time_at_the_end(
+    shop: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, see = [], files.Names.see
+    monkeypatch.setattr(files.Names, "see", lambda self, keys, at: (seen.append(len(keys)), see(self, keys, at))[1])
+    lines = [{"day": DAY, f"key {number}": number} for number in range(100)]
+    file = json_lines(tmp_path / "a.jsonl", *lines, {"text": "x", "day": DAY})
+    assert load(THING, [file], ignore_columns=True).now == {DAY: 101}
+    assert [row["text"] for row in rows(THING) if row["text"]] == ["x"]
+    assert max(seen) == 2, "the new key, and that of the day"
+
+
 def test_a_byte_order_mark_is_no_part_of_a_name(shop: None, tmp_path: Path) -> None:
     for name, content in (
         ("a.csv", "day,whole\n2026-01-05,1\n"),

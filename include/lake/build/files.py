@@ -257,10 +257,10 @@ _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
 
 def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
     batch, rows, size = Batch(path, folder), list[dict[str, Any]](), 0
-    keys: dict[str, None] = {}  # of all rows of the file, in their order
+    keys: set[str] = set()  # of all rows of the file
+    by_column: dict[str, str] = {}  # the columns among them, and their keys
 
     def full() -> Batch:
-        by_column = {column: key for key in keys if (column := names.column(key))}
         batch.columns = {column: [row.get(key) for row in rows] for column, key in by_column.items()}
         return batch
 
@@ -285,9 +285,12 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                     batch.bad.append((number, "is not an object with columns"))
                     continue
                 any_row = True
-                if not row.keys() <= keys.keys():
-                    keys |= dict.fromkeys(row)
-                    names.see(keys, f"{path}:{number}")
+                if not row.keys() <= keys:
+                    new = [key for key in row if key not in keys]
+                    # A file may have a new key in each line, so only the few keys of columns are seen again.
+                    names.see([*by_column.values(), *new], f"{path}:{number}")
+                    keys.update(new)
+                    by_column |= {column: key for key in new if (column := names.column(key))}
                 rows.append(row)
                 batch.lines.append(number)
             size += len(raw)
@@ -296,7 +299,7 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                 batch, size = Batch(path, folder), 0
                 rows.clear()
     names.see(folder, str(path))
-    if any_row and not any(map(names.column, [*keys, *folder])):
+    if any_row and not by_column and not any(map(names.column, folder)):
         names.refuse()
         names.matched.clear()
         names.need(path)

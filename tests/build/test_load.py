@@ -435,6 +435,19 @@ def test_a_timestamp_of_spark_beyond_2262_stays(shop: None, tmp_path: Path) -> N
     assert {row["at"] and row["at"].replace(tzinfo=None) for row in rows(THING)} == set(at)
 
 
+def test_a_damaged_page_of_parquet_is_no_page(shop: None, tmp_path: Path) -> None:
+    """A damaged number is a number, too: only the checksum of its page tells."""
+    table = pa.table({"day": [DAY] * 1000, "whole": range(1000)})
+    pq.write_table(table, tmp_path / "a.parquet", write_page_checksum=True, compression="none", use_dictionary=False)
+    damaged = bytearray((tmp_path / "a.parquet").read_bytes())
+    place = damaged.index((500).to_bytes(8, "little"))
+    damaged[place] ^= 1
+    file = write(tmp_path / "a.parquet", bytes(damaged))
+    with pytest.raises(UsageError, match=r"^\S+a\.parquet can't be read as parquet: [^\n]*checksum[^\n]*$"):
+        load(THING, [file])
+    assert days() == {}
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_folders_partitioned_in_hives_way(shop: None, tmp_path: Path, kind: str) -> None:
     content = {"parquet": pa.table({"whole": [7]}), "csv": "whole\n7\n", "jsonl": '{"whole": 7}\n'}[kind]

@@ -396,7 +396,8 @@ def _csv_problem(row: list[str], header: list[str], record: list[tuple[int, byte
 
 def _parquet(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
     # INT96 is Spark's timestamp. Arrow reads it as nanoseconds by default, and these overflow after the year 2262.
-    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", pre_buffer=False) as file:
+    options = {"coerce_int96_timestamp_unit": "us", "pre_buffer": False, "page_checksum_verification": True}
+    with pq.ParquetFile(path, **options) as file:
         schema = file.schema_arrow
         # pandas writes its row labels as a column of this name.
         columns = [name for name in schema.names if not (name.startswith("__index_level_") and schema.pandas_metadata)]

@@ -547,6 +547,14 @@ def test_what_is_long_or_spans_lines_is_no_bad_row(shop: None, tmp_path: Path) -
     assert {row["text"] for row in rows(THING)} == set(texts)
 
 
+def test_an_empty_line_is_a_null_where_there_is_one_column(shop: None, tmp_path: Path) -> None:
+    """As DuckDB and Polars write it. Among several columns it says nothing."""
+    load(THING, [write(tmp_path / f"day={DAY}" / "a.csv", '\ntext\na\n\n""\r\n\r\nb\n')])
+    assert [row["text"] for row in rows(THING)] == ["a", None, None, None, "b"]
+    load(THING, [write(tmp_path / "b.csv", f"text,day\n\na,{DAY}\n\nb,{DAY}\nc,{DAY}\n\n")])
+    assert [row["text"] for row in rows(THING)] == ["a", "b", "c"]
+
+
 def test_an_empty_text_is_no_partition(shop: None, tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", f'{{"day": "{DAY}", "text": ""}}\n')
     with pytest.raises(LakeError, match="text: '' is null in a partition column"):

@@ -357,8 +357,8 @@ def _csv(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Ba
                 names.header(header, folder, path)
             elif problem:
                 batch.bad.append((lines.record[0][0], problem))
-            elif row:
-                rows.append(row)
+            elif row or len(header) == 1:
+                rows.append(row or [""])  # programs write the null of a single column as an empty line
                 batch.lines.append(lines.record[0][0])
             size += sum(len(raw) for _, raw in lines.record)
             if len(rows) + len(batch.bad) >= _ROWS or size >= _BYTES:

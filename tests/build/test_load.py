@@ -1,5 +1,7 @@
 """Files into sources: which days are replaced, what is refused, and that a refusal writes nothing."""
 
+import bz2
+import gzip
 import json
 import os
 from collections import Counter
@@ -196,6 +198,21 @@ def test_what_makes_no_sense_is_told_in_one_line(
         load(table, [str(tmp_path / file)])
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "jsonl.gz"])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lambda data: pa.compress(data, "zstd", asbytes=True)])
+def test_a_packed_file_is_to_be_unpacked(lake_home: Path, tmp_path: Path, kind: str, pack: Any) -> None:
+    (tmp_path / f"a.{kind}").write_bytes(pack(b'{"id": "1"}\n'))
+    with pytest.raises(UsageError, match=r"is packed with (gzip|bzip2|zstd): unpack it first$"):
+        load(NOTICE, [str(tmp_path / f"a.{kind}")])
+
+
+@pytest.mark.parametrize("text", ['[{"id": "1"}]', '\n[\n  {"id": "1"}\n]', '[ {"id": "1"},\n{"id": "2"}]', "[]"])
+def test_an_array_of_json_is_told_at_once(lake_home: Path, tmp_path: Path, text: str) -> None:
+    file = json_lines(tmp_path / "a.json", text)
+    with pytest.raises(UsageError, match=r"begins a JSON array: write one object per line, without \[ and \]$"):
+        load(NOTICE, [file], drop_bad=True)
+
+
 SHOP = """
 about: Things of all types.
 partitioned_by: [day]
@@ -351,6 +368,7 @@ def test_which_days_are_empty_has_to_be_said(shop: None, tmp_path: Path) -> None
 
 
 NS, MS = pa.timestamp("ns"), pa.timestamp("ms", "Asia/Seoul")
+NOWHERE = pa.timestamp("ms", "No/Where")
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 MAP = pa.map_(pa.string(), pa.int64())
 DEEP = pa.struct([("m", MAP), ("price", pa.decimal128(9, 2)), ("at", NS), ("day", pa.date32())])
@@ -408,6 +426,8 @@ BAD_TEXT = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\
         ("born", pa.array([2932897], pa.date32()), "row born: '10000-01-01' is not date"),
         ("at", pa.array([253402300800], pa.timestamp("s")), "row at: '10000-01-01 00:00:00.000' is not timestamp"),
         ("at", pa.array([1], NS), "row at: '1970-01-01 00:00:00.000000001' is not timestamp"),
+        ("at", pa.array([253402300800000], NOWHERE), "row at: '253402300800000' is not timestamp"),
+        ("text", pa.array([5], NOWHERE), "row text: is a timestamp[ms, tz=No/Where] that can't be held"),
         ("at", pa.array([5]), "row at: '5' is not timestamp"),
         ("secret", pa.array(["4111-1111"]), "row secret: '***' is not bigint"),
     ],

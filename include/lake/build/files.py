@@ -8,6 +8,7 @@ import csv
 import difflib
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -29,6 +30,9 @@ _ROWS, _BYTES = 20_000, 16 << 20
 # Lines that one CSV record may have. Without a limit, a quote that is never closed takes the rest of the file.
 _RECORD_LINES = 1_000
 _FIELD_BYTES = 64 << 20
+# The first bytes of packed files.
+_PACKED = {"gzip": rb"\x1f\x8b\x08", "zstd": rb"\x28\xb5\x2f\xfd", "bzip2": rb"BZh[1-9]1AY&SY"}
+_ARRAY = re.compile(rb"\s*\[\s*(\{|\]?\s*$)")
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _SHOWN = 10
 
@@ -129,6 +133,8 @@ def read(file: str, names: Names) -> Iterator[Batch]:
     if not start.exists():
         raise UsageError(f"{start} does not exist")
     for path in _files(start):
+        if kind := _packed(path):
+            raise UsageError(f"{path} is packed with {kind}: unpack it first")
         reader = _READERS.get(path.suffix)
         if reader is None:
             raise UsageError(f"{path}: load reads .jsonl (.json, .ndjson), .csv and .parquet files")
@@ -150,6 +156,13 @@ def require_once(paths: list[str]) -> None:
                     other = str(first) if first != path else "".join(folders[:1])
                     same = f" (it is {other}, too)" if other else ""
                     raise UsageError(f"{path} is named twice{same}: nothing was loaded; name it once")
+
+
+def _packed(path: Path) -> str | None:
+    head = b""
+    with suppress(OSError), path.open("rb") as stream:  # the reader of the file tells of errors
+        head = stream.read(10)
+    return next((kind for kind, start in _PACKED.items() if re.match(start, head)), None)
 
 
 def _is_delta(path: Path) -> bool:
@@ -264,11 +277,14 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
         batch.columns = {column: [row.get(key) for row in rows] for column, key in by_column.items()}
         return batch
 
-    any_row = False
+    any_row, first = False, True
     with _open(path) as stream:
         for number, raw in enumerate(stream, 1):
             if raw.isspace():
                 continue
+            if first and _ARRAY.match(raw):
+                raise UsageError(f"{path}:{number} begins a JSON array: write one object per line, without [ and ]")
+            first = False
             try:
                 row = _JSON.decode(raw.decode().strip())
             except UnicodeDecodeError as error:

@@ -132,7 +132,12 @@ def _cast(column: Column, wanted: pa.DataType, values: pa.Array, first: int, wro
 
 def _shown(values: pa.Array) -> Any:
     """The one value as text for people. Arrow's text also has days that Python cannot represent."""
-    return str(values.cast(pa.string())[0]) if pa.types.is_temporal(values.type) else _python(values[0])
+    if not pa.types.is_temporal(values.type):
+        return _python(values[0])
+    try:
+        return str(values.cast(pa.string())[0])
+    except pa.ArrowInvalid:  # a time zone that this machine does not know
+        return values[0].value
 
 
 def _python(value: pa.Scalar) -> Any:
@@ -141,8 +146,9 @@ def _python(value: pa.Scalar) -> Any:
         return value.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError:
         return Unfit("is no UTF-8")
-    except KeyError:
-        return Unfit("has one key twice")
+    except KeyError as error:
+        # Of another kind is the error for a time zone that this machine does not know.
+        return Unfit("has one key twice" if type(error) is KeyError else f"is a {value.type} that can't be held")
     except (ValueError, OverflowError, pa.ArrowException):
         return Unfit(f"is a {value.type} that can't be held")
 

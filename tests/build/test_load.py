@@ -513,6 +513,17 @@ def test_of_a_delta_table_the_newest_rows_are_read(shop: None, tmp_path: Path) -
     assert sorted((row["day"], row["whole"]) for row in rows(THING)) == [(DAY, 2), ("2026-01-06", 2)]
 
 
+def test_a_lost_file_of_a_delta_table_is_named(shop: None, tmp_path: Path) -> None:
+    """The folder is there, so nobody should look for the folder."""
+    write_deltalake(tmp_path / "delta", pa.table({"day": [DAY], "whole": [1]}))
+    (lost,) = (tmp_path / "delta").glob("*.parquet")
+    lost.unlink()
+    with pytest.raises(
+        UsageError, match=rf"^{tmp_path}/delta can't be read as a Delta table: [^\n]*{lost.name}[^\n]*$"
+    ):
+        load(THING, [str(tmp_path / "delta")])
+
+
 GOOD = f'{{"day": "{DAY}"}}'
 
 

@@ -172,8 +172,6 @@ def _is_delta(path: Path) -> bool:
 def _said_plainly(path: Path, kind: str, batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
     try:
         yield from batches()
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist") from None
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path} can't be read as {kind}: {str(error).splitlines()[0]}") from None
 

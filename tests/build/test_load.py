@@ -571,6 +571,38 @@ def test_one_bad_row_costs_itself_alone(shop: None, tmp_path: Path, name: str, b
     assert (loaded.now, loaded.dropped) == ({DAY: 3}, 1)
 
 
+LONG = "0.1234567890123456789"
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "held"),
+    [
+        ("whole", "9007199254740993.0", 2**53 + 1),
+        ("whole", LONG, "is not bigint"),
+        ("number", "9007199254740993", "has more digits than double can hold"),
+        ("number", '"9007199254740993.0"', "has more digits than double can hold"),
+        ("number", "9007199254740993.0", "has more digits than double can hold"),
+        ("number", "0.10000000000000001", 0.1),  # as C writes it with 17 digits
+        ("number", "1.50", 1.5),
+        ("text", f'{{"a": [{LONG}, 1.5, 1E-400]}}', f'{{"a": [{LONG}, 1.5, 1E-400]}}'),
+        ("text", '{"a": 1e-99999999999999999999}', "a number is too small"),
+    ],
+)
+def test_a_number_is_held_as_it_is_written_or_refused(
+    shop: None, tmp_path: Path, column: str, text: str, held: Any
+) -> None:
+    lines = [f'{{"day": "{DAY}", "number": 1.5}}', f'{{"day": "{DAY}", "{column}": {text}}}']
+    found = load(THING, [json_lines(tmp_path / "a.jsonl", *lines)], drop_bad=True)
+    if column == "number":
+        content = f"number,day\n1.5,{DAY}\n{text},{DAY}\n"
+        same = load(THING, [write(tmp_path / "a.csv", content)], drop_bad=True)
+        assert (same.now, same.dropped) == (found.now, found.dropped)
+    if isinstance(held, str) and found.dropped:
+        assert held in found.reasons[0]
+    else:
+        assert held in [row[column] for row in rows(THING)]
+
+
 def test_what_is_long_or_spans_lines_is_no_bad_row(shop: None, tmp_path: Path) -> None:
     texts = ["x" * 140_000, 'two\nlines, "quoted"', "back\\slash"]
     quoted = ['"' + text.replace('"', '""') + '"' for text in texts]

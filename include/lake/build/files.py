@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -20,6 +21,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from include.lake.build.values import Number
 from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
 from include.lake.storage import delta_folder
@@ -256,11 +258,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> float | Number:
+    """A float, if it is the number of the text."""
     value = float(text)
     if value in (float("inf"), float("-inf")):
         raise ValueError("a number is too big")
-    return value
+    # A float holds 15 digits of each number that is not tiny. Both questions save time: Decimals are slow.
+    if (len(text) <= 16 and abs(value) > 1e-300) or (shown := repr(value)) == text:
+        return value
+    try:
+        exact = Number(text)
+    except ArithmeticError:
+        raise ValueError("a number is too small") from None
+    return value if exact == Decimal(shown) else exact
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)

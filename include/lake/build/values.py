@@ -31,6 +31,10 @@ class Unfit(ValueError):
     """The reason why a column cannot hold a value."""
 
 
+class Number(Decimal):
+    """A number of JSON that a float cannot hold exactly."""
+
+
 def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) -> tuple[pa.Array, dict[int, str]]:
     """Convert `values` (a list or an Arrow array) to the type `wanted`. Gives the array, and row -> reason of misfits.
 
@@ -199,11 +203,15 @@ def _value(kind: str, value: Any) -> Any:
 
 
 def _double(value: Any) -> float:
+    if isinstance(value, Number):
+        value = str(value)  # many programs write a float with more digits than it has, in JSON as in CSV
     if isinstance(value, bool) or (isinstance(value, str) and not _DECIMAL.fullmatch(value)):
         raise ValueError
     number = float(value)
     if isinstance(value, str) and number in (float("inf"), float("-inf")) and "n" not in value.lower():
         raise Unfit("is too big for double")
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value.partition(".")[0])
     # A whole number must keep every digit. A decimal must keep the digits that a double shows.
     if (isinstance(value, int) and number != value) or (isinstance(value, Decimal) and Decimal(repr(number)) != value):
         raise Unfit("has more digits than double can hold")
@@ -255,6 +263,8 @@ def _json(value: Any) -> str:
         return "{" + ", ".join(f"{name}: {_json(item)}" for name, item in items) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_json, value)) + "]"
+    if isinstance(value, Number):
+        return str(value)  # as short as the file has it: a tiny number would have many zeros
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, datetime):

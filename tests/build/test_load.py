@@ -643,6 +643,15 @@ def test_rows_are_read_a_batch_at_a_time(shop: None, tmp_path: Path, monkeypatch
         assert sorted(row["whole"] for row in rows(THING)) == list(range(1000))
 
 
+def test_a_batch_of_wide_rows_of_parquet_is_no_bigger(shop: None, tmp_path: Path) -> None:
+    """Rows alone are no limit of memory."""
+    table = pa.table({"day": [DAY] * 40, "text": [os.urandom(500_000).hex() for _ in range(40)]})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=["day"])
+    names = files.Names(contracts.get(THING), ignore=False)
+    sizes = [len(batch.lines) for batch in files.read(str(tmp_path / "a.parquet"), names)]
+    assert sum(sizes) == 40 and 10 < max(sizes) <= 16
+
+
 def test_a_day_that_would_lose_most_of_its_rows_stops_the_load(shop: None, tmp_path: Path) -> None:
     load(THING, [write(tmp_path / "a.jsonl", things(d05=50, d06=50))])
     stray = write(tmp_path / "b.jsonl", things(d05=1, d06=60, d07=1))

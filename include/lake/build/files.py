@@ -426,8 +426,11 @@ def _parquet(path: Path, folder: dict[str, str | None], names: Names) -> Iterato
         # pandas writes its row labels as a column of this name.
         columns = [name for name in schema.names if not (name.startswith("__index_level_") and schema.pandas_metadata)]
         names.header(columns, folder, path)
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+        size = max(1, min(_ROWS, _BYTES // max(widest, 1)))
         number = 1
-        for rows in file.iter_batches(_ROWS, columns=[name for name in columns if names.column(name)]):
+        for rows in file.iter_batches(size, columns=[name for name in columns if names.column(name)]):
             yield _arrow(path, folder, rows, number, names)
             number += rows.num_rows
 

@@ -1,5 +1,7 @@
 """Files into sources: which days are replaced, what is refused, and that a refusal writes nothing."""
 
+import bz2
+import gzip
 import json
 import os
 from collections import Counter
@@ -196,6 +198,21 @@ def test_what_makes_no_sense_is_told_in_one_line(
         load(table, [str(tmp_path / file)])
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "jsonl.gz"])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lambda data: pa.compress(data, "zstd", asbytes=True)])
+def test_a_packed_file_is_to_be_unpacked(lake_home: Path, tmp_path: Path, kind: str, pack: Any) -> None:
+    (tmp_path / f"a.{kind}").write_bytes(pack(b'{"id": "1"}\n'))
+    with pytest.raises(UsageError, match=r"is packed with (gzip|bzip2|zstd): unpack it first$"):
+        load(NOTICE, [str(tmp_path / f"a.{kind}")])
+
+
+@pytest.mark.parametrize("text", ['[{"id": "1"}]', '\n[\n  {"id": "1"}\n]', '[ {"id": "1"},\n{"id": "2"}]', "[]"])
+def test_an_array_of_json_is_told_at_once(lake_home: Path, tmp_path: Path, text: str) -> None:
+    file = json_lines(tmp_path / "a.json", text)
+    with pytest.raises(UsageError, match=r"begins a JSON array: write one object per line, without \[ and \]$"):
+        load(NOTICE, [file], drop_bad=True)
+
+
 SHOP = """
 about: Things of all types.
 partitioned_by: [day]
@@ -295,6 +312,18 @@ def test_other_columns_are_ignored_on_demand_but_not_all_of_them(
             load(THING, [write(tmp_path / other, alone)], ignore_columns=True)
 
 
+def test_lines_with_keys_of_their_own_take_no_more_time_at_the_end(
+    shop: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, see = [], files.Names.see
+    monkeypatch.setattr(files.Names, "see", lambda self, keys, at: (seen.append(len(keys)), see(self, keys, at))[1])
+    lines = [{"day": DAY, f"key {number}": number} for number in range(100)]
+    file = json_lines(tmp_path / "a.jsonl", *lines, {"text": "x", "day": DAY})
+    assert load(THING, [file], ignore_columns=True).now == {DAY: 101}
+    assert [row["text"] for row in rows(THING) if row["text"]] == ["x"]
+    assert max(seen) == 2, "the new key, and that of the day"
+
+
 def test_a_byte_order_mark_is_no_part_of_a_name(shop: None, tmp_path: Path) -> None:
     for name, content in (
         ("a.csv", "day,whole\n2026-01-05,1\n"),
@@ -339,6 +368,7 @@ def test_which_days_are_empty_has_to_be_said(shop: None, tmp_path: Path) -> None
 
 
 NS, MS = pa.timestamp("ns"), pa.timestamp("ms", "Asia/Seoul")
+NOWHERE = pa.timestamp("ms", "No/Where")
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 MAP = pa.map_(pa.string(), pa.int64())
 DEEP = pa.struct([("m", MAP), ("price", pa.decimal128(9, 2)), ("at", NS), ("day", pa.date32())])
@@ -396,6 +426,8 @@ BAD_TEXT = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\
         ("born", pa.array([2932897], pa.date32()), "row born: '10000-01-01' is not date"),
         ("at", pa.array([253402300800], pa.timestamp("s")), "row at: '10000-01-01 00:00:00.000' is not timestamp"),
         ("at", pa.array([1], NS), "row at: '1970-01-01 00:00:00.000000001' is not timestamp"),
+        ("at", pa.array([253402300800000], NOWHERE), "row at: '253402300800000' is not timestamp"),
+        ("text", pa.array([5], NOWHERE), "row text: is a timestamp[ms, tz=No/Where] that can't be held"),
         ("at", pa.array([5]), "row at: '5' is not timestamp"),
         ("secret", pa.array(["4111-1111"]), "row secret: '***' is not bigint"),
     ],
@@ -421,6 +453,19 @@ def test_a_timestamp_of_spark_beyond_2262_stays(shop: None, tmp_path: Path) -> N
     pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
     load(THING, [str(tmp_path / "a.parquet")])
     assert {row["at"] and row["at"].replace(tzinfo=None) for row in rows(THING)} == set(at)
+
+
+def test_a_damaged_page_of_parquet_is_no_page(shop: None, tmp_path: Path) -> None:
+    """A damaged number is a number, too: only the checksum of its page tells."""
+    table = pa.table({"day": [DAY] * 1000, "whole": range(1000)})
+    pq.write_table(table, tmp_path / "a.parquet", write_page_checksum=True, compression="none", use_dictionary=False)
+    damaged = bytearray((tmp_path / "a.parquet").read_bytes())
+    place = damaged.index((500).to_bytes(8, "little"))
+    damaged[place] ^= 1
+    file = write(tmp_path / "a.parquet", bytes(damaged))
+    with pytest.raises(UsageError, match=r"^\S+a\.parquet can't be read as parquet: [^\n]*checksum[^\n]*$"):
+        load(THING, [file])
+    assert days() == {}
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
@@ -450,12 +495,33 @@ def test_folders_partitioned_in_hives_way(shop: None, tmp_path: Path, kind: str)
         load(THING, [str(folder)])
 
 
+def test_a_folder_of_hive_may_begin_with_an_underscore(shop: None, tmp_path: Path) -> None:
+    """Its rows would be gone, and their days would be called empty."""
+    write(tmp_path / "in" / "_taken=2026-01-06" / "a.csv", f"day,whole\n{DAY},7\n")
+    folder = str(tmp_path / "in")
+    with pytest.raises(UsageError, match=r"has no column '_taken'.*: nothing was loaded"):
+        load(THING, [folder], days=[DAY])
+    loaded = load(THING, [folder], days=[DAY], ignore_columns=True)
+    assert (loaded.now, loaded.empty_days) == ({DAY: 1}, [])
+
+
 def test_of_a_delta_table_the_newest_rows_are_read(shop: None, tmp_path: Path) -> None:
     for number in (1, 2):
         table = pa.table({"day": [DAY, "2026-01-06"], "whole": [number] * 2})
         write_deltalake(str(tmp_path / "delta"), table, mode="overwrite", partition_by=["day"])
     load(THING, [str(tmp_path / "delta")])
     assert sorted((row["day"], row["whole"]) for row in rows(THING)) == [(DAY, 2), ("2026-01-06", 2)]
+
+
+def test_a_lost_file_of_a_delta_table_is_named(shop: None, tmp_path: Path) -> None:
+    """The folder is there, so nobody should look for the folder."""
+    write_deltalake(tmp_path / "delta", pa.table({"day": [DAY], "whole": [1]}))
+    (lost,) = (tmp_path / "delta").glob("*.parquet")
+    lost.unlink()
+    with pytest.raises(
+        UsageError, match=rf"^{tmp_path}/delta can't be read as a Delta table: [^\n]*{lost.name}[^\n]*$"
+    ):
+        load(THING, [str(tmp_path / "delta")])
 
 
 GOOD = f'{{"day": "{DAY}"}}'
@@ -505,11 +571,51 @@ def test_one_bad_row_costs_itself_alone(shop: None, tmp_path: Path, name: str, b
     assert (loaded.now, loaded.dropped) == ({DAY: 3}, 1)
 
 
+LONG = "0.1234567890123456789"
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "held"),
+    [
+        ("whole", "9007199254740993.0", 2**53 + 1),
+        ("whole", LONG, "is not bigint"),
+        ("number", "9007199254740993", "has more digits than double can hold"),
+        ("number", '"9007199254740993.0"', "has more digits than double can hold"),
+        ("number", "9007199254740993.0", "has more digits than double can hold"),
+        ("number", "0.10000000000000001", 0.1),  # as C writes it with 17 digits
+        ("number", "1.50", 1.5),
+        ("text", f'{{"a": [{LONG}, 1.5, 1E-400]}}', f'{{"a": [{LONG}, 1.5, 1E-400]}}'),
+        ("text", '{"a": 1e-99999999999999999999}', "a number is too small"),
+    ],
+)
+def test_a_number_is_held_as_it_is_written_or_refused(
+    shop: None, tmp_path: Path, column: str, text: str, held: Any
+) -> None:
+    lines = [f'{{"day": "{DAY}", "number": 1.5}}', f'{{"day": "{DAY}", "{column}": {text}}}']
+    found = load(THING, [json_lines(tmp_path / "a.jsonl", *lines)], drop_bad=True)
+    if column == "number":
+        content = f"number,day\n1.5,{DAY}\n{text},{DAY}\n"
+        same = load(THING, [write(tmp_path / "a.csv", content)], drop_bad=True)
+        assert (same.now, same.dropped) == (found.now, found.dropped)
+    if isinstance(held, str) and found.dropped:
+        assert held in found.reasons[0]
+    else:
+        assert held in [row[column] for row in rows(THING)]
+
+
 def test_what_is_long_or_spans_lines_is_no_bad_row(shop: None, tmp_path: Path) -> None:
     texts = ["x" * 140_000, 'two\nlines, "quoted"', "back\\slash"]
     quoted = ['"' + text.replace('"', '""') + '"' for text in texts]
     load(THING, [write(tmp_path / "a.csv", "text,day\n" + "".join(f"{text},{DAY}\n" for text in quoted))])
     assert {row["text"] for row in rows(THING)} == set(texts)
+
+
+def test_an_empty_line_is_a_null_where_there_is_one_column(shop: None, tmp_path: Path) -> None:
+    """As DuckDB and Polars write it. Among several columns it says nothing."""
+    load(THING, [write(tmp_path / f"day={DAY}" / "a.csv", '\ntext\na\n\n""\r\n\r\nb\n')])
+    assert [row["text"] for row in rows(THING)] == ["a", None, None, None, "b"]
+    load(THING, [write(tmp_path / "b.csv", f"text,day\n\na,{DAY}\n\nb,{DAY}\nc,{DAY}\n\n")])
+    assert [row["text"] for row in rows(THING)] == ["a", "b", "c"]
 
 
 def test_an_empty_text_is_no_partition(shop: None, tmp_path: Path) -> None:
@@ -535,6 +641,15 @@ def test_rows_are_read_a_batch_at_a_time(shop: None, tmp_path: Path, monkeypatch
         assert loaded.now == {DAY: 500, "2026-01-06": 500}
         assert loaded.version == (before.version() if before else 0) + 1, "one commit"
         assert sorted(row["whole"] for row in rows(THING)) == list(range(1000))
+
+
+def test_a_batch_of_wide_rows_of_parquet_is_no_bigger(shop: None, tmp_path: Path) -> None:
+    """Rows alone are no limit of memory."""
+    table = pa.table({"day": [DAY] * 40, "text": [os.urandom(500_000).hex() for _ in range(40)]})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=["day"])
+    names = files.Names(contracts.get(THING), ignore=False)
+    sizes = [len(batch.lines) for batch in files.read(str(tmp_path / "a.parquet"), names)]
+    assert sum(sizes) == 40 and 10 < max(sizes) <= 16
 
 
 def test_a_day_that_would_lose_most_of_its_rows_stops_the_load(shop: None, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import csv
 import difflib
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -19,6 +21,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from include.lake.build.values import Number
 from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
 from include.lake.storage import delta_folder
@@ -29,6 +32,9 @@ _ROWS, _BYTES = 20_000, 16 << 20
 # Lines that one CSV record may have. Without a limit, a quote that is never closed takes the rest of the file.
 _RECORD_LINES = 1_000
 _FIELD_BYTES = 64 << 20
+# The first bytes of packed files.
+_PACKED = {"gzip": rb"\x1f\x8b\x08", "zstd": rb"\x28\xb5\x2f\xfd", "bzip2": rb"BZh[1-9]1AY&SY"}
+_ARRAY = re.compile(rb"\s*\[\s*(\{|\]?\s*$)")
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _SHOWN = 10
 
@@ -129,6 +135,8 @@ def read(file: str, names: Names) -> Iterator[Batch]:
     if not start.exists():
         raise UsageError(f"{start} does not exist")
     for path in _files(start):
+        if kind := _packed(path):
+            raise UsageError(f"{path} is packed with {kind}: unpack it first")
         reader = _READERS.get(path.suffix)
         if reader is None:
             raise UsageError(f"{path}: load reads .jsonl (.json, .ndjson), .csv and .parquet files")
@@ -152,6 +160,13 @@ def require_once(paths: list[str]) -> None:
                     raise UsageError(f"{path} is named twice{same}: nothing was loaded; name it once")
 
 
+def _packed(path: Path) -> str | None:
+    head = b""
+    with suppress(OSError), path.open("rb") as stream:  # the reader of the file tells of errors
+        head = stream.read(10)
+    return next((kind for kind, start in _PACKED.items() if re.match(start, head)), None)
+
+
 def _is_delta(path: Path) -> bool:
     return (path / "_delta_log").is_dir()
 
@@ -159,8 +174,6 @@ def _is_delta(path: Path) -> bool:
 def _said_plainly(path: Path, kind: str, batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
     try:
         yield from batches()
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist") from None
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path} can't be read as {kind}: {str(error).splitlines()[0]}") from None
 
@@ -178,8 +191,13 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
+def _is_hidden(name: str) -> bool:
+    """Other programs keep their notes under names with `_` or `.` in front. `_loaded=2026-01-05` holds rows, though."""
+    return name[0] == "." or (name[0] == "_" and "=" not in name)
+
+
 def _below(path: Path) -> list[Path]:
-    """The files in a folder, without names that begin with `_` or `.`: other programs keep their notes there.
+    """The files in a folder, without the hidden ones.
 
     UsageError for what cannot be read, and for what is read already: its rows would be missing, or there twice.
     """
@@ -192,8 +210,8 @@ def _below(path: Path) -> list[Path]:
         if (real := os.path.realpath(folder)) in seen:
             raise UsageError(f"{folder} leads to {real}, which is read already: nothing was loaded; take the link away")
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] not in "_."]
-        found += [Path(folder, name) for name in files if name[0] not in "_."]
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        found += [Path(folder, name) for name in files if not _is_hidden(name)]
     for file in found:
         if not file.is_file():
             raise UsageError(f"{file} is no file, or a link to nothing: nothing was loaded; mend it or take it away")
@@ -240,11 +258,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> float | Number:
+    """A float, if it is the number of the text."""
     value = float(text)
     if value in (float("inf"), float("-inf")):
         raise ValueError("a number is too big")
-    return value
+    # A float holds 15 digits of each number that is not tiny. Both questions save time: Decimals are slow.
+    if (len(text) <= 16 and abs(value) > 1e-300) or (shown := repr(value)) == text:
+        return value
+    try:
+        exact = Number(text)
+    except ArithmeticError:
+        raise ValueError("a number is too small") from None
+    return value if exact == Decimal(shown) else exact
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
@@ -252,18 +278,21 @@ _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
 
 def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
     batch, rows, size = Batch(path, folder), list[dict[str, Any]](), 0
-    keys: dict[str, None] = {}  # of all rows of the file, in their order
+    keys: set[str] = set()  # of all rows of the file
+    by_column: dict[str, str] = {}  # the columns among them, and their keys
 
     def full() -> Batch:
-        by_column = {column: key for key in keys if (column := names.column(key))}
         batch.columns = {column: [row.get(key) for row in rows] for column, key in by_column.items()}
         return batch
 
-    any_row = False
+    any_row, first = False, True
     with _open(path) as stream:
         for number, raw in enumerate(stream, 1):
             if raw.isspace():
                 continue
+            if first and _ARRAY.match(raw):
+                raise UsageError(f"{path}:{number} begins a JSON array: write one object per line, without [ and ]")
+            first = False
             try:
                 row = _JSON.decode(raw.decode().strip())
             except UnicodeDecodeError as error:
@@ -280,9 +309,12 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                     batch.bad.append((number, "is not an object with columns"))
                     continue
                 any_row = True
-                if not row.keys() <= keys.keys():
-                    keys |= dict.fromkeys(row)
-                    names.see(keys, f"{path}:{number}")
+                if not row.keys() <= keys:
+                    new = [key for key in row if key not in keys]
+                    # A file may have a new key in each line, so only the few keys of columns are seen again.
+                    names.see([*by_column.values(), *new], f"{path}:{number}")
+                    keys.update(new)
+                    by_column |= {column: key for key in new if (column := names.column(key))}
                 rows.append(row)
                 batch.lines.append(number)
             size += len(raw)
@@ -291,7 +323,7 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                 batch, size = Batch(path, folder), 0
                 rows.clear()
     names.see(folder, str(path))
-    if any_row and not any(map(names.column, [*keys, *folder])):
+    if any_row and not by_column and not any(map(names.column, folder)):
         names.refuse()
         names.matched.clear()
         names.need(path)
@@ -349,8 +381,8 @@ def _csv(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Ba
                 names.header(header, folder, path)
             elif problem:
                 batch.bad.append((lines.record[0][0], problem))
-            elif row:
-                rows.append(row)
+            elif row or len(header) == 1:
+                rows.append(row or [""])  # programs write the null of a single column as an empty line
                 batch.lines.append(lines.record[0][0])
             size += sum(len(raw) for _, raw in lines.record)
             if len(rows) + len(batch.bad) >= _ROWS or size >= _BYTES:
@@ -388,13 +420,17 @@ def _csv_problem(row: list[str], header: list[str], record: list[tuple[int, byte
 
 def _parquet(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
     # INT96 is Spark's timestamp. Arrow reads it as nanoseconds by default, and these overflow after the year 2262.
-    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", pre_buffer=False) as file:
+    options = {"coerce_int96_timestamp_unit": "us", "pre_buffer": False, "page_checksum_verification": True}
+    with pq.ParquetFile(path, **options) as file:
         schema = file.schema_arrow
         # pandas writes its row labels as a column of this name.
         columns = [name for name in schema.names if not (name.startswith("__index_level_") and schema.pandas_metadata)]
         names.header(columns, folder, path)
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+        size = max(1, min(_ROWS, _BYTES // max(widest, 1)))
         number = 1
-        for rows in file.iter_batches(_ROWS, columns=[name for name in columns if names.column(name)]):
+        for rows in file.iter_batches(size, columns=[name for name in columns if names.column(name)]):
             yield _arrow(path, folder, rows, number, names)
             number += rows.num_rows
 

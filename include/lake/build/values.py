@@ -31,6 +31,10 @@ class Unfit(ValueError):
     """The reason why a column cannot hold a value."""
 
 
+class Number(Decimal):
+    """A number of JSON that a float cannot hold exactly."""
+
+
 def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) -> tuple[pa.Array, dict[int, str]]:
     """Convert `values` (a list or an Arrow array) to the type `wanted`. Gives the array, and row -> reason of misfits.
 
@@ -132,7 +136,12 @@ def _cast(column: Column, wanted: pa.DataType, values: pa.Array, first: int, wro
 
 def _shown(values: pa.Array) -> Any:
     """The one value as text for people. Arrow's text also has days that Python cannot represent."""
-    return str(values.cast(pa.string())[0]) if pa.types.is_temporal(values.type) else _python(values[0])
+    if not pa.types.is_temporal(values.type):
+        return _python(values[0])
+    try:
+        return str(values.cast(pa.string())[0])
+    except pa.ArrowInvalid:  # a time zone that this machine does not know
+        return values[0].value
 
 
 def _python(value: pa.Scalar) -> Any:
@@ -141,8 +150,9 @@ def _python(value: pa.Scalar) -> Any:
         return value.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError:
         return Unfit("is no UTF-8")
-    except KeyError:
-        return Unfit("has one key twice")
+    except KeyError as error:
+        # Of another kind is the error for a time zone that this machine does not know.
+        return Unfit("has one key twice" if type(error) is KeyError else f"is a {value.type} that can't be held")
     except (ValueError, OverflowError, pa.ArrowException):
         return Unfit(f"is a {value.type} that can't be held")
 
@@ -193,11 +203,15 @@ def _value(kind: str, value: Any) -> Any:
 
 
 def _double(value: Any) -> float:
+    if isinstance(value, Number):
+        value = str(value)  # many programs write a float with more digits than it has, in JSON as in CSV
     if isinstance(value, bool) or (isinstance(value, str) and not _DECIMAL.fullmatch(value)):
         raise ValueError
     number = float(value)
     if isinstance(value, str) and number in (float("inf"), float("-inf")) and "n" not in value.lower():
         raise Unfit("is too big for double")
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value.partition(".")[0])
     # A whole number must keep every digit. A decimal must keep the digits that a double shows.
     if (isinstance(value, int) and number != value) or (isinstance(value, Decimal) and Decimal(repr(number)) != value):
         raise Unfit("has more digits than double can hold")
@@ -249,6 +263,8 @@ def _json(value: Any) -> str:
         return "{" + ", ".join(f"{name}: {_json(item)}" for name, item in items) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_json, value)) + "]"
+    if isinstance(value, Number):
+        return str(value)  # as short as the file has it: a tiny number would have many zeros
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, datetime):

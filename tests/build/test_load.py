@@ -513,6 +513,71 @@ def test_of_a_delta_table_the_newest_rows_are_read(shop: None, tmp_path: Path) -
     assert sorted((row["day"], row["whole"]) for row in rows(THING)) == [(DAY, 2), ("2026-01-06", 2)]
 
 
+def mapped_delta(folder: Path, names: dict[str, str], table: pa.Table, **protocol: Any) -> str:
+    """A Delta table whose files have other names of the columns than its log; names: those of the log -> the files."""
+    file = Path(write(folder / "part.parquet", table.rename_columns([names[name] for name in table.column_names])))
+    types = {pa.string(): "string", pa.int64(): "long"}
+    fields = [
+        {
+            "name": field.name, "type": types[field.type], "nullable": True,
+            "metadata": {"delta.columnMapping.id": number, "delta.columnMapping.physicalName": names[field.name]},
+        }
+        for number, field in enumerate(table.schema, 1)
+    ]  # fmt: skip
+    configuration = {"delta.columnMapping.mode": "name", "delta.columnMapping.maxColumnId": str(len(fields))}
+    log: list[dict[str, Any]] = [
+        {"protocol": {"minReaderVersion": 2, "minWriterVersion": 5} | protocol},
+        {
+            "metaData": {
+                "id": "x", "format": {"provider": "parquet", "options": {}}, "partitionColumns": [], "createdTime": 0,
+                "schemaString": json.dumps({"type": "struct", "fields": fields}), "configuration": configuration,
+            }
+        },
+        {
+            "add": {
+                "path": file.name, "partitionValues": {}, "size": file.stat().st_size, "modificationTime": 0,
+                "dataChange": True,
+            }
+        },
+    ]  # fmt: skip
+    json_lines(Path(write(folder / "_delta_log" / f"{0:020}.json", "")), *log)
+    return str(folder)
+
+
+FEATURES = {"minReaderVersion": 3, "minWriterVersion": 7}
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        {},
+        FEATURES | {"readerFeatures": ["columnMapping"], "writerFeatures": ["columnMapping"]},
+        FEATURES | {key: ["columnMapping", "deletionVectors"] for key in ("readerFeatures", "writerFeatures")},
+    ],
+)
+def test_columns_of_a_delta_table_may_have_other_names_in_its_files(
+    called: None, tmp_path: Path, protocol: dict[str, Any]
+) -> None:
+    """As Databricks writes them where columns were renamed. By the names of its log all values would be null."""
+    table = pa.table({"theText": ["a", None], "The Whole": [1, 2], "at": [LAST_MS, NEXT_MS]})
+    names = {"theText": "col-1", "The Whole": "col-2", "at": "at"}
+    loaded = load(CALL, [mapped_delta(tmp_path / "delta", names, table, **protocol)])
+    assert loaded.now == {"2026-01-05": 1, "2026-01-06": 1}
+    assert sorted((row["whole"], row["text"]) for row in rows(CALL)) == [(1, "a"), (2, None)]
+    (tmp_path / "delta" / "part.parquet").unlink()
+    with pytest.raises(UsageError, match=r"delta can't be read as a Delta table: [^\n]*part\.parquet[^\n]*$"):
+        load(CALL, [str(tmp_path / "delta")])
+
+
+def test_a_delta_table_with_the_feature_of_deletion_vectors_is_read(shop: None, tmp_path: Path) -> None:
+    """New tables of Databricks have it."""
+    delta = str(tmp_path / "delta")
+    write_deltalake(
+        delta, pa.table({"day": [DAY, DAY], "whole": [1, 2]}), configuration={"delta.enableDeletionVectors": "true"}
+    )
+    assert load(THING, [delta]).now == {DAY: 2}
+
+
 def test_a_lost_file_of_a_delta_table_is_named(shop: None, tmp_path: Path) -> None:
     """The folder is there, so nobody should look for the folder."""
     write_deltalake(tmp_path / "delta", pa.table({"day": [DAY], "whole": [1]}))

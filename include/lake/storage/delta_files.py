@@ -208,7 +208,7 @@ def files_of(delta: DeltaTable) -> dataset.Dataset:
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
     """The rows; of those columns that `where` names, only the rows with one of its values."""
     delta: DeltaTable = snapshot.handle.delta
-    if _deleted(delta) or _has_other_names(delta):
+    if _deleted(delta) or has_other_names(delta):
         # The pyarrow reader knows neither deletion vectors nor other names; the query engine of delta-rs does.
         parts = [f'"{name}" in ({", ".join(map(_quoted, values))})' for name, values in (where or {}).items()]
         return _query(delta, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
@@ -265,13 +265,13 @@ def _deleted(delta: DeltaTable) -> dict[str, int]:
     return {path.rpartition("/")[2]: selection.count(False) for path, selection in zip(paths, selections, strict=True)}
 
 
-def _has_other_names(delta: DeltaTable) -> bool:
+def has_other_names(delta: DeltaTable) -> bool:
     """Have columns other names in the files and in the log? So after a RENAME COLUMN by Spark (column mapping)."""
     return delta.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
 
 
 def _name_in_log(delta: DeltaTable, column: str | None) -> str | None:
-    fields = (field for field in delta.schema().fields if field.name == column) if _has_other_names(delta) else ()
+    fields = (field for field in delta.schema().fields if field.name == column) if has_other_names(delta) else ()
     return next((field.metadata.get("delta.columnMapping.physicalName") for field in fields), None) or column
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from include.lake import settings
 from include.lake.engine import server
 from include.lake.errors import LakeError
+from scripts import postgres, stack
 from scripts import run as make_run
 from scripts.api import Api, ImportErrors, NoAnswer
 
@@ -169,3 +171,64 @@ def test_an_api_that_is_away_for_a_moment_ends_no_run(monkeypatch: pytest.Monkey
     monkeypatch.setattr(make_run, "ANSWER_SECONDS", -1)
     with pytest.raises(LakeError):
         followed(monkeypatch, PretendApi(errors=[error.value]))
+
+
+@pytest.fixture
+def cluster(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the database of a `make run` that starts no process."""
+    monkeypatch.setattr(postgres, "programs", lambda: ("18", Path("/nowhere")))
+    monkeypatch.setattr(postgres, "not_root", lambda: ([], os.geteuid()))
+    monkeypatch.setattr(stack.Stack, "wait", lambda *_: None)
+    return lake_home / "postgres" / "18"
+
+
+def test_a_killed_initdb_leaves_no_database(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_over = cluster.with_name("18.new") / "half"
+    left_over.mkdir(parents=True)
+
+    class Started(Exception):
+        pass
+
+    def spawn(self: stack.Stack, name: str, command: list[str | Path], env: object = None) -> None:
+        if name == "postgres":
+            raise Started
+        folder = Path(command[command.index("-D") + 1])
+        assert name == "initdb" and not left_over.exists() and not cluster.exists()
+        (folder / "PG_VERSION").write_text("18")
+
+    monkeypatch.setattr(stack.Stack, "spawn", spawn)
+    (cluster.parents[1] / "run").mkdir()
+    running = stack.Stack(8080, stack.Clock())
+    with pytest.raises(Started):
+        running.start_postgres()
+    running.down()
+    assert [path.name for path in cluster.parent.iterdir()] == ["18"]
+    assert [path.name for path in cluster.iterdir()] == ["PG_VERSION"]
+
+
+def test_a_new_database_is_migrated_even_if_one_was_migrated_before(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack.Stack, "spawn", lambda *_: None)
+    running = stack.Stack(8080, stack.Clock())
+    cluster.mkdir(parents=True)
+    assert running.migrate({}) and not running.migrate({})
+    shutil.rmtree(cluster)
+    cluster.mkdir()
+    assert running.migrate({})
+
+
+def test_the_pid_file_of_a_dead_database_is_removed_without_the_program_ps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pid_file = tmp_path / "postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{tmp_path}\n")
+    postgres.forget_stale_postmaster(tmp_path)
+    assert not pid_file.exists()
+    command = [sys.executable, "-c", "input()", "-D", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as alive:
+        pid_file.write_text(f"{alive.pid}\n{tmp_path}\n")
+        postgres.forget_stale_postmaster(tmp_path)
+        alive.kill()
+    assert pid_file.exists()

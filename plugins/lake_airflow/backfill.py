@@ -1,5 +1,6 @@
 """The tasks of the `backfill` DAG: plan the request of the form, build it table by table, report the results."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +29,7 @@ def params(names: list[str]) -> dict[str, Param]:
         "last_day": Param(**day, title="Last day", description="It is built, too. It has to be over."),
         "tables": Param(
             type="array", items={"type": "string", "enum": names}, minItems=1, examples=names, title="Tables",
-            description="Tables, DAGs (all tables of their lists) and steps of these lists.",
+            description="Tables, DAGs (all tables of their lists), steps of these lists; sources only with downstream.",
         ),
         "downstream": Param(
             False, type="boolean", title="And everything downstream", description="All that is made of these tables."
@@ -51,6 +52,13 @@ def params(names: list[str]) -> dict[str, Param]:
 
 def asked_for(conf: dict[str, Any]) -> request.Request:
     """The checked request of a run. AirflowFailException in one line if it is wrong: a retry would not help."""
+    known = list(params([]))
+    for name in conf:
+        # Airflow takes any key of a conf. With a mistyped `dry_run`, the dry run would build.
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise AirflowFailException(f"the form has no field {name!r}: {cure}")
     try:
         return request.check(
             list(conf["tables"]), conf["first_day"], conf["last_day"], conf["mode"], conf["days_per_batch"],

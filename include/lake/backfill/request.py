@@ -94,6 +94,12 @@ def _newest_over(table: str) -> Period:
     return min(Period.newest_over(contracts.get(table).grain, zone) for zone in task_lists.timezones(table))
 
 
+@held()
+def names() -> list[str]:
+    """All that may be asked for. A source stands for what is made of it: it is asked for with downstream."""
+    return [*task_lists.names(), *(name for name in lineage.in_order() if contracts.get(name).is_source)]
+
+
 def tables_of(named: list[str], downstream: bool = False) -> list[str]:
     """The tables behind names of tables, steps and DAGs, in order; with `downstream` all made of them, too."""
     if not named:

@@ -18,7 +18,7 @@ from include.lake.words import counted, span
 PLAN, SUMMARY = "plan", "summary"
 # XCom key of Airflow's SkipMixin. The scheduler skips the tasks that are listed here without starting a process.
 # It does so even if this task fails.
-_SKIPPED_KEY, _SKIPPED = "skipmixin_key", "skipped"
+SKIPPED_KEY, SKIPPED = "skipmixin_key", "skipped"
 
 
 def params(names: list[str]) -> dict[str, Param]:
@@ -95,7 +95,7 @@ def failing_well(subject: str) -> Iterator[None]:
 class PlanBackfill(BaseOperator):
     """Log the plan before any build starts, and skip the tasks of tables that have nothing to build."""
 
-    inherits_from_skipmixin = True  # the scheduler reads _SKIPPED_KEY only if this is set
+    inherits_from_skipmixin = True  # the scheduler reads SKIPPED_KEY only if this is set
     ui_color = "#f4ecd2"
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class PlanBackfill(BaseOperator):
                 # Airflow shows a table whose inputs are missing as skipped, like a table that was not requested.
                 todo = [table.table for table in planned.tables if table.batches]
         finally:
-            context["ti"].xcom_push(_SKIPPED_KEY, {_SKIPPED: [name for name in tables if name not in todo]})
+            context["ti"].xcom_push(SKIPPED_KEY, {SKIPPED: [name for name in tables if name not in todo]})
         return {
             "first_day": checked.first, "last_day": checked.last, "mode": checked.mode, "jobs": planned.jobs,
             "partitions": planned.partitions, "seconds": planned.seconds, "dry_run": context["params"]["dry_run"],

@@ -21,8 +21,12 @@ PLAN, SUMMARY = "plan", "summary"
 SKIPPED_KEY, SKIPPED = "skipmixin_key", "skipped"
 
 
-def params(names: list[str]) -> dict[str, Param]:
-    """The form. Airflow validates each field when a user submits the form or calls the REST API."""
+def params(names: list[str] | None = None) -> dict[str, Param]:
+    """The form, by default with all that may be asked for.
+
+    Airflow validates each field when a user submits the form or calls the REST API.
+    """
+    names = request.names() if names is None else names
     day: dict[str, Any] = {"type": "string", "format": "date"}
     return {
         "first_day": Param(**day, title="First day"),

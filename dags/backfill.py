@@ -7,7 +7,7 @@ from airflow.sdk.definitions.param import ParamsDict
 from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
 from utils.dynamic_dag.factory import RETRIES, BrokenFiles, of_engine, table_docs
 
-from include.lake.project import contracts, lineage, task_lists
+from include.lake.project import contracts, lineage
 from include.lake.project.current import held
 
 DOCS = """\
@@ -52,7 +52,7 @@ with (
                 tasks[above] >> task
 
 # Not before: Airflow copies the form, which names every table, into each task that is made after it.
-dag.params = ParamsDict(params(task_lists.names()))
+dag.params = ParamsDict(params())
 
 # The DAG has no task for a broken table. This import error names the broken files.
 if problems := lineage.broken():

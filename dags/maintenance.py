@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pendulum
 from airflow.sdk import DAG, TaskGroup
-from lake_airflow.maintenance import MaintainTable, RemoveLeftOver
+from lake_airflow.maintenance import MaintainTable, RemoveLeftOver, SkipFirstWeek
 from utils.dynamic_dag.factory import RETRIES, START
 
 from include.lake.project import contracts
@@ -48,8 +48,11 @@ with (
         tags=["lake"],
     ) as dag,
 ):
+    first = SkipFirstWeek(task_id="first_week", doc_md="Skips all tasks in the first week of an Airflow.")
     for schema, names in groupby(sorted(contracts.that_keep_rows()), key=lambda name: name.partition(".")[0]):
         with TaskGroup(schema, prefix_group_id=False):
             for name in names:
-                MaintainTable(task_id=name, table=name, doc_md=f"Maintains `{name}`.")
-    RemoveLeftOver(task_id="left_over", doc_md="Removes what dead processes have left in the folder of the engine.")
+                first >> MaintainTable(task_id=name, table=name, doc_md=f"Maintains `{name}`.")
+    first >> RemoveLeftOver(
+        task_id="left_over", doc_md="Removes what dead processes have left in the folder of the engine."
+    )

@@ -1,8 +1,10 @@
 """Airflow's REST API."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 from typing import Any
 
 from include.lake import settings
@@ -13,6 +15,10 @@ from include.lake.project import lineage, task_lists
 _FAMILY = "wev"
 
 
+class NoAnswer(LakeError):
+    """The API did not answer. It may a moment later: a laptop that wakes up finds broken connections."""
+
+
 class Api:
     """Airflow's REST API."""
 
@@ -21,14 +27,16 @@ class Api:
 
     def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The answer; None if the object does not exist (404) or exists already (409)."""
-        if not self._token:
-            self._token = self._ask("POST", "/auth/token", self._login)["access_token"]
         try:
+            if not self._token:
+                self._token = self._ask("POST", "/auth/token", self._login)["access_token"]
             return self._ask(method, "/api/v2" + path, body)
         except urllib.error.HTTPError as error:
             if error.code in (404, 409):
                 return None
             raise LakeError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:500]}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswer(f"{method} {path}: Airflow's API at {self.url} does not answer: {error}") from None
 
     def up(self) -> bool:
         try:
@@ -69,7 +77,26 @@ def built_tables() -> list[str]:
     return [name for name in lineage.in_order() if name in listed]
 
 
-def is_parsed(api: Api, dag_id: str) -> bool:
-    if errors := api("GET", "/importErrors")["import_errors"]:
-        raise LakeError("\n".join(f"{error['filename']}: {error['stack_trace'].strip()}" for error in errors))
-    return api("GET", f"/dags/{dag_id}") is not None
+def is_parsed(api: Api, dag_id: str, since: datetime | None = None) -> bool:
+    """Is the DAG there? With `since`, one of an earlier parse does not count: its file may be broken now."""
+    dag = api("GET", f"/dags/{dag_id}")
+    return bool(dag) and (since is None or datetime.fromisoformat(dag["last_parsed_time"]) >= since)
+
+
+class ImportErrors:
+    """The import errors of the DAG files. The database keeps those of earlier runs: they do not count."""
+
+    def __init__(self, api: Api) -> None:
+        self._api, self.since = api, datetime.now(UTC)
+        self.told: list[str] = []
+
+    def new(self) -> list[str]:
+        """Those that were not given before."""
+        found = []
+        for error in self._api("GET", "/importErrors")["import_errors"]:
+            text = f"{error['filename']}: {error['stack_trace'].strip()}"
+            # Each parse of a file that is still broken renews the time.
+            if datetime.fromisoformat(error["timestamp"]) >= self.since and text not in self.told:
+                found.append(text)
+                self.told.append(text)
+        return found

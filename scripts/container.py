@@ -170,7 +170,11 @@ def seed() -> int:
     if settings.on_databricks():
         return 0
     if not settings.server_of_others():
-        raise UsageError("LAKE_ENGINE of docker-compose is its own Spark (leave it empty in .env), or databricks")
+        # What the shell exports wins over .env.
+        raise UsageError(
+            "LAKE_ENGINE of docker-compose is its own Spark (leave it empty in .env and in your shell: "
+            "`unset LAKE_ENGINE`), or databricks"
+        )
     from include.lake.cli import main as cli
     from include.lake.state import ledger  # slow to import: a health check must not need it
 

@@ -4,9 +4,10 @@ import importlib.util
 import os
 import pwd
 import shutil
-import subprocess
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from include.lake.errors import LakeError
 
@@ -48,8 +49,10 @@ def not_root() -> tuple[list[str | Path], int]:
 def forget_stale_postmaster(folder: Path) -> None:
     """Remove the pid file if the pid belongs to another process now, as after a crash. PostgreSQL would not start."""
     with suppress(FileNotFoundError, ValueError, IndexError):
-        pid = (folder / "postmaster.pid").read_text().split()[0]
-        command = subprocess.run(["ps", "-o", "command=", "-p", pid], capture_output=True, text=True).stdout
+        pid = int((folder / "postmaster.pid").read_text().split()[0])
+        command: list[str] = []
+        with suppress(psutil.Error):  # no such process, or one of another user
+            command = psutil.Process(pid).cmdline()
         if str(folder) not in command:
             (folder / "postmaster.pid").unlink()
 

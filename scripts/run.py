@@ -18,7 +18,7 @@ from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 from include.lake.local import wait
 from scripts import airflow_env, seed, stack
-from scripts.api import Api, built_tables, dag_ids, families, is_parsed
+from scripts.api import Api, ImportErrors, NoAnswer, built_tables, dag_ids, families, is_parsed
 from scripts.options import ui_port
 from scripts.stack import Clock, Stack
 
@@ -28,6 +28,8 @@ PATIENCE_SECONDS = 20 * 60
 DAGS_SECONDS = 120
 # The scheduler creates the run of the newest day when a DAG is switched on. After this time we create it.
 OWN_RUN_SECONDS = 20
+# The API may be away for so long while we follow the runs.
+ANSWER_SECONDS = 60
 # A sensor that waits a shorter time gets no line.
 SENSOR_SECONDS = 15
 GREEN, RED = "success", "failed"
@@ -100,6 +102,7 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
     if is_new:
         say("Airflow's database is made")
     api = Api(running.url, airflow_env.USER, airflow_env.password())
+    problems = ImportErrors(api)
     answers = partial(until, running, api.up, DAGS_SECONDS, "the Airflow API to answer")
     for name in airflow_env.AIRFLOW:
         if name == "scheduler":  # last: without the server, each of its tasks would start one of its own
@@ -115,17 +118,17 @@ def up(running: Stack, say: Clock, days: int, scale: float) -> bool:
         running.wait("sample")
         seed.finish_sample()
         say("sample data is there")
-    green = watch(running, say, api, day)
+    green = watch(running, say, api, day, problems)
     show(day)
     print(f"\nAirflow UI: {running.url}   user: {airflow_env.USER}   password: {airflow_env.password()}", flush=True)
     print(f"The lake:   {settings.home()}   (./lake --help)", flush=True)
     return green
 
 
-def until(running: Stack, condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait for a condition, and fail if one of our processes dies meanwhile."""
+def until(running: Stack, condition: Callable[[], Any], seconds: float, what: str, why: Callable[[], str] = str) -> Any:
+    """Wait for a condition, and fail if one of our processes dies meanwhile. `why` says more of the reason."""
     return wait.until(
-        condition, seconds, what, waiting=running.watch, cure=lambda: f"the logs are in {airflow_env.logs()}"
+        condition, seconds, what, waiting=running.watch, cure=lambda: f"the logs are in {airflow_env.logs()}{why()}"
     )
 
 
@@ -143,11 +146,29 @@ def start_sample(running: Stack, say: Clock, day: str, count: int, scale: float)
 # -- the runs of the newest day
 
 
-def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
+def parsed(api: Api, dag_id: str, problems: ImportErrors) -> bool:
+    """Is the DAG there? A broken file of another DAG is told, and does not count."""
+    _tell_problems(problems)
+    return is_parsed(api, dag_id, problems.since)
+
+
+def _tell_problems(problems: ImportErrors) -> None:
+    for problem in problems.new():
+        print(f"a DAG file cannot be read, the other DAGs go on: {problem}", flush=True)
+
+
+def watch(running: Stack, say: Clock, api: Api, day: str, problems: ImportErrors) -> bool:
     """Switch the DAGs on and follow their runs of `day`. False if a run fails or takes too long."""
     began = time.time()
     for dag_id in dag_ids():
-        until(running, partial(is_parsed, api, dag_id), DAGS_SECONDS, f"Airflow to parse {dag_id}")
+        is_there = partial(parsed, api, dag_id, problems)
+        until(
+            running,
+            is_there,
+            DAGS_SECONDS,
+            f"Airflow to parse {dag_id}",
+            lambda: "".join(f"\n{p}" for p in problems.told),
+        )
         api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
     say(f"following {', '.join(dag_ids())} for {day}")
     shown: dict[tuple[str, str], str] = {}
@@ -155,40 +176,51 @@ def watch(running: Stack, say: Clock, api: Api, day: str) -> bool:
     waiting: set[tuple[str, str]] = set()
     states: dict[str, str] = {}
     known_runs: set[str] = set()
+    answered = time.monotonic()
     while True:
         running.check()
-        for dag_id in dag_ids():
-            run = _run_of(api, dag_id, day)
-            if run is None:
-                if time.time() - began > OWN_RUN_SECONDS:
-                    api("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "partition_key": day})
-                continue
-            if run["dag_run_id"] not in known_runs:
-                known_runs.add(run["dag_run_id"])
-                if run["end_date"] and (why := _why_again(run, day)):
-                    say(f"{dag_id} for {day} {why}: running it again")
-                    clear = {"dry_run": False, "only_failed": run["state"] == RED}
-                    api("POST", f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/clear", clear)
+        try:
+            _tell_problems(problems)
+            for dag_id in dag_ids():
+                run = _run_of(api, dag_id, day)
+                if run is None:
+                    if time.time() - began > OWN_RUN_SECONDS:
+                        api("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "partition_key": day})
                     continue
-                if run["end_date"] and run["state"] == GREEN:
-                    say(f"{dag_id} for {day}: green from before")
-                    states[dag_id] = GREEN
-            if states.get(dag_id) == GREEN:
-                continue
-            tasks = api("GET", f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/taskInstances?limit=1000")["task_instances"]
-            for task in tasks:
-                key, state = (dag_id, task["task_id"]), task["state"] or "none"
-                if shown.get(key) != state:
-                    _tell(say, dag_id, task, state)
-                    shown[key] = state
-                    deferred_at[key] = time.time()
-                if state == "deferred" and time.time() - deferred_at[key] > SENSOR_SECONDS and key not in waiting:
-                    waiting.add(key)
-                    say(f"{dag_id}: waits for {_table(task)}")
-            if states.get(dag_id) != run["state"]:
-                states[dag_id] = run["state"]
-                if run["state"] in (GREEN, RED):
-                    say(f"{dag_id} for {day}: {run['state']}")
+                path = f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}"
+                if run["dag_run_id"] not in known_runs:
+                    if run["end_date"] and (why := _why_again(run, day)):
+                        say(f"{dag_id} for {day} {why}: running it again")
+                        clear = {"dry_run": False, "only_failed": run["state"] == RED}
+                        api("POST", f"{path}/clear", clear)
+                        known_runs.add(run["dag_run_id"])
+                        continue
+                    if run["end_date"] and run["state"] == GREEN:
+                        say(f"{dag_id} for {day}: green from before")
+                        states[dag_id] = GREEN
+                    known_runs.add(run["dag_run_id"])
+                if states.get(dag_id) == GREEN:
+                    continue
+                for task in api("GET", f"{path}/taskInstances?limit=1000")["task_instances"]:
+                    key, state = (dag_id, task["task_id"]), task["state"] or "none"
+                    if shown.get(key) != state:
+                        _tell(say, dag_id, task, state)
+                        shown[key] = state
+                        deferred_at[key] = time.time()
+                    if state == "deferred" and time.time() - deferred_at[key] > SENSOR_SECONDS and key not in waiting:
+                        waiting.add(key)
+                        say(f"{dag_id}: waits for {_table(task)}")
+                if states.get(dag_id) != run["state"]:
+                    states[dag_id] = run["state"]
+                    if run["state"] in (GREEN, RED):
+                        say(f"{dag_id} for {day}: {run['state']}")
+        except NoAnswer:
+            if time.monotonic() - answered > ANSWER_SECONDS:
+                raise
+            say.still("waiting for the Airflow API to answer")
+            time.sleep(1)
+            continue
+        answered = time.monotonic()
         busy = sorted({task_id for (_, task_id), state in shown.items() if state == "running"})
         say.still(f"building {', '.join(busy)}" if busy else "waiting for the scheduler")
         if RED in states.values():

@@ -180,20 +180,20 @@ class Stack:
 
     def start_postgres(self) -> str:
         """Start PostgreSQL on a socket that only we can open. Gives its address for SQLAlchemy."""
-        version, programs = postgres.programs()
-        folder = settings.home() / "postgres" / version  # PostgreSQL cannot read the data of another major version
+        _, programs = postgres.programs()
+        folder = _cluster()
         as_user, uid = postgres.not_root()
         if not (folder / "PG_VERSION").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # an interrupted initdb has left it
-            folder.mkdir(parents=True, mode=0o700)
-            os.chown(folder, uid, -1)
+            # A killed initdb leaves half a cluster. So the folder gets its name when initdb is done.
+            new = folder.with_name(f"{folder.name}.new")
+            for left_over in (folder, new):
+                shutil.rmtree(left_over, ignore_errors=True)
+            new.mkdir(parents=True, mode=0o700)
+            os.chown(new, uid, -1)
             options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
-            self.spawn("initdb", [*as_user, programs / "initdb", "-D", folder, *options])
-            try:
-                self.wait("initdb")
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
+            self.spawn("initdb", [*as_user, programs / "initdb", "-D", new, *options])
+            self.wait("initdb")
+            new.rename(folder)
         postgres.forget_stale_postmaster(folder)
         # In /tmp, because the path of a socket may have only 100 characters. A LAKE_HOME may be longer.
         self._sockets = Path(tempfile.mkdtemp(prefix="lake-", dir="/tmp"))
@@ -225,8 +225,11 @@ class Stack:
         return postgres.database(self._sockets)
 
     def migrate(self, env: dict[str, str]) -> bool:
-        """Migrate Airflow's database; False if it is up to date. A file with the last version makes this quick."""
-        done = settings.home() / "postgres" / f"{postgres.programs()[0]}.airflow"
+        """Migrate Airflow's database; False if it is up to date. A file with the last version makes this quick.
+
+        The file is in the folder of the cluster, so it goes when somebody removes the cluster.
+        """
+        done = _cluster() / "airflow_version"
         version = importlib.metadata.version("apache-airflow-core")
         if done.exists() and done.read_text() == version:
             return False
@@ -269,6 +272,11 @@ class Stack:
             shutil.rmtree(self._sockets, ignore_errors=True)
         if self._lock:
             (settings.home() / "run" / "started.json").unlink(missing_ok=True)
+
+
+def _cluster() -> Path:
+    """The folder of the database. PostgreSQL cannot read the data of another major version."""
+    return settings.home() / "postgres" / postgres.programs()[0]
 
 
 @contextmanager

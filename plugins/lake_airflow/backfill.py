@@ -1,5 +1,6 @@
 """The tasks of the `backfill` DAG: plan the request of the form, build it table by table, report the results."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,18 +18,22 @@ from include.lake.words import counted, span
 PLAN, SUMMARY = "plan", "summary"
 # XCom key of Airflow's SkipMixin. The scheduler skips the tasks that are listed here without starting a process.
 # It does so even if this task fails.
-_SKIPPED_KEY, _SKIPPED = "skipmixin_key", "skipped"
+SKIPPED_KEY, SKIPPED = "skipmixin_key", "skipped"
 
 
-def params(names: list[str]) -> dict[str, Param]:
-    """The form. Airflow validates each field when a user submits the form or calls the REST API."""
+def params(names: list[str] | None = None) -> dict[str, Param]:
+    """The form, by default with all that may be asked for.
+
+    Airflow validates each field when a user submits the form or calls the REST API.
+    """
+    names = request.names() if names is None else names
     day: dict[str, Any] = {"type": "string", "format": "date"}
     return {
         "first_day": Param(**day, title="First day"),
         "last_day": Param(**day, title="Last day", description="It is built, too. It has to be over."),
         "tables": Param(
             type="array", items={"type": "string", "enum": names}, minItems=1, examples=names, title="Tables",
-            description="Tables, DAGs (all tables of their lists) and steps of these lists.",
+            description="Tables, DAGs (all tables of their lists), steps of these lists; sources only with downstream.",
         ),
         "downstream": Param(
             False, type="boolean", title="And everything downstream", description="All that is made of these tables."
@@ -51,6 +56,13 @@ def params(names: list[str]) -> dict[str, Param]:
 
 def asked_for(conf: dict[str, Any]) -> request.Request:
     """The checked request of a run. AirflowFailException in one line if it is wrong: a retry would not help."""
+    known = list(params([]))
+    for name in conf:
+        # Airflow takes any key of a conf. With a mistyped `dry_run`, the dry run would build.
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise AirflowFailException(f"the form has no field {name!r}: {cure}")
     try:
         return request.check(
             list(conf["tables"]), conf["first_day"], conf["last_day"], conf["mode"], conf["days_per_batch"],
@@ -87,7 +99,7 @@ def failing_well(subject: str) -> Iterator[None]:
 class PlanBackfill(BaseOperator):
     """Log the plan before any build starts, and skip the tasks of tables that have nothing to build."""
 
-    inherits_from_skipmixin = True  # the scheduler reads _SKIPPED_KEY only if this is set
+    inherits_from_skipmixin = True  # the scheduler reads SKIPPED_KEY only if this is set
     ui_color = "#f4ecd2"
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -110,7 +122,7 @@ class PlanBackfill(BaseOperator):
                 # Airflow shows a table whose inputs are missing as skipped, like a table that was not requested.
                 todo = [table.table for table in planned.tables if table.batches]
         finally:
-            context["ti"].xcom_push(_SKIPPED_KEY, {_SKIPPED: [name for name in tables if name not in todo]})
+            context["ti"].xcom_push(SKIPPED_KEY, {SKIPPED: [name for name in tables if name not in todo]})
         return {
             "first_day": checked.first, "last_day": checked.last, "mode": checked.mode, "jobs": planned.jobs,
             "partitions": planned.partitions, "seconds": planned.seconds, "dry_run": context["params"]["dry_run"],

@@ -1,9 +1,26 @@
-"""The tasks of the DAG `lake_maintenance`: one per table, and one for what dead processes have left."""
+"""The tasks of the DAG `lake_maintenance`: one per table, one for what dead processes have left, one before all."""
 
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from lake_airflow.backfill import failing_well
+from lake_airflow.backfill import SKIPPED, SKIPPED_KEY, failing_well
+
+
+class SkipFirstWeek(BaseOperator):
+    """Skip all other tasks in the first run that the schedule starts.
+
+    Airflow starts it at once, for the last Sunday. A fresh lake has nothing to maintain, and its first builds need the
+    machine. A run that a user starts does all its tasks.
+    """
+
+    inherits_from_skipmixin = True  # the scheduler reads SKIPPED_KEY only if this is set
+    ui_color = "#e3e6ea"
+
+    def execute(self, context: Any) -> None:
+        # A proxy of None is not None, but it is false.
+        if context["dag_run"].run_type == "scheduled" and not context["prev_start_date_success"]:
+            self.log.info("the first run of a new Airflow: nothing is maintained before the next one")
+            context["ti"].xcom_push(SKIPPED_KEY, {SKIPPED: sorted(self.downstream_task_ids)})
 
 
 class MaintainTable(BaseOperator):

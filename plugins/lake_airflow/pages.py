@@ -28,7 +28,7 @@ from sqlalchemy import select
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.project.current import held
-from include.lake.project.days import day_range, days_before, last_finished_day
+from include.lake.project.days import day_range, days_before, last_finished_day, parse_day
 from include.lake.project.periods import Period
 from include.lake.state.look import FRESH, Look, PartitionState
 from include.lake.state.presence import look_at
@@ -76,6 +76,13 @@ def _rights(user: GetUserDep) -> Rights:
 RightsDep = Annotated[Rights, Depends(_rights)]
 
 
+def _is_over(table: str, partition: str) -> bool:
+    """Is a partition over where its table is made or read? Before that, nobody misses it."""
+    contract = contracts.get(table)
+    zones = task_lists.zones_of_source(table) if contract.is_source else task_lists.timezones(table)
+    return all(Period(contract.grain, partition).is_over(zone) for zone in zones)
+
+
 def _state(lake: Look, rights: Rights, table: str, day: str) -> PartitionState:
     """The state of the partition with a day; a mistake in a table's files is shown in its row and hides no other."""
     try:
@@ -86,6 +93,8 @@ def _state(lake: Look, rights: Rights, table: str, day: str) -> PartitionState:
                 table, "", "missing" if absent else "fresh", "not loaded" if absent else "loaded, has no days"
             )
         state = lake.state(table, day)
+        if state.state == "missing" and not _is_over(table, day):
+            return state._replace(state="open", why="not over yet")
         if table not in rights.explained:
             return state._replace(why="a DAG that you may not read builds it")
         if not rights.everything and state.state != FRESH and lake.own_state(table, day).state == FRESH:
@@ -130,8 +139,16 @@ def _grid(lake: Look, rights: Rights, tables: list[str], days: list[str] | None 
     return {"days": [date.fromisoformat(day) for day in shown], "rows": rows}
 
 
-def _day_of_run(key: str) -> str:
+def _last_days(first: str, last: str) -> list[str]:
+    """The last MAX_DAYS days of a range. A conf may name millions of days, so no more of them are made."""
+    if (date.fromisoformat(parse_day(last)) - date.fromisoformat(parse_day(first))).days >= MAX_DAYS:
+        first = days_before(last, MAX_DAYS - 1)
+    return day_range(first, last)
+
+
+def _day_of_run(key: Any) -> str:
     """The last day of the period that a run is of: a month, or a day, by which a week is named, too."""
+    key = str(key)  # a conf may have a number
     return Period.parse("month" if len(key) == len("yyyy-MM") else "day", key).last_day
 
 
@@ -191,7 +208,7 @@ def run(session: SessionDep, rights: RightsDep, dag_id: str, run_id: str, task_i
     conf = found.conf or {}
     try:
         if "first_day" in conf and "last_day" in conf:  # a backfill, which may have years of days
-            days = day_range(conf["first_day"], conf["last_day"])[-MAX_DAYS:]
+            days = _last_days(conf["first_day"], conf["last_day"])
             return _page(title, "grid", **_grid(look_at(tables), rights, tables, days[::-1]))
         day = _day_of_run(found.partition_key or conf.get("part_date") or "")
     except LakeError:

@@ -185,18 +185,20 @@ class PartitionTrigger(BaseTrigger):
         return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        try:
-            usable_partition(self.day, self.timezone, contracts.get(self.readers[0]).grain)
-        except UsageError as error:
-            yield TriggerEvent({"error": str(error)})
-            return
         patience = timedelta(hours=self.hours)
         deadline = self.timeout_after - GRACE if self.timeout_after else datetime.now(UTC) + patience
-        missing: dict[str, str] = {self.day: "is missing"}
+        # Contracts are read in the loop, too: somebody may be in the middle of an edit or a `git checkout`.
+        missing, words, is_checked = {self.day: "is missing"}, self.day, False
         said, said_at, failures = None, 0.0, 0
         while True:
             try:
-                missing, failures = await self._missing(), 0
+                if not is_checked and (wrong := self._wrong_day()):
+                    yield TriggerEvent({"error": wrong})
+                    return
+                is_checked = True
+                if (found := await self._missing()) != missing:
+                    missing, words = found, in_words(self.table, found)
+                failures = 0
             except Exception as error:
                 failures += 1
                 self.log.warning("cannot look at %s (%d of %d): %s", self.table, failures, FAILED_LOOKS, error)
@@ -211,7 +213,7 @@ class PartitionTrigger(BaseTrigger):
                 since = (deadline - patience).strftime("%Y-%m-%d %H:%M")
                 yield TriggerEvent(
                     {
-                        "error": f"waited for {self.table} ({in_words(self.table, missing)}) since {since} UTC, "
+                        "error": f"waited for {self.table} ({words}) since {since} UTC, "
                         f"for {counted(self.hours, 'hour')} (patience_hours of its contract): load or build it, then "
                         "clear this task"
                     }
@@ -219,9 +221,18 @@ class PartitionTrigger(BaseTrigger):
                 return
             if missing != said or time.monotonic() - said_at >= REPEAT_SECONDS:
                 more = timedelta(seconds=round(left.total_seconds()))
-                self.log.info("waiting for %s: %s; for %s more", self.table, in_words(self.table, missing), more)
+                self.log.info("waiting for %s: %s; for %s more", self.table, words, more)
                 said, said_at = missing, time.monotonic()
             await self._pause()
+
+    def _wrong_day(self) -> str | None:
+        """What is wrong with the day of the run: it does not get better with time."""
+        grain = contracts.get(self.readers[0]).grain
+        try:
+            usable_partition(self.day, self.timezone, grain)
+        except UsageError as error:
+            return str(error)
+        return None
 
     async def _missing(self) -> dict[str, str]:
         if settings.on_databricks():

@@ -53,7 +53,7 @@ def test_the_form_has_a_default_for_all_but_days_and_tables(dag: Any) -> None:
     assert asked == request.check(["members"], "2026-01-05", "2026-01-06")
     assert tasks.asked_for(filled_in(dag, CONF | {"days_per_batch": 7})).days_per_batch == 7
     assert tasks.asked_for(filled_in(dag, CONF | {"days_per_batch": "7"})).days_per_batch == 7
-    assert set(dag.params.get_param("tables").schema["examples"]) == set(task_lists.names())
+    assert dag.params.get_param("tables").schema["examples"] == request.names()
     for missing in CONF:
         with pytest.raises(ParamValidationError):
             filled_in(dag, {name: value for name, value in CONF.items() if name != missing})
@@ -80,6 +80,30 @@ def test_the_form_has_a_default_for_all_but_days_and_tables(dag: Any) -> None:
 def test_what_is_wrong_by_itself_is_refused_by_the_form(dag: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(ParamValidationError):
         filled_in(dag, CONF | wrong)
+
+
+def test_a_source_is_asked_for_with_what_is_made_of_it(dag: Any) -> None:
+    source = {"tables": ["service_log.weverse_server_log"]}
+    asked = tasks.asked_for(filled_in(dag, CONF | source | {"downstream": True}))
+    assert asked.tables == ("we_mart.wv_server_log_base", "we_mart.wv_sess_daily")
+    with pytest.raises(AirflowFailException, match=r"is a source, nothing builds it; .* built with downstream$"):
+        tasks.asked_for(filled_in(dag, CONF | source))
+
+
+@pytest.mark.parametrize(
+    ("key", "cure"),
+    [
+        ("dry-run", "did you mean dry_run?"),
+        ("dryrun", "did you mean dry_run?"),
+        ("x", "there are first_day, last_day,"),
+    ],
+)
+def test_a_key_that_the_form_does_not_have_builds_nothing(dag: Any, lake_home: Path, key: str, cure: str) -> None:
+    given = context(dag)
+    given["params"][key] = True  # Airflow adds each key of a conf
+    with pytest.raises(AirflowFailException) as error:
+        dag.get_task("plan").execute(given)
+    assert str(error.value).startswith(f"the form has no field '{key}': {cure}") and "\n" not in str(error.value)
 
 
 class Ti:

@@ -19,6 +19,7 @@ from lake_airflow import tasks
 from lake_airflow.maintenance import MaintainTable
 from lake_airflow.tasks import DAY, BuildTable, LateDays, PartitionSensor, usable_partition
 from lake_airflow.timetable import DailyPartitions
+from lazy_object_proxy import Proxy
 from utils.dynamic_dag import factory
 
 from include.lake import settings
@@ -138,6 +139,19 @@ def test_maintenance_has_a_task_for_each_table_and_leaves_the_workers_to_builds(
     monkeypatch.setenv("LAKE_CATALOG", "wev_dev")
     assert tables["we_mart.we_user"].execute({}) == "Databricks maintains its managed tables itself"
     assert dag.get_task("left_over").execute({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "skips"),
+    [("scheduled", None, True), ("scheduled", "a week ago", False), ("manual", None, False)],
+)
+def test_the_first_run_of_maintenance_leaves_a_fresh_lake_alone(bag, kind, before, skips):
+    dag, pushed = bag.dags["lake_maintenance"], {}
+    ti = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
+    run = SimpleNamespace(run_type=kind)
+    dag.get_task("first_week").execute({"dag_run": run, "prev_start_date_success": Proxy(lambda: before), "ti": ti})
+    others = sorted(task.task_id for task in dag.tasks if task.task_id != "first_week")
+    assert pushed == ({"skipmixin_key": {"skipped": others}} if skips else {})
 
 
 @pytest.mark.parametrize("path", TASK_LISTS, ids=lambda path: path.stem)

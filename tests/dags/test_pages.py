@@ -1,6 +1,7 @@
 """The pages: nobody without a login sees them, and everybody else sees the tables of the DAGs that they may read."""
 
 import shutil
+from datetime import date, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +24,7 @@ from lake_airflow import pages
 
 from include.lake import settings
 from include.lake.project import contracts
-from include.lake.project.days import last_finished_day
+from include.lake.project.days import day_range, last_finished_day
 from include.lake.state.look import Look, PartitionState
 from tests.pretend import build
 
@@ -130,6 +131,40 @@ def test_the_run_of_a_backfill_shows_its_days(client):
     assert page.index(">01-05<") < page.index(">01-04<") < page.index(">01-03<")
     client.run = SimpleNamespace(partition_key=None, conf={"first_day": "2026-01-06", "last_day": "2026-01-05"})
     assert "This run has no day" in client.get("/run?dag_id=d&run_id=r").text
+
+
+def test_a_backfill_of_all_days_there_are_shows_the_last_ones(client, monkeypatch):
+    made = []
+    monkeypatch.setattr(pages, "day_range", lambda first, last: made.append((first, last)) or day_range(first, last))
+    client.run = SimpleNamespace(partition_key=None, conf={"first_day": "0001-01-01", "last_day": "9999-12-31"})
+    assert client.get("/run?dag_id=d&run_id=r").text.count(">12-31<") == 1
+    assert made == [("9999-10-01", "9999-12-31")]
+    for wrong in (20260131, "9999-13-01", None):
+        client.run = SimpleNamespace(partition_key=None, conf={"first_day": "0001-01-01", "last_day": wrong})
+        assert "This run has no day" in client.get("/run?dag_id=d&run_id=r").text
+
+
+@pytest.mark.parametrize("day", [20260131, 1.5, ["2026-01-31"], {"a": 1}, True])
+def test_a_day_that_is_no_text_is_no_day(client, day):
+    client.run = SimpleNamespace(partition_key=None, conf={"part_date": day})
+    page = client.get("/run?dag_id=d&run_id=r")
+    assert page.status_code == 200 and "This run has no day" in page.text
+
+
+def test_a_week_or_month_that_is_not_over_is_not_missing(client, monkeypatch):
+    real = contracts.get
+    every = frozenset({LOGS})
+    pages.app.dependency_overrides[pages._rights] = lambda: pages.Rights(every, every)
+    monkeypatch.setattr(pages.contracts, "get", lambda table: real(table).model_copy(update={"grain": "month"}))
+    monkeypatch.setattr(Look, "state", lambda lake, table, day: PartitionState(table, day, "missing", "never built"))
+    now = date.fromisoformat(YESTERDAY) + timedelta(days=1)
+    month, before = f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"
+    client.run = SimpleNamespace(partition_key=month, conf=None)
+    page = client.get("/run?dag_id=d&run_id=r").text
+    assert '<td class="open">open</td>' in page and "not over yet" in page and "never built" not in page
+    client.run = SimpleNamespace(partition_key=before, conf=None)
+    assert "never built" in client.get("/run?dag_id=d&run_id=r").text
+    assert f"{month} open: not over yet" in client.get("/").text or YESTERDAY[:7] != month
 
 
 def test_a_run_without_a_day_and_no_run_at_all(client):

@@ -20,6 +20,7 @@ from lake_airflow.tasks import PartitionSensor, PartitionTrigger, in_words, look
 from lake_airflow.timetable import DailyPartitions
 from pendulum import datetime as at
 
+from include.lake.errors import ContractError
 from include.lake.project import contracts
 from tests.pretend import build, load
 
@@ -222,6 +223,24 @@ def test_a_look_that_fails_is_tried_again(caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         assert isinstance(event_of(waiting(LOG, LOGS)), TaskSuccessEvent)
     assert f"cannot look at {LOG} (2 of 30): storage is away" in caplog.text
+
+
+@pytest.mark.parametrize("broken_looks", [1, 2], ids=["before the first look", "as the days are put into words"])
+def test_a_contract_that_is_broken_for_a_moment_ends_no_sensor(caplog, monkeypatch, broken_looks):
+    get, asked = contracts.get, []
+
+    def broken_at_first(table):
+        asked.append(table)
+        if len(asked) == broken_looks:
+            raise ContractError("a.yaml:1: is in the middle of an edit")
+        return get(table)
+
+    monkeypatch.setattr(contracts, "get", broken_at_first)
+    looks(monkeypatch, ["2026-01-03"], ["2026-01-03", "2026-01-04"], [])
+    with caplog.at_level(logging.INFO):
+        assert isinstance(event_of(waiting(LOG, LOGS)), TaskSuccessEvent)
+    assert f"cannot look at {LOG} (1 of 30): a.yaml:1: is in the middle" in caplog.text
+    assert "2026-01-03..2026-01-04; for" in messages(caplog)[-1]
 
 
 def test_looks_that_keep_failing_are_left_to_the_retries(monkeypatch):

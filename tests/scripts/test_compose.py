@@ -243,6 +243,15 @@ def test_another_password_of_a_database_that_is_there_is_one_line(
     assert "second" not in told and container.secret("POSTGRES_PASSWORD") == "first"
 
 
+def test_another_engine_is_one_line_that_names_env_and_shell(
+    places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAKE_ENGINE", "sail")
+    assert container.main("seed") == 1
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"lake: LAKE_ENGINE of .* in \.env and in your shell: `unset LAKE_ENGINE`.*\n", told)
+
+
 def test_without_secrets_one_line_says_which_is_missing(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert container.main("airflow", "scheduler") == 1
     told = capsys.readouterr().err

@@ -140,7 +140,7 @@ def a_backfill(api: Api, days: list[str]) -> str:
     conf = {
         "first_day": days[0],
         "last_day": days[-1],
-        "tables": ["logs", "members", "sessions"],
+        "tables": ["logs", "members", "analytics_we_mart_wv1_daily.sessions"],
         "days_per_batch": DAYS_PER_BATCH,
     }
     # What makes no sense by itself is refused there and then, what does not fit together by the plan.

@@ -3,17 +3,24 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from include.lake import settings
 from include.lake.engine import server
+from include.lake.errors import LakeError
+from scripts import postgres, stack
+from scripts import run as make_run
+from scripts.api import Api, ImportErrors, NoAnswer
 
 
 @pytest.mark.parametrize(
@@ -115,3 +122,113 @@ def test_make_run_ends_and_says_why_when_its_engine_dies(starter: str, lake_home
         message = run.stderr.readline()
         assert re.match(r"make run: the server of sail died, .*: start `make run` again; the end of .*\n", message)
     assert server.address() is None
+
+
+class PretendApi(Api):
+    """Answers as Airflow would: a DAG with a green run, and what `answers` says. An error there is raised once."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        if path == "/importErrors":
+            return {"import_errors": self.answers.get("import_errors", [])}
+        if path.endswith("limit=1"):
+            if errors := self.answers.get("errors"):
+                raise errors.pop()
+            return {"dag_runs": [{"dag_run_id": "r", "state": "success", "end_date": None}]}
+        return {"task_instances": [], "last_parsed_time": self.answers.get("parsed", "2999-01-01T00:00:00Z")}
+
+
+def followed(monkeypatch: pytest.MonkeyPatch, api: PretendApi) -> bool:
+    monkeypatch.setattr(make_run, "dag_ids", lambda: ["there"])
+    monkeypatch.setattr(make_run, "DAGS_SECONDS", 0)
+    monkeypatch.setattr(make_run.time, "sleep", lambda seconds: None)
+    running: Any = SimpleNamespace(check=lambda: None, watch=lambda line: None)
+    return make_run.watch(running, make_run.Clock(), api, "2026-01-05", ImportErrors(api))
+
+
+def import_error(name: str, at: str) -> dict[str, str]:
+    return {"filename": name, "stack_trace": "it is broken\n", "timestamp": at}
+
+
+def test_a_broken_file_of_another_dag_is_told_once_and_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = [import_error("stray.py", "2999-01-01T00:00:00Z"), import_error("earlier.py", "2020-01-01T00:00:00Z")]
+    assert followed(monkeypatch, PretendApi(import_errors=errors))
+    told = capsys.readouterr().out
+    assert told.count("stray.py: it is broken") == 1 and "earlier.py" not in told
+    with pytest.raises(LakeError, match=r"Airflow to parse there: the logs are in \S+\nstray.py: it is broken$"):
+        followed(monkeypatch, PretendApi(import_errors=errors, parsed="2020-01-01T00:00:00Z"))
+
+
+def test_an_api_that_is_away_for_a_moment_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api(f"http://127.0.0.1:{server.free_port()}", "admin", "secret")
+    with pytest.raises(NoAnswer, match=r"does not answer: .*refused") as error:
+        api("GET", "/dags")
+    assert followed(monkeypatch, PretendApi(errors=[error.value, error.value]))
+    monkeypatch.setattr(make_run, "ANSWER_SECONDS", -1)
+    with pytest.raises(LakeError):
+        followed(monkeypatch, PretendApi(errors=[error.value]))
+
+
+@pytest.fixture
+def cluster(lake_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the database of a `make run` that starts no process."""
+    monkeypatch.setattr(postgres, "programs", lambda: ("18", Path("/nowhere")))
+    monkeypatch.setattr(postgres, "not_root", lambda: ([], os.geteuid()))
+    monkeypatch.setattr(stack.Stack, "wait", lambda *_: None)
+    return lake_home / "postgres" / "18"
+
+
+def test_a_killed_initdb_leaves_no_database(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_over = cluster.with_name("18.new") / "half"
+    left_over.mkdir(parents=True)
+
+    class Started(Exception):
+        pass
+
+    def spawn(self: stack.Stack, name: str, command: list[str | Path], env: object = None) -> None:
+        if name == "postgres":
+            raise Started
+        folder = Path(command[command.index("-D") + 1])
+        assert name == "initdb" and not left_over.exists() and not cluster.exists()
+        (folder / "PG_VERSION").write_text("18")
+
+    monkeypatch.setattr(stack.Stack, "spawn", spawn)
+    (cluster.parents[1] / "run").mkdir()
+    running = stack.Stack(8080, stack.Clock())
+    with pytest.raises(Started):
+        running.start_postgres()
+    running.down()
+    assert [path.name for path in cluster.parent.iterdir()] == ["18"]
+    assert [path.name for path in cluster.iterdir()] == ["PG_VERSION"]
+
+
+def test_a_new_database_is_migrated_even_if_one_was_migrated_before(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack.Stack, "spawn", lambda *_: None)
+    running = stack.Stack(8080, stack.Clock())
+    cluster.mkdir(parents=True)
+    assert running.migrate({}) and not running.migrate({})
+    shutil.rmtree(cluster)
+    cluster.mkdir()
+    assert running.migrate({})
+
+
+def test_the_pid_file_of_a_dead_database_is_removed_without_the_program_ps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pid_file = tmp_path / "postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{tmp_path}\n")
+    postgres.forget_stale_postmaster(tmp_path)
+    assert not pid_file.exists()
+    command = [sys.executable, "-c", "input()", "-D", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as alive:
+        pid_file.write_text(f"{alive.pid}\n{tmp_path}\n")
+        postgres.forget_stale_postmaster(tmp_path)
+        alive.kill()
+    assert pid_file.exists()

@@ -94,21 +94,45 @@ def _newest_over(table: str) -> Period:
     return min(Period.newest_over(contracts.get(table).grain, zone) for zone in task_lists.timezones(table))
 
 
+@held()
+def names() -> list[str]:
+    """All that may be asked for. A source stands for what is made of it: it is asked for with downstream."""
+    steps = _steps()
+    unclear = {label for label, of_lists in steps.items() if len(of_lists) > 1}
+    clear = [name for name in task_lists.names() if name not in unclear]
+    long = sorted(name for label in unclear for name in steps[label])
+    return [*clear, *long, *(name for name in lineage.in_order() if contracts.get(name).is_source)]
+
+
+def _steps() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Step -> its tables in each list, by `dag_id.step`."""
+    steps: dict[str, dict[str, tuple[str, ...]]] = {}
+    for listed in task_lists.read_all():
+        for label, tables in listed.steps:
+            steps.setdefault(label, {})[f"{listed.dag_id}.{label}"] = tables
+    return steps
+
+
 def tables_of(named: list[str], downstream: bool = False) -> list[str]:
     """The tables behind names of tables, steps and DAGs, in order; with `downstream` all made of them, too."""
     if not named:
         raise UsageError("name at least one table, step or DAG")
-    lists, broken = task_lists.read_all(), task_lists.broken()
+    lists, broken, steps = task_lists.read_all(), task_lists.broken(), _steps()
+    long = {name: tables for of_lists in steps.values() for name, tables in of_lists.items()}
     found: set[str] = set()
     for name in named:
         if of_dag := [table for listed in lists if listed.dag_id == name for table in listed.tables]:
             found |= set(of_dag)
         elif name in broken:
             raise ContractError(broken[name])
-        elif of_step := [t for listed in lists for label, tables in listed.steps if label == name for t in tables]:
-            found |= set(of_step)
+        elif name in long:
+            found |= set(long[name])
+        elif len(of_lists := steps.get(name, {})) > 1:
+            raise UsageError(f"step {name!r} is in several lists: say which, {' or '.join(sorted(of_lists))}")
+        elif of_lists:
+            found |= {table for tables in of_lists.values() for table in tables}
         elif name not in contracts.load_all() | contracts.load_all().broken:
-            near = difflib.get_close_matches(str(name), task_lists.names(), n=1, cutoff=0.6)
+            near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.6)
             cure = f"did you mean {near[0]}?" if near else "./lake lineage lists the tables"
             # A step of a list that cannot be read is not known.
             unread = "".join(f"\n{message}" for message in broken.values())

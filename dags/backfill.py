@@ -5,7 +5,7 @@ from datetime import timedelta
 from airflow.sdk import DAG
 from airflow.sdk.definitions.param import ParamsDict
 from lake_airflow.backfill import PLAN, SUMMARY, BackfillTable, PlanBackfill, SummariseBackfill, params
-from utils.dynamic_dag.factory import RETRIES, BrokenFiles, of_engine, table_docs
+from utils.dynamic_dag.factory import RETRIES, BrokenFiles, of_engine, table_docs, without_dag_file
 
 from include.lake.project import contracts, lineage
 from include.lake.project.current import held
@@ -54,6 +54,6 @@ with (
 # Not before: Airflow copies the form, which names every table, into each task that is made after it.
 dag.params = ParamsDict(params())
 
-# The DAG has no task for a broken table. This import error names the broken files.
-if problems := lineage.broken():
-    broken = BrokenFiles("broken_tables", list(problems.values()))
+# The DAG has no task for a broken table. This import error names the broken files, and the DAG files that are missing.
+if problems := [*lineage.broken().values(), *without_dag_file()]:
+    broken = BrokenFiles("broken_tables", problems)

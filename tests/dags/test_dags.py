@@ -97,6 +97,15 @@ def test_every_dag_is_as_it_was_approved(bag):
     assert {path.stem: path.read_text() for path in APPROVED.glob("*.json")} == pictures, "if it is meant: make approve"
 
 
+def test_a_family_without_a_dag_file_is_named(monkeypatch, tmp_path):
+    assert factory.without_dag_file() == []
+    for family in ("wev", "audio"):
+        (tmp_path / f"{family}.py").touch()
+    monkeypatch.setattr(factory, "_DAGS", tmp_path)
+    (problem,) = factory.without_dag_file()
+    assert problem == "dags/rudder.py is missing, so the family rudder has no DAGs: make it like dags/wev.py"
+
+
 def test_families_that_nobody_starts_are_paused_at_first(monkeypatch):
     def paused() -> dict:
         made = {family: factory.dags_of(family).values() for family in ("wev", "rudder", "audio")}

@@ -5,6 +5,7 @@ A mistake in a task list becomes one line with a cure, without a traceback.
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pendulum
@@ -19,6 +20,7 @@ from include.lake.project.contracts import Contract
 from include.lake.project.current import held
 from include.lake.project.task_lists import INPUTS, TaskList, paths, read
 
+_DAGS = Path(__file__).parents[2]
 # Airflow requires a start date although catchup is off. Any day before the first day of a run will do.
 START = (2020, 1, 1)
 # The run of the night, and seven days at a time of a backfill. The UI's backfill form offers no more than this.
@@ -54,6 +56,15 @@ def dags_of(family: str) -> dict[str, DAG]:
     if problems:
         dags["broken"] = BrokenFiles(f"broken_task_lists_of_{family}", problems)
     return dags
+
+
+def without_dag_file() -> list[str]:
+    """What to do about each family whose task lists no DAG file reads. Nothing else says that its DAGs are gone."""
+    return [
+        f"dags/{family}.py is missing, so the family {family} has no DAGs: make it like dags/wev.py"
+        for family in sorted({path.parent.parent.name for path in paths()})
+        if not (_DAGS / f"{family}.py").exists()
+    ]
 
 
 class BrokenFiles(DAG):

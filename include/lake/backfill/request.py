@@ -97,11 +97,9 @@ def _newest_over(table: str) -> Period:
 @held()
 def names() -> list[str]:
     """All that may be asked for. A source stands for what is made of it: it is asked for with downstream."""
-    steps = _steps()
-    unclear = {label for label, of_lists in steps.items() if len(of_lists) > 1}
-    clear = [name for name in task_lists.names() if name not in unclear]
-    long = sorted(name for label in unclear for name in steps[label])
-    return [*clear, *long, *(name for name in lineage.in_order() if contracts.get(name).is_source)]
+    # A step that stands in several lists is all of them, and by `dag_id.step` one of them.
+    long = sorted(name for of_lists in _steps().values() if len(of_lists) > 1 for name in of_lists)
+    return [*task_lists.names(), *long, *(name for name in lineage.in_order() if contracts.get(name).is_source)]
 
 
 def _steps() -> dict[str, dict[str, tuple[str, ...]]]:
@@ -127,9 +125,7 @@ def tables_of(named: list[str], downstream: bool = False) -> list[str]:
             raise ContractError(broken[name])
         elif name in long:
             found |= set(long[name])
-        elif len(of_lists := steps.get(name, {})) > 1:
-            raise UsageError(f"step {name!r} is in several lists: say which, {' or '.join(sorted(of_lists))}")
-        elif of_lists:
+        elif of_lists := steps.get(name):
             found |= {table for tables in of_lists.values() for table in tables}
         elif name not in contracts.load_all() | contracts.load_all().broken:
             near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.6)

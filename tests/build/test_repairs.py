@@ -33,6 +33,13 @@ def totals() -> list[tuple[Any, Any]]:
     return sorted((row["name"], row["total"]) for row in builders.published(TABLE))
 
 
+def build_and_deliver_again(spark: Any) -> None:
+    """A day that is built, and stale by a late file."""
+    load(("a", 1, DAY))
+    build(spark)
+    load(("a", 2, DAY))
+
+
 def late_days() -> late.LateDays:
     return late.build_stale_days([TABLE], NEXT, 3, "a run", lambda line: None)
 
@@ -40,9 +47,7 @@ def late_days() -> late.LateDays:
 def test_a_late_day_whose_rebuild_failed_is_built_by_the_next_try(
     shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(("a", 1, DAY))
-    build(spark)
-    load(("a", 2, DAY))
+    build_and_deliver_again(spark)
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_publish", _no_storage)
         (failed,) = late_days().failed
@@ -65,9 +70,7 @@ def _torn(*arguments: Any) -> Any:
 def test_rows_that_are_lost_after_the_audit_are_never_published_as_none(
     shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(("a", 1, DAY))
-    build(spark)
-    load(("a", 2, DAY))
+    build_and_deliver_again(spark)
     audit = checks.audit
 
     def then_lose(*arguments: Any) -> Any:
@@ -123,9 +126,13 @@ def test_partition_values_that_paths_encode(shop: Any) -> None:
     assert store().maintain("shop.visit")
 
 
-def test_a_source_whose_columns_were_renamed(shop: Any, spark: Any) -> None:
-    """Spark gives such columns other names in the files and in the log. A new day is no change of all days."""
-    names = {"name": "col-1", "amount": "col-2", "day": "col-3"}
+@pytest.mark.parametrize("renamed", [True, False], ids=["renamed columns", "deletion vectors"])
+def test_a_source_that_pyarrow_cannot_read(shop: Any, spark: Any, renamed: bool) -> None:
+    """Spark gives renamed columns other names in the files and in the log. A new day is no change of all days.
+
+    Databricks switches deletion vectors on. pyarrow refuses such a table, also where no row was deleted.
+    """
+    names = {name: f"col-{n}" if renamed else name for n, name in enumerate(("name", "amount", "day"), 1)}
     fields = [
         {
             "name": name, "type": "long" if name == "amount" else "string", "nullable": True,
@@ -133,9 +140,14 @@ def test_a_source_whose_columns_were_renamed(shop: Any, spark: Any) -> None:
         }
         for number, (name, physical) in enumerate(names.items(), 1)
     ]  # fmt: skip
-    settings_of_table = {"delta.columnMapping.mode": "name", "delta.columnMapping.maxColumnId": "3"}
+    mapping = {"delta.columnMapping.mode": "name", "delta.columnMapping.maxColumnId": "3"}
+    vectors = {"readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+    protocol = {"minReaderVersion": 2, "minWriterVersion": 5} if renamed else vectors | {
+        "minReaderVersion": 3, "minWriterVersion": 7,
+    }  # fmt: skip
+    settings_of_table = mapping if renamed else {}
     actions: list[dict[str, Any]] = [
-        {"protocol": {"minReaderVersion": 2, "minWriterVersion": 5}},
+        {"protocol": protocol},
         {"metaData": {
             "id": "x", "format": {"provider": "parquet", "options": {}}, "partitionColumns": ["day"], "createdTime": 0,
             "schemaString": json.dumps({"type": "struct", "fields": fields}), "configuration": settings_of_table,
@@ -145,9 +157,9 @@ def test_a_source_whose_columns_were_renamed(shop: Any, spark: Any) -> None:
     (folder / "_delta_log").mkdir(parents=True)
 
     def add(version: int, day: str) -> None:
-        pq.write_table(pa.table({"col-1": ["a"], "col-2": [1]}), folder / f"{day}.parquet")
+        pq.write_table(pa.table({names["name"]: ["a"], names["amount"]: [1]}), folder / f"{day}.parquet")
         size = (folder / f"{day}.parquet").stat().st_size
-        added = {"path": f"{day}.parquet", "partitionValues": {"col-3": day}, "size": size, "modificationTime": 0}
+        added = {"path": f"{day}.parquet", "partitionValues": {names["day"]: day}, "size": size, "modificationTime": 0}
         lines = [*(actions if version == 0 else ()), {"add": {**added, "dataChange": True}}]
         (folder / "_delta_log" / f"{version:020}.json").write_text("\n".join(map(json.dumps, lines)))
 

@@ -7,6 +7,7 @@ import pytest
 
 from include.lake import settings
 from include.lake.errors import LakeError, UsageError
+from include.lake.state import presence
 from include.lake.storage import warehouse
 from tests.databricks.server import Workspace, serving
 from tests.databricks.statements import WAREHOUSE, Statements
@@ -99,6 +100,12 @@ def test_rows_are_kept_from_when_they_came(workspace: Workspace, monkeypatch: py
     for _ in range(2):
         warehouse.sql("select 1", {})
     assert clock == [300.0]
+
+
+def test_a_look_at_no_table_asks_nothing(workspace: Workspace, on_databricks: None) -> None:
+    """As of the page of somebody who may read no DAG."""
+    presence.look_at([])
+    assert workspace.requests == []
 
 
 def test_a_statement_that_fails_says_so(workspace: Workspace) -> None:

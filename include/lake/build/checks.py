@@ -126,20 +126,15 @@ def audit(
     broken = dict.fromkeys((check.name for check in checks), 0)
     by_days = {name: empty for name in judged}
     for name, reason, rows, *held in groups:
-        if reason is None:
-            for check, count in zip(by_row, held, strict=False):
-                broken[check.name] += count
-        if name is None:
-            if reason is not None:  # a dropped row without a day is counted, too
-                dropped = audited[days[-1]].dropped
-                dropped[reason] = dropped.get(reason, 0) + rows
+        if reason is not None:
+            dropped = audited[name or days[-1]].dropped  # a dropped row without a day is counted, too
+            dropped[reason] = dropped.get(reason, 0) + rows
             continue
-        if reason is None:
+        for check, count in zip(by_row, held, strict=False):
+            broken[check.name] += count
+        if name is not None:
             audited[name].rows = rows
             by_days[name] = held[len(by_row) :]
-        else:
-            dropped = audited[name].dropped
-            dropped[reason] = dropped.get(reason, 0) + rows
     for held in by_days.values():
         for check, holds in zip(by_day, held, strict=True):
             broken[check.name] += not holds

@@ -221,7 +221,7 @@ def parse_touches(contract: Contract, inputs: list[Contract]) -> dict[str, Touch
     if not found:
         raise ContractError(
             f"{settings.shown(contract.path)}: a table kept by key takes in the days of an input, and none has days: "
-            "write it without kept_by, as a table that is replaced whole"
+            "read such an input, too, or make the table a view"
         )
     if written:
         raise ContractError(

@@ -35,10 +35,11 @@ def look_at(tables: Iterable[str]) -> Look:
                 with suppress(LakeError):  # whoever looks at the table meets its error
                     look.day_versions(table) if contracts.get(table).has_days else look.snapshot(table)
 
-            first, *others = sorted(wanted, key=lambda table: not contracts.get(table).has_days)
-            ask(first)  # it opens the ledger, for all
+            ordered = sorted(wanted, key=lambda table: not contracts.get(table).has_days)
+            for table in ordered[:1]:  # it opens the ledger, for all
+                ask(table)
             with ThreadPoolExecutor(_AT_A_TIME) as pool:
-                list(pool.map(ask, others))
+                list(pool.map(ask, ordered[1:]))
     return look
 
 

@@ -208,8 +208,7 @@ def files_of(delta: DeltaTable) -> dataset.Dataset:
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
     """The rows; of those columns that `where` names, only the rows with one of its values."""
     delta: DeltaTable = snapshot.handle.delta
-    if _deleted(delta) or has_other_names(delta):
-        # The pyarrow reader knows neither deletion vectors nor other names; the query engine of delta-rs does.
+    if needs_query_engine(delta):
         parts = [f'"{name}" in ({", ".join(map(_quoted, values))})' for name, values in (where or {}).items()]
         return _query(delta, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
     if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
@@ -258,20 +257,29 @@ def _quoted(value: Any) -> str:
 
 def _deleted(delta: DeltaTable) -> dict[str, int]:
     """File name -> rows that a deletion vector takes out of it; empty for tables without such vectors."""
-    if "deletionVectors" not in (delta.protocol().reader_features or ()):
+    if not _may_have_vectors(delta):
         return {}
     vectors = pa.table(delta.deletion_vectors().read_all())
     paths, selections = (column.to_pylist() for column in vectors.columns)
     return {path.rpartition("/")[2]: selection.count(False) for path, selection in zip(paths, selections, strict=True)}
 
 
-def has_other_names(delta: DeltaTable) -> bool:
+def needs_query_engine(delta: DeltaTable) -> bool:
+    """Can pyarrow not read the files by itself? It knows neither deletion vectors nor other names of columns."""
+    return _has_other_names(delta) or _may_have_vectors(delta)
+
+
+def _may_have_vectors(delta: DeltaTable) -> bool:
+    return "deletionVectors" in (delta.protocol().reader_features or ())
+
+
+def _has_other_names(delta: DeltaTable) -> bool:
     """Have columns other names in the files and in the log? So after a RENAME COLUMN by Spark (column mapping)."""
     return delta.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
 
 
 def _name_in_log(delta: DeltaTable, column: str | None) -> str | None:
-    fields = (field for field in delta.schema().fields if field.name == column) if has_other_names(delta) else ()
+    fields = (field for field in delta.schema().fields if field.name == column) if _has_other_names(delta) else ()
     return next((field.metadata.get("delta.columnMapping.physicalName") for field in fields), None) or column
 
 
@@ -285,10 +293,13 @@ def commits(
 
     Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
     """
+    found: list[Commit] = []
+    versions = range(after + 1, (snapshot.version if last is None else last) + 1)
+    if not versions:  # as in nearly every look
+        return found
     files = file_system(snapshot.handle.delta)
     place = _name_in_log(snapshot.handle.delta, contract.place_column)
-    found: list[Commit] = []
-    for version in range(after + 1, (snapshot.version if last is None else last) + 1):
+    for version in versions:
         try:
             with files.open_input_stream(f"_delta_log/{version:020}.json") as stream:
                 lines = stream.read().splitlines()

@@ -7,7 +7,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
-from include.lake.storage.delta_files import files_of, has_other_names
+from include.lake.storage.delta_files import files_of, needs_query_engine
 
 
 def batches(folder: Path, choose: Callable[[list[str]], list[str]], size: int) -> Iterator[pa.RecordBatch]:
@@ -16,18 +16,13 @@ def batches(folder: Path, choose: Callable[[list[str]], list[str]], size: int) -
     try:
         delta = DeltaTable(str(folder))
         columns = choose([field.name for field in delta.schema().fields])
-        if _needs_engine(delta):
+        if needs_query_engine(delta):
             yield from _by_engine(delta, columns, size)
             return
         dataset = files_of(delta)
         yield from dataset.to_batches(columns=columns, batch_size=size, batch_readahead=1, fragment_readahead=1)
     except DeltaError as error:
         raise OSError(str(error)) from error
-
-
-def _needs_engine(delta: DeltaTable) -> bool:
-    """Do its files alone not tell its rows? pyarrow would read nulls for mapped columns, and deleted rows."""
-    return has_other_names(delta) or "deletionVectors" in (delta.protocol().reader_features or ())
 
 
 def _by_engine(delta: DeltaTable, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:

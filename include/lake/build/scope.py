@@ -13,7 +13,7 @@ taken in needs no history: the SELECT is computed over its rows and these. A bui
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
@@ -49,10 +49,13 @@ class Scope:
         """The rows of a frame that are of the scope."""
         if self.keys is None:
             return frame
-        reasons = frame.where(F.col(DROP_REASON).isNotNull())
-        kept = frame.where(F.col(DROP_REASON).isNull())
-        touched = kept.join(self.keys, list(self.contract.kept_by), "left_semi")
-        return touched.select(*_computed(self.contract), DROP_REASON).union(reasons)
+        names = list(self.contract.kept_by)
+        if DROP_REASON not in lineage.select(self.contract.table).columns:
+            touched = frame.join(self.keys, names, "left_semi")
+        else:  # a dropped row is counted, whatever its key: not as a union, for which Sail computes the frame twice
+            marked = frame.join(self.keys.withColumn(_SIGN, F.lit(1)), names, "left")
+            touched = marked.where(F.col(_SIGN).isNotNull() | F.col(DROP_REASON).isNotNull())
+        return touched.select(*_computed(self.contract), DROP_REASON)
 
     def published(self, frame: DataFrame) -> DataFrame:
         """The rows of the published table that a commit of the scope replaces."""
@@ -187,18 +190,22 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bo
         view_of = partial(_view_of, of_changed)
         keys.append(spark.sql(touches[name].keys.over_views(days[0], days[-1], view_of)).select(*contract.kept_by))
     every = reduce(DataFrame.union, keys).where(" and ".join(f"`{name}` is not null" for name in contract.kept_by))
-    with engine().materialise(every.distinct()) as touched:
+    with ExitStack() as kept:
+        touched = kept.enter_context(engine().materialise(every.distinct()))
         views.rows(lineage.view_name(TOUCHED), touched.frame)
         for name in lineage.inputs(table):
-            needed = touches[name].rows if name in touches and not goes_on else None
-            rows = spark.sql(needed.over_views(days[0], days[-1], _taken)) if needed else spark.table(_taken(name))
+            rows = spark.table(_taken(name))
+            if name in touches and not goes_on and (needed := touches[name].rows):
+                rows = spark.sql(needed.over_views(days[0], days[-1], _taken))
+                if lineage.select(table).mentions(name) > 1:  # else an engine may read all days once for each
+                    rows = kept.enter_context(engine().materialise(rows)).frame
             views.rows(lineage.view_name(name), rows)
         scope = Scope(contract, days, touched.frame)
         if not goes_on:
             yield scope
             return
-        with engine().materialise(scope.published(spark.table(lineage.view_name(table)))) as published:
-            yield replace(scope, continued=published.frame)
+        published = kept.enter_context(engine().materialise(scope.published(spark.table(lineage.view_name(table)))))
+        yield replace(scope, continued=published.frame)
 
 
 def _can_go_on(table: str, before: Collection[str], days: list[str]) -> bool:

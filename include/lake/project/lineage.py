@@ -65,7 +65,11 @@ class Select(Template):
 
     @property
     def reads_published(self) -> bool:
-        return any(name == PUBLISHED for _, _, name in self.spans)
+        return self.mentions(PUBLISHED) > 0
+
+    def mentions(self, table: str) -> int:
+        """How often the SELECT names a table."""
+        return sum(name == table for _, _, name in self.spans)
 
 
 @dataclass(frozen=True)

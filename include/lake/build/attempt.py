@@ -111,19 +111,23 @@ def _register_inputs(spark: SparkSession, lake: Look, table: str, start: str, en
         for name in lineage.inputs(table):
             cases.register(spark, name, rows.get(name, []))
         return []
-    missing = [name for name in lineage.inputs(table) if not _register(spark, lake, name)]
+    seen = lineage.days_read(table, start, end)
+    missing = [name for name in lineage.inputs(table) if not _register(spark, lake, name, seen.get(name))]
     notes = [f"note: {name} does not exist: it counts as empty" for name in missing]
     absent = {name: days for name, days in lake.absent_inputs(table, start, end).items() if name not in missing}
     return notes + ([f"note: {describe_absent(absent)}; what is there of it counts"] if absent else [])
 
 
-def _register(spark: SparkSession, lake: Look, table: str) -> bool:
-    """Make the view of a table as it is now, or of no rows; is the table there?"""
+def _register(spark: SparkSession, lake: Look, table: str, days: tuple[str, str] | None = None) -> bool:
+    """Make the view of a table as it is now, or of no rows; is the table there? days: only the rows from, to."""
     snapshot = lake.snapshot(table)
     if snapshot is None:
         cases.register(spark, table, [])
         return False
-    engine().view(spark, lineage.view_name(table), snapshot.address, snapshot.version)
+    name = lineage.view_name(table)
+    engine().view(spark, f"{lineage.OURS}all_{name}" if days else name, snapshot.address, snapshot.version)
+    if days:
+        scopes.within(spark.table(f"{lineage.OURS}all_{name}"), table, days).createOrReplaceTempView(name)
     return True
 
 

@@ -264,8 +264,13 @@ def run(spark: SparkSession, case: Case) -> list[str]:
 
     It reads and writes no table: the case's rows are views of the session.
     """
+    seen = lineage.days_read(case.table, case.start, case.end)
     for name in lineage.inputs(case.table):
-        register(spark, name, case.inputs.get(name, []))
+        rows = case.inputs.get(name, [])
+        if name in seen:
+            first, last = seen[name]
+            rows = [row for row in rows if first <= str(row.get(str(contracts.get(name).day_column))) <= last]
+        register(spark, name, rows)
     frame = runner.compute(spark, case.table, case.start, case.end)
     types = {c.name: c.type for c in contracts.get(case.table).columns if c.name != RUN_TIMESTAMP}
     columns = [name for name in types if any(name in row for row in case.expect)]

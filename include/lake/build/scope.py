@@ -112,11 +112,21 @@ def scope(
             with _scope_of_keys(views, contract, days, whole) as of_keys:
                 yield of_keys
         else:
+            seen = lineage.days_read(contract.table, days[0], days[-1])
             for name in lineage.inputs(contract.table):
-                views.table(lineage.view_name(name), look.snapshot(name))
+                if name in seen:
+                    rows = views.table(f"{OURS}all_{lineage.view_name(name)}", look.snapshot(name))
+                    views.rows(lineage.view_name(name), within(rows, name, seen[name]))
+                else:
+                    views.table(lineage.view_name(name), look.snapshot(name))
             yield Scope(contract, days)
     finally:
         views.drop()
+
+
+def within(rows: DataFrame, table: str, days: tuple[str, str]) -> DataFrame:
+    """The rows of a table from one day to another one, both included."""
+    return rows.where(F.col(str(contracts.get(table).day_column)).between(*days))
 
 
 class _Views:

@@ -43,6 +43,11 @@ _OF_CODE = ("AnalysisException", "ParseException", "UnsupportedOperationExceptio
 _OF_VALUES = ("ArithmeticException", "NumberFormatException", "ArrayIndexOutOfBoundsException", "DateTimeException")
 # How an error of values begins that Sail leaves to Arrow. Others of the class are of Sail's machine.
 _OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "Arithmetic overflow")
+# How it shows an error of values in a filter, which it computes while it reads a file: the kind, and what is wrong.
+_IN_FILTER = re.compile(r'Error evaluating filter predicate: (?:ArrowError\()?(\w+)(?:\("((?:[^"\\]|\\.)*)"\))?')
+_SHOWN_AS = {"CastError": "Cast error: ", "ComputeError": "Compute error: ", "ParseError": "Parser error: ",
+             "DivideByZero": "Divide by zero error", "ArithmeticOverflow": "Arithmetic overflow: ",
+             "InvalidArgumentError": "Invalid argument error: "}  # fmt: skip
 # Sail finds out only when it computes that a function does not take values of such types.
 _OF_TYPES = "coercion failed"
 # A file cannot be read: Sail finds out already when it looks for the columns.
@@ -244,9 +249,17 @@ def _computing() -> Iterator[None]:
         if _OF_TYPES in str(error):
             raise AnalysisException(str(error)) from None
         if type(error).__name__ in (*_OF_CODE, *_OF_VALUES) or any(text in str(error) for text in _OF_ARROW):
-            reason = str(error).rstrip(".")
+            reason = _of_filter(str(error)).rstrip(".")
             raise SparkRuntimeException(f"{reason}. SQLSTATE: {_OF_DATA}") from None
         raise
+
+
+def _of_filter(message: str) -> str:
+    """The message of an error in a filter, as the same error is shown elsewhere."""
+    found = _IN_FILTER.search(message)
+    if not found:
+        return message
+    return _SHOWN_AS.get(found[1], "") + re.sub(r"\\(.)", r"\1", found[2] or "")
 
 
 def kind(error: BaseException) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.lake.project import current
+from include.lake.project import current, periods
 from include.lake.project.days import parse_day
 
 if TYPE_CHECKING:
@@ -165,6 +165,24 @@ def touches(table: str) -> dict[str, TouchedBy]:
 def inputs(table: str) -> tuple[str, ...]:
     """The tables that a build of `table` reads, sorted; none for a source."""
     return current.project().inputs(table)
+
+
+def days_read(table: str, start: str, end: str) -> dict[str, tuple[str, str]]:
+    """Input with days -> the first and the last partition that a build of start..end reads; '' is before all days.
+
+    The SELECT sees no others: what it read of them could change, and its rows would stay fresh.
+    """
+    contract = current.project().contract(table)
+    if contract.kept_by or contract.view:
+        return {}
+    earlier, found = dict(contract.reads), {}
+    for name in inputs(table):
+        if (of := current.project().contract(name)).day_column:
+            last = periods.read_of(contract.grain, end, of.grain)[-1]
+            before = earlier.get(name, 0)
+            first = "" if before == "all" else periods.read_of(contract.grain, start, of.grain, int(before))[0]
+            found[name] = first, last
+    return found
 
 
 def in_order(tables: list[str] | None = None) -> list[str]:

@@ -77,6 +77,26 @@ def test_a_build_computes_the_touched_keys_alone(shop: Any, spark: Any) -> None:
     assert [(row["partition"], row["rows"]) for row in ledger.read(["shop.buyer"])] == [(DAYS[0], 2), (DAYS[1], 1)]
 
 
+def test_what_came_and_went_between_the_builds_of_its_day(shop: Any, spark: Any) -> None:
+    """A build of another day has read it in the meantime."""
+    world: dict[str, Events] = {}
+    for day, events in (
+        (DAYS[0], [("tablet", "bob", 1)]),
+        (DAYS[0], [("tablet", "bob", 1), ("phone", "ann", 5)]),
+        (DAYS[1], [("laptop", "ann", 2), ("phone", None, 3)]),
+    ):
+        world[day] = events
+        load(day, events)
+        if day == DAYS[1] or len(events) == 1:
+            build(spark, day)
+            assert states(day) == {table: [FRESH] for table in TABLES}
+    assert states(DAYS[0]) == {table: [FRESH] for table in TABLES}, "its rows are read, so it is taken in again"
+    world[DAYS[0]] = [("tablet", "bob", 1)]
+    load(DAYS[0], world[DAYS[0]])
+    build(spark, *DAYS[:2])
+    assert found() == expected(world)
+
+
 def test_every_line_names_the_days_that_a_build_takes_in(shop: Any, spark: Any) -> None:
     """They are one commit, also with a fresh day between them."""
     for day in DAYS[:4]:
@@ -168,7 +188,7 @@ def test_whatever_the_history(project: Any, lake_home: Path, monkeypatch: pytest
             load(day, world[day])
             for _ in range(chance.randint(0, 2)):
                 some_builds(chance, world, spark)
-        for day in chance.sample(DAYS, 2):  # corrections
+        for day in chance.choices(DAYS[:3], k=3):  # corrections, of a day that was corrected before, too
             world[day] = some_events(chance)
             load(day, world[day])
             some_builds(chance, world, spark)

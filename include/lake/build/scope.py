@@ -2,7 +2,8 @@
 
 Of a table kept by key, a key is touched by rows of an input that came or went since the table last took them in: those
 of the build's days in an input of days, and all of an input that is kept by key itself. The SELECT is computed for the
-touched keys alone, over all days taken in, and one commit replaces all their rows.
+touched keys alone, over all days taken in, and one commit replaces all their rows. Days taken in that have changed
+since are taken in again with it.
 
 A build replaces the partitions (places) in which rows of the touched keys differ from the published ones, and writes
 the rows of other keys that lie there again as they are. So a key that a day shows once more costs no file.
@@ -27,7 +28,7 @@ from include.lake.errors import InputsMissing, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.lineage import CHANGED, OURS, PUBLISHED, TOUCHED
-from include.lake.state.look import Look, describe_absent
+from include.lake.state.look import FRESH, Look, describe_absent
 from include.lake.storage import ANY_DAY, Snapshot, store
 
 _SIGN = f"{OURS}sign"
@@ -185,6 +186,10 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bo
                 )
             rows = rows.where(F.col(one.day_column).isin(taken))
         views.rows(_taken(name), rows)
+    if not goes_on:
+        # Their rows are read as they are now. So the build takes in what has changed there: a key that came with one
+        # load, and goes with the next, would be touched by neither.
+        days = [day for day in taken if day in days or look.own_state(table, day).state != FRESH]
     changes = None if whole else _changes(views, contract, days)
     if changes is None:
         for name in lineage.inputs(table):

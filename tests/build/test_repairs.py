@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from include.lake import settings
 from include.lake.build import checks, late, runner
-from include.lake.errors import ContractError, LakeError
+from include.lake.errors import CheckFailed, ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.state import ledger
 from include.lake.state.look import FAILED, FRESH, MISSING, STALE, Look
@@ -265,3 +265,49 @@ def test_a_table_of_days_reads_no_table_that_is_kept_by_key(shop: Any) -> None:
     })  # fmt: skip
     with pytest.raises(ContractError, match="is kept by key, so that any day may change its rows of all days"):
         lineage.inputs("shop.daily")
+
+
+NUMBERS = {
+    "shop/number.yaml": "about: Numbers.\npartitioned_by: [day]\ncolumns: [{name: name, type: string}, "
+    "{name: size, type: double}, {name: day, type: string}]\n",
+    "shop/ratio.yaml": "about: Ratios.\nkey: [name]\npartitioned_by: [day]\nchecks: [ratio <= 2]\ncolumns: "
+    "[{name: name, type: string}, {name: ratio, type: double}, {name: day, type: string}]\n",
+    "shop/ratio.sql": "select n.name, {ratio} as ratio, n.day from shop.number as n "
+    "where n.day between :start_date and :end_date\n",
+}
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("ratio", "sizes"),
+    [
+        ("n.size", (1.5, float("nan"), 1.5)),  # as the source has it
+        ("n.size * cast(0 as double) + cast(1.5 as double)", (1.0, float("inf"), 2.0)),  # as the SELECT makes it
+    ],
+)
+def test_nan_beside_rows_of_one_value(
+    project: Any, lake_home: Path, spark: Any, ratio: str, sizes: tuple[float, ...]
+) -> None:
+    """A file says of a column what its smallest and largest value is. NaN is neither, and not that value."""
+    project(NUMBERS | {"shop/ratio.sql": NUMBERS["shop/ratio.sql"].format(ratio=ratio)})
+    contract = contracts.get("shop.number")
+    columns = [["a", "b", "c"], list(sizes), [DAY] * 3]
+    storage.replace(contract, pa.table(columns, schema=storage.arrow_schema(contract)))
+    with pytest.raises(CheckFailed, match="`ratio is not NaN` fails 1 time"):
+        runner.build("shop.ratio", DAY, DAY, spark=spark, log=lambda line: None)
+
+
+def test_a_select_sees_the_days_alone_that_its_contract_reads(shop: Any, spark: Any, lake_home: Path) -> None:
+    """What it read of others could change, and its rows would stay fresh."""
+    shop({
+        "shop/total.sql": "select event.name, sum(event.amount) as total, :end_date as day from shop.event as event "
+        "where event.day between '2026-01-01' and :end_date or event.day > :start_date group by event.name"
+    })  # fmt: skip
+    load(("a", 1, DAY), ("a", 2, NEXT), ("a", 4, "2026-01-07"))
+    build(spark, NEXT)
+    assert totals() == [("a", 2)]
+    shop({"shop/total.yaml": CONTRACT + f"reads: {{{SOURCE}: 1}}\n"})
+    build(spark, NEXT)
+    assert totals() == [("a", 3)]
+    load(("a", 9, DAY))
+    assert state(TABLE, NEXT) == STALE

@@ -19,9 +19,19 @@ from urllib.parse import unquote, urlsplit
 from weakref import WeakValueDictionary
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, QueryBuilder, Schema, WriterProperties, write_deltalake
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Field,
+    QueryBuilder,
+    Schema,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
+from deltalake.schema import PrimitiveType
 from pyarrow import compute, dataset
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
@@ -55,7 +65,10 @@ _DELTA_TYPES = {
 }  # fmt: skip
 # Delta-rs keeps a row group of each day in memory until it is full: with its million rows some hundred MB a day. Of
 # 25,000 rows, files are hardly larger (1 %), and three days of 200,000 or of 1,800,000 rows take the same memory.
-WRITER = WriterProperties(max_row_group_size=25_000)
+_ROW_GROUP = 25_000
+# The smallest and largest value of a file leave NaN out. Where the others are all equal, Sail gives NaN their value.
+# And it passes the file over in a search for what is larger.
+_NO_STATISTICS = ColumnProperties(statistics_enabled="NONE")
 # INT96 is the timestamp of Spark's defaults. Arrow takes it for nanoseconds, and these overflow after the year 2262.
 _PARQUET = dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
 # Commits of a table without a contract between two looks whether one of its partitions has too many files.
@@ -390,6 +403,14 @@ def _field(column: Column) -> Field:
     return Field.from_json(json.dumps({"name": column.name, "type": kind, "nullable": True, "metadata": metadata}))
 
 
+def writer_properties(delta: DeltaTable) -> WriterProperties:
+    """How all that we write into a table is laid out."""
+    doubles = [field.name for field in delta.schema().fields if field.type == PrimitiveType("double")]
+    return WriterProperties(
+        max_row_group_size=_ROW_GROUP, column_properties=dict.fromkeys(doubles, _NO_STATISTICS) or None
+    )
+
+
 def ensure(contract: Contract) -> Snapshot:
     """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
 
@@ -553,7 +574,7 @@ def replace(
         try:
             write_deltalake(
                 newest, read(), mode="overwrite", predicate=predicate,
-                commit_properties=properties, writer_properties=WRITER,
+                commit_properties=properties, writer_properties=writer_properties(newest),
             )  # fmt: skip
         except CommitFailedError:
             raise

@@ -161,7 +161,7 @@ def _optimize(
 ) -> None:
     options: dict[str, Any] = {
         "partition_filters": [(column, "in", list(values))] if column else None,
-        "writer_properties": delta_files.WRITER,
+        "writer_properties": delta_files.writer_properties(delta),
         # Its readers and builds have the other cores.
         "max_concurrent_tasks": 1,
         "max_spill_size": _MEMORY,

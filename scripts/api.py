@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from include.lake import settings
@@ -66,14 +67,29 @@ def families() -> list[str]:
 
 
 def dag_ids() -> list[str]:
-    """The ids of the DAGs of these families: the file name of a task list is the id of its DAG."""
-    return sorted(path.stem for family in families() for path in task_lists.paths(family))
+    """The ids of the daily DAGs of these families: the file name of a task list is the id of its DAG."""
+    return sorted(path.stem for path in _paths() if _is_daily(path))
+
+
+def longer_dag_ids() -> list[str]:
+    """Those of weeks and months, whose runs wait for more days than the sample has."""
+    return sorted(path.stem for path in _paths() if not _is_daily(path))
+
+
+def _paths() -> list[Path]:
+    return [path for family in families() for path in task_lists.paths(family)]
+
+
+def _is_daily(path: Path) -> bool:
+    try:
+        return task_lists.read(path).grain == "day"
+    except LakeError:  # Airflow tells what is wrong with the file
+        return True
 
 
 def built_tables() -> list[str]:
-    """The tables that these DAGs build, in the order of their inputs."""
-    paths = (path for family in families() for path in task_lists.paths(family))
-    listed = {name for path in paths for name in task_lists.read(path).tables}
+    """The tables that the daily DAGs build, in the order of their inputs."""
+    listed = {name for path in _paths() if _is_daily(path) for name in task_lists.read(path).tables}
     return [name for name in lineage.in_order() if name in listed]
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -18,7 +19,7 @@ from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 from include.lake.local import wait
 from scripts import airflow_env, seed, stack
-from scripts.api import Api, ImportErrors, NoAnswer, built_tables, dag_ids, families, is_parsed
+from scripts.api import Api, ImportErrors, NoAnswer, built_tables, dag_ids, families, is_parsed, longer_dag_ids
 from scripts.options import ui_port
 from scripts.stack import Clock, Stack
 
@@ -170,6 +171,10 @@ def watch(running: Stack, say: Clock, api: Api, day: str, problems: ImportErrors
             lambda: "".join(f"\n{p}" for p in problems.told),
         )
         api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+    for dag_id in longer_dag_ids():
+        with suppress(NoAnswer):  # it may not be parsed yet: its switch is in the UI
+            api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+        say(f"{dag_id} is not followed: it runs when its week or month is over")
     say(f"following {', '.join(dag_ids())} for {day}")
     shown: dict[tuple[str, str], str] = {}
     deferred_at: dict[tuple[str, str], float] = {}

@@ -142,6 +142,10 @@ def test_what_is_not_over_is_left_for_another_time(shop: Any, monkeypatch: pytes
     assert asked.partitions(WEEK) == ["2025-12-29", "2026-01-05"]
     with pytest.raises(UsageError, match=r"2026-01-12 is not over in UTC: the newest week of shop.weekly that can be"):
         request.check([WEEK], "2026-01-13", "2026-01-14")
+    # The days of such a range are built all the same, and the plan names the week.
+    asked = request.check([OF_WEEK, WEEK], "2026-01-13", "2026-01-14")
+    assert asked.partitions(OF_WEEK) == ["2026-01-13", "2026-01-14"] and not asked.partitions(WEEK)
+    assert {one.table: one.skipped for one in plan.plan(asked).tables}[WEEK] == {"not over yet": ["2026-01-12"]}
 
 
 def rows(table: str) -> list[tuple[Any, str]]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 from include.lake import settings
 from include.lake.engine import server
 from include.lake.errors import LakeError
+from include.lake.project import task_lists
+from scripts import api as scripts_api
 from scripts import postgres, stack
 from scripts import run as make_run
 from scripts.api import Api, ImportErrors, NoAnswer
@@ -171,6 +174,17 @@ def test_an_api_that_is_away_for_a_moment_ends_no_run(monkeypatch: pytest.Monkey
     monkeypatch.setattr(make_run, "ANSWER_SECONDS", -1)
     with pytest.raises(LakeError):
         followed(monkeypatch, PretendApi(errors=[error.value]))
+
+
+def test_lists_of_weeks_are_switched_on_and_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their runs may wait for days that the sample does not have; and no day is the name of a week."""
+    lists = {path: task_lists.read(path) for path in task_lists.paths("wev")}
+    weekly = sorted(lists)[0]
+    lists[weekly] = replace(lists[weekly], grain="week")
+    monkeypatch.setattr(scripts_api.task_lists, "read", lists.__getitem__)
+    monkeypatch.setattr(scripts_api, "families", lambda: ["wev"])
+    assert scripts_api.longer_dag_ids() == [weekly.stem] and weekly.stem not in scripts_api.dag_ids()
+    assert {*scripts_api.built_tables()} == {table for path in lists if path != weekly for table in lists[path].tables}
 
 
 @pytest.fixture

@@ -120,6 +120,8 @@ def plan_table(costs: "Costs", table: str, asked: Request, run: str = "") -> Tab
     for day in asked.partitions(table):
         reason = _why_not(lake, table, day, asked.mode, run)
         skipped.setdefault(reason, []).append(day) if reason else due.append(day)
+    if early := asked.not_over(table):
+        skipped["not over yet"] = early
     batches = tuple(
         Batch(days[0], days[-1], len(days), costs.seconds(table, len(days)))
         for days in _batches(costs, table, due, asked.days_per_batch)

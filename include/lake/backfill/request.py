@@ -47,6 +47,11 @@ class Request:
         newest = _newest_over(table)
         return [partition for partition in partitions if partition <= newest.text]
 
+    def not_over(self, table: str) -> list[str]:
+        """The weeks or months of the range that are left for another time."""
+        every = periods.keys_of_days(contracts.get(table).grain, self.first, self.last)
+        return every[len(self.partitions(table)) :]
+
 
 @held()
 def check(
@@ -64,6 +69,7 @@ def check(
         raise UsageError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}")
     size = batch(days_per_batch)
     tables = tables_of(names, downstream)
+    too_early: dict[str, str] = {}
     for table in tables:
         grain = contracts.get(table).grain
         for zone in task_lists.timezones(table):
@@ -71,9 +77,13 @@ def check(
             # The last week or month of a range may go beyond it: then it is built another time.
             needed = days[-1] if grain == "day" else Period.of(grain, days[0]).text
             if needed > newest.text:
-                raise UsageError(
+                too_early[table] = (
                     f"{needed} is not over in {zone}: the newest {grain} of {table} that can be built is {newest}"
                 )
+                if grain == "day":
+                    raise UsageError(too_early[table])
+    if tables and too_early.keys() >= set(tables):  # else the days are built, and the plan names the weeks
+        raise UsageError(too_early[tables[0]])
     if len(days) > MAX_DAYS_UNASKED and not yes:
         raise UsageError(
             f"{first}..{last} are {len(days):,} days: if you mean more than three years, say so with --yes"

@@ -1,4 +1,4 @@
-"""Late data: days that were built, and that later data made stale."""
+"""Late days: they were built, and are stale since, by late data or by another SELECT."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ def build_stale_days(tables: list[str], partition: str, count: int, run: str, lo
             _add(result, error, table, partition, partition, log)
             continue
         for first, last in periods.key_ranges(grain, due):
-            log(f"{table}: {span(first, last)} is stale, by late data or since a build failed")
+            log(f"{table}: {span(first, last)} is stale: {Look().own_state(table, last).why}")
             try:
                 runner.build(table, first, last, run=run, log=log)
             except Exception as error:

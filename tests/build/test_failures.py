@@ -12,7 +12,8 @@ from include.lake.backfill import run as backfill
 from include.lake.build import failures
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
 from include.lake.storage import store
-from tests.shop import DAY, TABLE, build, load
+from tests.conftest import ENGINES
+from tests.shop import DAY, SELECT, TABLE, build, load
 
 
 @pytest.mark.parametrize(
@@ -113,3 +114,14 @@ def test_a_file_that_somebody_took_away_is_named_with_the_cure(shop: Any, spark:
     with pytest.raises(Exception, match=r"gone|not found|not exist|No such file") as raised_by_engine:
         build(spark, force=True)
     assert failures.root_cause(raised_by_engine.value)[0].endswith("./lake load shop.event FILE")
+
+
+@ENGINES
+def test_a_wrong_column_of_a_select_is_named_with_line_and_cure(shop: Any, spark: Any) -> None:
+    shop({"shop/total.sql": SELECT.replace("event.amount", "event.amout")})
+    load(("a", 1, DAY))
+    with pytest.raises(ContractError, match=r"shop/total.sql:3: there is no column amout; did you mean amount\?$"):
+        build(spark)
+    shop({"shop/total.sql": SELECT.replace("event.amount", "length(event.zzz)")})
+    with pytest.raises(ContractError, match=r"total.sql:3: there is no column zzz; its inputs have none of this name$"):
+        build(spark)

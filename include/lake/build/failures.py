@@ -3,14 +3,15 @@
 Only this module decides the class of an error: tasks, backfill and the command line all call `kind`.
 """
 
+import difflib
 import re
 import traceback
 from dataclasses import dataclass
 
 from include.lake import settings
 from include.lake.engine import engine, server
-from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE, LakeError, UsageError
-from include.lake.project import contracts
+from include.lake.errors import CODE, CONFLICT, DATA, INFRASTRUCTURE, ContractError, LakeError, UsageError
+from include.lake.project import contracts, lineage
 from include.lake.words import span
 
 _ADVICE = {
@@ -26,6 +27,9 @@ _NO_ANSWER = "StatusCode.UNAVAILABLE"
 # A data file of a table, with the value of its partition, and what engines and systems say where it is not there.
 _DATA_FILE = re.compile(r"[^\s'\"]*/(\w+)/(\w+)/(?:\w+=([\w-]+)/)?[\w.-]+\.parquet")
 _ABSENT = re.compile(r"not found|No such file|does not exist|FILE_NOT_EXIST", re.IGNORECASE)
+# A column that is nowhere, as Sail and Spark say it.
+_NO_COLUMN = re.compile(r"attribute ObjectName\(\[(.+?)\]\) is missing|UNRESOLVED_COLUMN.*? with name (`.+?`) cannot")
+_IDENTIFIER = re.compile(r'Identifier\("(.+?)"\)|`(.+?)`')
 _OF_A_FILE = "a retry fails again: it wants the file, or its rows, again"
 _OF_MEMORY = "a retry helps only if other builds have used the memory: else give LAKE_ENGINE_MEMORY more"
 _CAUSE_LINES = 20
@@ -53,6 +57,20 @@ def kind(error: BaseException) -> str:
     if type(error).__name__ == "CommitFailedError":
         return CONFLICT
     return engine().kind(error) or (INFRASTRUCTURE if _is_of_a_system(error) else CODE)
+
+
+def wrong_select(error: BaseException, contract: contracts.Contract) -> ContractError:
+    """The error of an engine that does not understand a SELECT, in a line; of a wrong column with line and cure."""
+    place, reason = settings.shown(contract.select_path), str(error).splitlines()[0]
+    if found := _NO_COLUMN.search(reason):
+        name = ["".join(parts) for parts in _IDENTIFIER.findall(found[1] or found[2])][-1]
+        text = lineage.select(contract.table).text.splitlines()
+        line = next((n for n, line in enumerate(text, 1) if re.search(rf"\b{re.escape(name)}\b", line)), None)
+        names = {column for table in lineage.inputs(contract.table) for column in contracts.get(table).column_names}
+        near = difflib.get_close_matches(name, sorted(names), n=1)
+        cure = f"did you mean {near[0]}?" if near else "its inputs have none of this name"
+        place, reason = f"{place}:{line}" if line else place, f"there is no column {name}; {cure}"
+    return ContractError(f"{place}: {reason}")
 
 
 def is_bug(error: BaseException) -> bool:

@@ -305,18 +305,29 @@ def compute(
     """
     from pyspark.sql import functions as F
 
-    from include.lake.build import checks
-
     contract = contracts.get(table)
     first_day, last_day = Period(contract.grain, start).first_day, Period(contract.grain, end).last_day
     if lineage.select(table).reads_published:
         if published is None:
             published = spark.createDataFrame([], ", ".join(f"{one.name} {one.type}" for one in contract.columns))
         published.createOrReplaceTempView(lineage.view_name(lineage.PUBLISHED))
-    frame = spark.sql(lineage.select(table).over_views(first_day, last_day))
-    checks.require_types(contract, frame)
+    frame = selected(spark, contract, first_day, last_day)
     reason = F.col(DROP_REASON) if DROP_REASON in frame.columns else F.lit(None).cast("string").alias(DROP_REASON)
     return frame.select(*(name for name in contract.column_names if name != RUN_TIMESTAMP), reason)
+
+
+def selected(spark: "SparkSession", contract: Contract, first_day: str, last_day: str) -> "DataFrame":
+    """The SELECT over the session's views; ContractError if the engine does not understand it, or gives other types."""
+    from pyspark.errors import AnalysisException
+
+    from include.lake.build import checks
+
+    try:
+        frame = spark.sql(lineage.select(contract.table).over_views(first_day, last_day))
+        checks.require_types(contract, frame)
+    except AnalysisException as error:
+        raise failures.wrong_select(error, contract) from None
+    return frame
 
 
 def _publish(

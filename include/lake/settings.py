@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SQL = ROOT / "include" / "sql"
 
 
-# delta-rs takes a path for a URL: on these characters it fails, or reads and writes another folder. The quotation mark
-# ends an option of Java.
-_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?\"]")
+# delta-rs and Sail take a path for a URL or a pattern: on these characters they fail, or read and write another folder.
+# The quotation mark ends an option of Java.
+_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?\"*{}<>~`]")
 
 # Tasks that wait for a disk leave a core free. More than this only share the memory, until it is too little for any.
 _TASKS_A_CORE = 8

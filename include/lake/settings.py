@@ -132,8 +132,11 @@ def engine() -> str:
         if os.environ.get(old):
             raise UsageError(f"{old} has another name now: set {new} instead")
     text = os.environ.get("LAKE_ENGINE") or SAIL
-    if text not in (SAIL, SPARK, DATABRICKS) and not re.fullmatch(r"sc://[\w.-]+(:\d{1,5})?/?", text):
+    server = re.fullmatch(r"sc://[\w.-]+(?::(\d{1,5}))?/?", text)
+    if text not in (SAIL, SPARK, DATABRICKS) and server is None:
         raise UsageError(f"LAKE_ENGINE={text} is no engine: set it to {SAIL}, {SPARK}, {DATABRICKS} or sc://HOST:PORT")
+    if server and server[1] and not 0 < int(server[1]) < 1 << 16:
+        raise UsageError(f"LAKE_ENGINE={text} has no port: set it to sc://HOST:PORT with a port from 1 to 65535")
     return text
 
 

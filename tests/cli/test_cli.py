@@ -529,6 +529,8 @@ NOWHERE = "/proc/nowhere"  # nobody makes a folder there, not even root
         ("LAKE_WAREHOUSE", NOWHERE),
         ("LAKE_WAREHOUSE", f"file://{__file__}"),
         ("LAKE_ENGINE", "duck"),
+        ("LAKE_ENGINE", "sc://localhost:99999"),
+        ("LAKE_ENGINE", "sc://localhost:0"),
         ("LAKE_ENGINE_MEMORY", "nonsense"),
         ("LAKE_ENGINE_CORES", "1000000"),
         ("LAKE_POLL_SECONDS", "0"),

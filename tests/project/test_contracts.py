@@ -146,6 +146,16 @@ def test_each_mistake_has_a_line_of_its_own(built: Path) -> None:
     assert sorted(starts) == [f"{built}:{number}" for number in (2, 6, 7)]
 
 
+def test_one_wrong_column_is_one_mistake(built: Path) -> None:
+    text = "about: A day.\nkey: []\npartitioned_by: [part_date]\ncolumns:\n  - {name: part_date, type: text}\n"
+    with pytest.raises(ContractError) as error:
+        contracts.parse(text, built)
+    message = str(error.value)
+    assert message.startswith(f"{built}:5: column part_date: `type`: 'text' is wrong") and "\n" not in message
+    with pytest.raises(ContractError, match=r"`columns`: .* is wrong; write a list of"):
+        contracts.parse(text.partition("columns:")[0] + "columns: []\n", built)
+
+
 def test_what_a_contract_leaves_out_has_its_default(built: Path) -> None:
     text = BUILT.replace("string}", "string, nullable: true}", 1) + "  - {name: run_timestamp, type: timestamp}\n"
     contract = contracts.parse(text + "reads: {b.c: all, a.b: 2}\nchecks: [' calls > 0 ', warn: calls > 1]\n", built)

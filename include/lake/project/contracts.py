@@ -279,7 +279,12 @@ def parse(text: str, path: Path) -> Contract:
     try:
         contract, problems = Contract.model_validate({**known, "table": table, "path": path}), []
     except ValidationError as error:
-        problems = [_problem(item, values) for item in error.errors(include_url=False, include_context=False)]
+        problems = [
+            _problem(item, values)
+            for item in error.errors(include_url=False, include_context=False)
+            # Pydantic counts the good items alone: a list of wrong ones is not too short as well.
+            if not (item["type"] == "too_short" and values[item["loc"][0]])
+        ]
     else:
         filled = {RUN_TIMESTAMP, *contract.key, *contract.partitioned_by, *contract.kept_by}
         columns = tuple(

@@ -120,6 +120,8 @@ def built(tmp_path: Path) -> Path:
         ("Calls per", "Calls: per", 1, "is wrong YAML: "),
         ("Calls per day and topic.", "!!python/object:os.system x", 1, "is wrong YAML: could not determine"),
         ("Calls per day and topic.", "2026-02-30", 1, "is wrong YAML: day is out of range"),
+        (MORE, f"{MORE}\npatience_hours: 1:30", 3, "is wrong YAML: `1:30` is 90 in YAML, which counts by 60: write 90"),
+        (MORE, f"{MORE}\npatience_hours: -1:30.5", 3, "is wrong YAML: `-1:30.5` is -90.5 in YAML"),
         ("Calls per", "\0", 1, "is wrong YAML: control characters"),
         (BUILT, "[" * 5000 + "]" * 5000, 1, "is wrong YAML: "),
         (BUILT, "", 1, "is no contract: write a mapping"),

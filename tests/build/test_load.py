@@ -651,6 +651,9 @@ LONG = "0.1234567890123456789"
         ("number", "1.50", 1.5),
         ("text", f'{{"a": [{LONG}, 1.5, 1E-400]}}', f'{{"a": [{LONG}, 1.5, 1E-400]}}'),
         ("text", '{"a": 1e-99999999999999999999}', "a number is too small"),
+        ("tags", '"[1e999]"', "tags: '[1e999]' is not JSON that can be held: a number is too big"),
+        ("tags", '"[{\\"a\\": 1, \\"a\\": 2}]"', "an object has one key twice"),
+        ("tags", '"[{\\"a\\": 9007199254740993.0}]"', ['{"a": 9007199254740993.0}']),
     ],
 )
 def test_a_number_is_held_as_it_is_written_or_refused(

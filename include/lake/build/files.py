@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -21,7 +20,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from include.lake.build.values import Number
+from include.lake.build.values import JSON
 from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
 from include.lake.storage import delta_folder
@@ -251,31 +250,6 @@ def _open(path: Path) -> BinaryIO:
     return stream
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("an object has one key twice")
-    return value
-
-
-def _number(text: str) -> float | Number:
-    """A float, if it is the number of the text."""
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError("a number is too big")
-    # A float holds 15 digits of each number that is not tiny. Both questions save time: Decimals are slow.
-    if (len(text) <= 16 and abs(value) > 1e-300) or (shown := repr(value)) == text:
-        return value
-    try:
-        exact = Number(text)
-    except ArithmeticError:
-        raise ValueError("a number is too small") from None
-    return value if exact == Decimal(shown) else exact
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
-
-
 def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
     batch, rows, size = Batch(path, folder), list[dict[str, Any]](), 0
     keys: set[str] = set()  # of all rows of the file
@@ -294,14 +268,14 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                 raise UsageError(f"{path}:{number} begins a JSON array: write one object per line, without [ and ]")
             first = False
             try:
-                row = _JSON.decode(raw.decode().strip())
+                row = JSON.decode(raw.decode().strip())
             except UnicodeDecodeError as error:
                 batch.bad.append((number, f"is no UTF-8 at byte {error.start + 1}"))
             except RecursionError:
                 batch.bad.append((number, "is nested too deep"))
             except json.JSONDecodeError as error:
                 batch.bad.append((number, f"is not JSON: {error.msg} at character {error.pos + 1}"))
-            except ValueError as error:  # from `_object` and `_number`, or from a whole number with thousands of digits
+            except ValueError as error:  # from `JSON`, or from a whole number with thousands of digits
                 reason = str(error).split(";")[0]
                 batch.bad.append((number, f"is not JSON that can be held: {reason}"))
             else:

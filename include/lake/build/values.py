@@ -35,6 +35,32 @@ class Number(Decimal):
     """A number of JSON that a float cannot hold exactly."""
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has one key twice")
+    return value
+
+
+def _number(text: str) -> float | Number:
+    """A float, if it is the number of the text."""
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number is too big")
+    # A float holds 15 digits of each number that is not tiny. Both questions save time: Decimals are slow.
+    if (len(text) <= 16 and abs(value) > 1e-300) or (shown := repr(value)) == text:
+        return value
+    try:
+        exact = Number(text)
+    except ArithmeticError:
+        raise ValueError("a number is too small") from None
+    return value if exact == Decimal(shown) else exact
+
+
+# Reads JSON so that no value changes: ValueError for what Python cannot hold, or would hold as something else.
+JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
+
+
 def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) -> tuple[pa.Array, dict[int, str]]:
     """Convert `values` (a list or an Arrow array) to the type `wanted`. Gives the array, and row -> reason of misfits.
 
@@ -162,7 +188,7 @@ def _value(kind: str, value: Any) -> Any:
     if isinstance(value, Unfit):
         raise value
     if kind.startswith("array<"):
-        items = json.loads(value) if isinstance(value, str) else value
+        items = _items(value) if isinstance(value, str) else value
         if not isinstance(items, list):
             raise ValueError
         return [None if item is None else _value(kind[6:-1], item) for item in items]
@@ -200,6 +226,16 @@ def _value(kind: str, value: Any) -> Any:
     if kind == "date":
         return value if type(value) is date else date.fromisoformat(value)
     return _timestamp(value)
+
+
+def _items(text: str) -> Any:
+    """An array that is written as JSON, as CSV has it."""
+    try:
+        return JSON.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise Unfit(f"is not JSON that can be held: {str(error).split(';')[0]}") from None
 
 
 def _double(value: Any) -> float:

@@ -654,6 +654,8 @@ LONG = "0.1234567890123456789"
         ("tags", '"[1e999]"', "tags: '[1e999]' is not JSON that can be held: a number is too big"),
         ("tags", '"[{\\"a\\": 1, \\"a\\": 2}]"', "an object has one key twice"),
         ("tags", '"[{\\"a\\": 9007199254740993.0}]"', ['{"a": 9007199254740993.0}']),
+        ("at", '"1711012012345"', "is a number: write `unit: ms` at this column"),
+        ("at", '"20260105"', "is a number: write `unit: ms` at this column"),
     ],
 )
 def test_a_number_is_held_as_it_is_written_or_refused(

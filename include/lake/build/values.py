@@ -15,6 +15,7 @@ from include.lake.project.contracts import Column
 
 _INTEGERS = {"tinyint": 8, "int": 32, "bigint": 64}
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
+_DIGITS = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 # Arrow converts these Python types itself, and checks range and encoding. We convert all other values one by one.
 _PLAIN: dict[str, set[type]] = {"string": {str}, "boolean": {bool}, "double": {float, int}}
@@ -257,6 +258,8 @@ def _double(value: Any) -> float:
 def _timestamp(value: Any) -> datetime:
     """Convert to a timestamp. A text or time without a zone is UTC, as everywhere in the lake."""
     if isinstance(value, str):
+        if _DIGITS.fullmatch(value):  # 1711012012345 is also 23:45 of a day of 1711
+            raise Unfit("is a number: write `unit: ms` at this column of the contract, if it counts milliseconds")
         fraction = re.search(r"[.,](\d+)", value)
         if fraction and fraction[1][6:].strip("0"):
             raise Unfit("has more digits than a timestamp can hold (microseconds)")

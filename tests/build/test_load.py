@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import os
+import re
 from collections import Counter
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -453,6 +454,17 @@ def test_a_timestamp_of_spark_beyond_2262_stays(shop: None, tmp_path: Path) -> N
     pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
     load(THING, [str(tmp_path / "a.parquet")])
     assert {row["at"] and row["at"].replace(tzinfo=None) for row in rows(THING)} == set(at)
+
+
+def test_nanoseconds_of_spark_are_refused_and_no_other_row(shop: None, tmp_path: Path) -> None:
+    at = pa.array([1, None, 2_000, -999, 3_000], NS)
+    table = pa.table({"at": at, "day": [DAY] * 5, "whole": range(5)})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    found = load(THING, [str(tmp_path / "a.parquet")], drop_bad=True)
+    assert [re.sub(r".*parquet:", "", reason) for reason in found.reasons] == [
+        f"{row}: at: has more digits than a timestamp can hold (microseconds)" for row in (1, 4)
+    ]
+    assert sorted(row["whole"] for row in rows(THING)) == [1, 2, 4]
 
 
 def test_a_damaged_page_of_parquet_is_no_page(shop: None, tmp_path: Path) -> None:

@@ -162,6 +162,24 @@ def test_days_are_filled_in_everywhere(project) -> None:
         ('Caused by: java.lang.NumberFormatException: For input string: "ABC"', "***"),
         ('[CAST_OVERFLOW] The value 4711L of the type "BIGINT" … SQLSTATE: 22003', "The value *** of"),
         ("[USER_RAISED_EXCEPTION] Kim SQLSTATE: P0001", "[USER_RAISED_EXCEPTION] *** SQLSTATE: P0001"),
+        ("invalid timestamp: Kim. SQLSTATE: 22000", "invalid timestamp: *** SQLSTATE: 22000"),
+        ("Kim. SQLSTATE: 22000", "*** SQLSTATE: 22000"),
+        ("Kim SQLSTATE: 22000 Kim", "***"),
+        ("regex parse error:\n    (Kim\n    ^\nerror: unclosed group", "regex parse error: ***"),
+        (
+            "Cast error: Cannot cast string 'Kim' to value of Int32 type' to value of Int64 type. SQLSTATE: 22000",
+            "Cast error: Cannot cast string '***' to value of Int64 type. SQLSTATE: 22000",
+        ),
+        (
+            "External: Compute error: Error evaluating filter predicate: "
+            'ArrowError(CastError("Cannot cast string \'Kim\' to value of Int64 type"), Some("")). SQLSTATE: 22000',
+            "Cast error: Cannot cast string '***' to value of Int64 type. SQLSTATE: 22000",
+        ),
+        (
+            'External: Compute error: Error evaluating filter predicate: Execution("Kim"). SQLSTATE: 22000',
+            "*** SQLSTATE: 22000",
+        ),
+        ("Division by zero. SQLSTATE: 22000", "Division by zero. SQLSTATE: 22000"),
     ],
 )
 def test_values_are_taken_out_of_messages(message: str, shown: str) -> None:
@@ -283,6 +301,15 @@ def test_sensitive_values_stay_masked_under_an_alias_and_in_errors_of_the_engine
         build(spark)
     assert failures.kind(masked.value) == DATA and backfill.is_of_the_rows(masked.value)
     assert "Kim" not in str(masked.value) and "Kim" not in ledger.read()[-1]["error"]
+    for sql in ("cast(event.name as timestamp)", "assert_true(event.name = 'x', event.name)"):
+        shop(
+            with_checks("total > 0", contract=secret)
+            | {"shop/total.sql": SELECT.replace("sum(event.amount)", f"count({sql})")}
+        )
+        with pytest.raises(checks.MaskedError, match=r"\*\*\*.*SQLSTATE") as masked:
+            build(spark)
+        assert failures.kind(masked.value) == DATA
+        assert "Kim" not in str(masked.value) and "Kim" not in ledger.read()[-1]["error"]
 
 
 @ENGINES

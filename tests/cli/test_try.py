@@ -15,7 +15,7 @@ from include.lake import settings
 from include.lake.cli import main as cli
 from include.lake.state import ledger
 from include.lake.storage import delta_files as storage
-from tests.shop import CONTRACT, DAY, NEXT, SELECT, TABLE, build, load
+from tests.shop import CONTRACT, DAY, NEXT, SELECT, SOURCE, TABLE, build, load
 
 pytestmark = pytest.mark.engine("sail")
 
@@ -41,6 +41,16 @@ def test_a_check_that_fails_is_told_with_its_rows(shop: Any, capsys: Any) -> Non
     told = attempt(capsys, code=1)
     assert "check `total >= 0` fails 1 time" in told and "name=a, total=-1" in told
     assert "1 row in" in told
+
+
+def test_an_error_of_a_value_is_told_without_a_sensitive_one(shop: Any, capsys: Any) -> None:
+    load(("geheim", 1, DAY))
+    shop({"shop/total.sql": SELECT.replace("sum(event.amount)", "count(timestamp(event.name))")})
+    problem = "total.sql: cannot be computed over these rows: invalid timestamp: "
+    assert f"{problem}geheim" in attempt(capsys, code=1)
+    shop({"shop/event.yaml": SOURCE.replace("name: name, type: string", "name: name, type: string, sensitive: true")})
+    told = attempt(capsys, code=1)
+    assert f"{problem}***" in told and "geheim" not in told
 
 
 def test_inputs_that_are_missing_are_named(shop: Any, capsys: Any) -> None:

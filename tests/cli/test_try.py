@@ -86,6 +86,28 @@ def test_the_difference_to_what_is_published(shop: Any, spark: Any, capsys: Any)
     assert "  total: 1 differ, such as '***' -> '***'" in attempt(capsys, "--diff")
 
 
+def test_the_difference_of_an_edited_column_is_a_line(shop: Any, spark: Any, capsys: Any) -> None:
+    load(("same", 1, DAY), ("other", 2, DAY))
+    build(spark)
+    load(("same", 1, DAY), ("more", 2, DAY))
+    shop({
+        "shop/total.yaml": CONTRACT.replace("name: total, type: bigint", "name: sum, type: bigint")
+        .replace("checks: [total >= 0]\n", "").replace("  - {name: day", "  - {name: size, type: int}\n  - {name: day"),
+        "shop/total.sql": SELECT.replace("as total", "as sum, 5 as size"),
+    })  # fmt: skip
+    told = attempt(capsys, "--diff")
+    assert "2 rows are published: 1 added, 1 gone, 0 changed" in told
+    assert re.findall(r"^  column (.*): it is not compared$", told, re.M) == [
+        "sum is new",
+        "size is new",
+        "total is gone",
+    ]
+    shop({"shop/total.yaml": CONTRACT.replace("total, type: bigint", "total, type: string")})
+    shop({"shop/total.sql": SELECT.replace("sum(event.amount)", "string(sum(event.amount))")})
+    told = attempt(capsys, "--diff")
+    assert "  column total is string and was bigint: it is not compared" in told and "1 added, 1 gone" in told
+
+
 def test_what_makes_no_sense_is_one_line(shop: Any, capsys: Any) -> None:
     for arguments, message in {
         ("try", "shop.event", "--day", DAY): "is a source",

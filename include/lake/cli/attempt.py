@@ -76,6 +76,8 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
 def _print_difference(found: Any) -> None:
     published = counted(found.published, "row is", "rows are")
     print(f"{published} published: {found.added:,} added, {found.gone:,} gone, {found.changed:,} changed")
+    for line in found.edited:
+        print(f"  column {line}: it is not compared")
     for name, count in found.columns.most_common():
         old, new = found.examples[name]
         print(f"  {name}: {count:,} differ, such as {old!r} -> {new!r}")

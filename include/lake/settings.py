@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SQL = ROOT / "include" / "sql"
 
 
-# delta-rs takes a path for a URL: on these characters it fails, or reads and writes another folder. The quotation mark
-# ends an option of Java.
-_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?\"]")
+# delta-rs and Sail take a path for a URL or a pattern: on these characters they fail, or read and write another folder.
+# The quotation mark ends an option of Java.
+_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\[\]\\^|%#?\"*{}<>~`]")
 
 # Tasks that wait for a disk leave a core free. More than this only share the memory, until it is too little for any.
 _TASKS_A_CORE = 8
@@ -132,8 +132,11 @@ def engine() -> str:
         if os.environ.get(old):
             raise UsageError(f"{old} has another name now: set {new} instead")
     text = os.environ.get("LAKE_ENGINE") or SAIL
-    if text not in (SAIL, SPARK, DATABRICKS) and not re.fullmatch(r"sc://[\w.-]+(:\d{1,5})?/?", text):
+    server = re.fullmatch(r"sc://[\w.-]+(?::(\d{1,5}))?/?", text)
+    if text not in (SAIL, SPARK, DATABRICKS) and server is None:
         raise UsageError(f"LAKE_ENGINE={text} is no engine: set it to {SAIL}, {SPARK}, {DATABRICKS} or sc://HOST:PORT")
+    if server and server[1] and not 0 < int(server[1]) < 1 << 16:
+        raise UsageError(f"LAKE_ENGINE={text} has no port: set it to sc://HOST:PORT with a port from 1 to 65535")
     return text
 
 

@@ -10,7 +10,7 @@ from include.lake import settings
 from include.lake.backfill import run as backfill
 from include.lake.build import checks, failures
 from include.lake.errors import DATA, CheckFailed, ContractError
-from include.lake.project import contracts, lineage
+from include.lake.project import contracts, lineage, selects
 from include.lake.state import ledger
 from include.lake.storage import delta_files as storage
 from tests.conftest import ENGINES
@@ -129,6 +129,19 @@ def test_a_check_with_aggregates_is_one_of_days(project, check: str, kind: str) 
     assert lineage.parsed_checks(TABLE)[0].kind == kind
 
 
+@pytest.mark.parametrize(
+    ("check", "doubles"),
+    [
+        ("forall(amounts, x -> x >= 0)", ("amounts",)), ("array_min(amounts) >= size", ("size", "amounts")),
+        ("forall(amounts, x -> not isnan(x) and x >= 0)", ()), ("nanvl(size, 0) >= 0", ()),
+    ],
+)  # fmt: skip
+def test_a_check_of_doubles_forbids_nan_unless_it_asks(project, check: str, doubles: tuple[str, ...]) -> None:
+    more = "  - {name: size, type: double}\n  - {name: amounts, type: array<double>}\n  - {name: day"
+    a_shop(project, with_checks(check, contract=CONTRACT.replace("  - {name: day", more)))
+    assert selects.parse_checks(contracts.get(TABLE), [])[0].doubles == doubles
+
+
 def test_days_are_filled_in_everywhere(project) -> None:
     a_shop(
         project, with_checks("day >= :start_date", "max(day) <= :end_date", "select 1 from this where day < :end_date")
@@ -149,6 +162,24 @@ def test_days_are_filled_in_everywhere(project) -> None:
         ('Caused by: java.lang.NumberFormatException: For input string: "ABC"', "***"),
         ('[CAST_OVERFLOW] The value 4711L of the type "BIGINT" … SQLSTATE: 22003', "The value *** of"),
         ("[USER_RAISED_EXCEPTION] Kim SQLSTATE: P0001", "[USER_RAISED_EXCEPTION] *** SQLSTATE: P0001"),
+        ("invalid timestamp: Kim. SQLSTATE: 22000", "invalid timestamp: *** SQLSTATE: 22000"),
+        ("Kim. SQLSTATE: 22000", "*** SQLSTATE: 22000"),
+        ("Kim SQLSTATE: 22000 Kim", "***"),
+        ("regex parse error:\n    (Kim\n    ^\nerror: unclosed group", "regex parse error: ***"),
+        (
+            "Cast error: Cannot cast string 'Kim' to value of Int32 type' to value of Int64 type. SQLSTATE: 22000",
+            "Cast error: Cannot cast string '***' to value of Int64 type. SQLSTATE: 22000",
+        ),
+        (
+            "External: Compute error: Error evaluating filter predicate: "
+            'ArrowError(CastError("Cannot cast string \'Kim\' to value of Int64 type"), Some("")). SQLSTATE: 22000',
+            "Cast error: Cannot cast string '***' to value of Int64 type. SQLSTATE: 22000",
+        ),
+        (
+            'External: Compute error: Error evaluating filter predicate: Execution("Kim"). SQLSTATE: 22000',
+            "*** SQLSTATE: 22000",
+        ),
+        ("Division by zero. SQLSTATE: 22000", "Division by zero. SQLSTATE: 22000"),
     ],
 )
 def test_values_are_taken_out_of_messages(message: str, shown: str) -> None:
@@ -187,12 +218,14 @@ NAMES = ["times", "rows", "holds", "reason", "row0", "this", "kept"]
 BLIND = {
     "shop/total.yaml": "about: x\nkey: [times]\npartitioned_by: [art, day]\ncolumns:\n"
     + "".join(f"  - {{name: '{name}', type: bigint, nullable: false}}\n" for name in NAMES)
-    + "  - {name: size, type: double}\n  - {name: made_at, type: timestamp}\n  - {name: text, type: string}\n"
+    + "  - {name: size, type: double}\n  - {name: sizes, type: array<double>}\n"
+    + "  - {name: made_at, type: timestamp}\n  - {name: text, type: string}\n"
     + "  - {name: art, type: string, nullable: true}\n  - {name: day, type: string}\n"
-    + "checks: [size >= 0, {warn: count(*) < 5}, 'day >= :start_date']\n",
+    + "checks: [size >= 0, 'forall(sizes, x -> coalesce(x, 0) >= 0)', {warn: count(*) < 5}, 'day >= :start_date']\n",
     "shop/total.sql": "select\n"
     + "".join(f"    nullif(event.amount, 13) as `{name}`,\n" for name in NAMES)
     + "    double(if(event.name = 'nan', 'NaN', '1')) as size,\n"
+    + "    array(1d, double(case event.name when 'nans' then 'NaN' when 'less' then '-1' end)) as sizes,\n"
     + "    if(event.name = 'late', timestamp'9999-12-31 00:00:00' + interval 2 days, null) as made_at,\n"
     + "    if(event.name = 'late', repeat('long\\n', 1000), null) as text,\n"
     + "    if(event.name = 'empty', '', event.name) as art,\n"
@@ -209,6 +242,8 @@ BLIND = {
         ([("null", 13, DAY)], "`kept is not null` fails 1 time"),
         ([("empty", 5, DAY)], "`art is not ''` fails 1 time"),
         ([("nan", 5, DAY)], "`size is not NaN` fails 1 time"),
+        ([("nans", 5, DAY)], "`sizes is not NaN` fails 1 time"),
+        ([("less", 5, DAY)], "sizes=[1.0, -1.0]"),
         ([("other", 5, DAY)], "`day is in the range` fails 1 time"),
         ([("late", 13, DAY)], "made_at=+10000-01-02 00:00:00, text=long long"),
     ],
@@ -266,6 +301,15 @@ def test_sensitive_values_stay_masked_under_an_alias_and_in_errors_of_the_engine
         build(spark)
     assert failures.kind(masked.value) == DATA and backfill.is_of_the_rows(masked.value)
     assert "Kim" not in str(masked.value) and "Kim" not in ledger.read()[-1]["error"]
+    for sql in ("cast(event.name as timestamp)", "assert_true(event.name = 'x', event.name)"):
+        shop(
+            with_checks("total > 0", contract=secret)
+            | {"shop/total.sql": SELECT.replace("sum(event.amount)", f"count({sql})")}
+        )
+        with pytest.raises(checks.MaskedError, match=r"\*\*\*.*SQLSTATE") as masked:
+            build(spark)
+        assert failures.kind(masked.value) == DATA
+        assert "Kim" not in str(masked.value) and "Kim" not in ledger.read()[-1]["error"]
 
 
 @ENGINES

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import os
+import re
 from collections import Counter
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -455,6 +456,17 @@ def test_a_timestamp_of_spark_beyond_2262_stays(shop: None, tmp_path: Path) -> N
     assert {row["at"] and row["at"].replace(tzinfo=None) for row in rows(THING)} == set(at)
 
 
+def test_nanoseconds_of_spark_are_refused_and_no_other_row(shop: None, tmp_path: Path) -> None:
+    at = pa.array([1, None, 2_000, -999, 3_000], NS)
+    table = pa.table({"at": at, "day": [DAY] * 5, "whole": range(5)})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    found = load(THING, [str(tmp_path / "a.parquet")], drop_bad=True)
+    assert [re.sub(r".*parquet:", "", reason) for reason in found.reasons] == [
+        f"{row}: at: has more digits than a timestamp can hold (microseconds)" for row in (1, 4)
+    ]
+    assert sorted(row["whole"] for row in rows(THING)) == [1, 2, 4]
+
+
 def test_a_damaged_page_of_parquet_is_no_page(shop: None, tmp_path: Path) -> None:
     """A damaged number is a number, too: only the checksum of its page tells."""
     table = pa.table({"day": [DAY] * 1000, "whole": range(1000)})
@@ -651,6 +663,11 @@ LONG = "0.1234567890123456789"
         ("number", "1.50", 1.5),
         ("text", f'{{"a": [{LONG}, 1.5, 1E-400]}}', f'{{"a": [{LONG}, 1.5, 1E-400]}}'),
         ("text", '{"a": 1e-99999999999999999999}', "a number is too small"),
+        ("tags", '"[1e999]"', "tags: '[1e999]' is not JSON that can be held: a number is too big"),
+        ("tags", '"[{\\"a\\": 1, \\"a\\": 2}]"', "an object has one key twice"),
+        ("tags", '"[{\\"a\\": 9007199254740993.0}]"', ['{"a": 9007199254740993.0}']),
+        ("at", '"1711012012345"', "is a number: write `unit: ms` at this column"),
+        ("at", '"20260105"', "is a number: write `unit: ms` at this column"),
     ],
 )
 def test_a_number_is_held_as_it_is_written_or_refused(

@@ -346,7 +346,11 @@ def test_a_partition_that_is_no_day_stops_nothing(
 
 
 @pytest.mark.parametrize(
-    "name", ["a#b", "a?b", "a%20b", "a[b]", "a\\b", "a^b", "a|b", 'a"b', "a\nb", "a\x7fb", "~no-such-user/b"]
+    "name",
+    [
+        *("a#b", "a?b", "a%20b", "a[b]", "a\\b", "a^b", "a|b", 'a"b', "a\nb", "a\x7fb", "~no-such-user/b"),
+        *("a*b", "a{b,c}", "a<b", "a>b", "a~b", "a`b"),
+    ],
 )
 @pytest.mark.parametrize(
     "command", [["status"], ["show", LOG], ["lineage"], ["engine", "status"], ["ledger", "rebuild"]]
@@ -361,7 +365,7 @@ def test_a_folder_with_which_delta_goes_wrong_is_refused_by_every_command(
     assert not list(tmp_path.iterdir()), "nothing may be written"
 
 
-@pytest.mark.parametrize("name", ["a b", "위버스", "a'b", "a{b,c}", "a*b", "a$b", "a&b", "a=b", "a,b", "a:b", "~b"])
+@pytest.mark.parametrize("name", ["a b", "위버스", "a'b", "a$b", "a&b", "a=b", "a,b", "a:b"])
 def test_other_folders_are_as_good_as_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -525,6 +529,8 @@ NOWHERE = "/proc/nowhere"  # nobody makes a folder there, not even root
         ("LAKE_WAREHOUSE", NOWHERE),
         ("LAKE_WAREHOUSE", f"file://{__file__}"),
         ("LAKE_ENGINE", "duck"),
+        ("LAKE_ENGINE", "sc://localhost:99999"),
+        ("LAKE_ENGINE", "sc://localhost:0"),
         ("LAKE_ENGINE_MEMORY", "nonsense"),
         ("LAKE_ENGINE_CORES", "1000000"),
         ("LAKE_POLL_SECONDS", "0"),

@@ -15,7 +15,7 @@ from include.lake import settings
 from include.lake.cli import main as cli
 from include.lake.state import ledger
 from include.lake.storage import delta_files as storage
-from tests.shop import CONTRACT, DAY, NEXT, SELECT, TABLE, build, load
+from tests.shop import CONTRACT, DAY, NEXT, SELECT, SOURCE, TABLE, build, load
 
 pytestmark = pytest.mark.engine("sail")
 
@@ -41,6 +41,16 @@ def test_a_check_that_fails_is_told_with_its_rows(shop: Any, capsys: Any) -> Non
     told = attempt(capsys, code=1)
     assert "check `total >= 0` fails 1 time" in told and "name=a, total=-1" in told
     assert "1 row in" in told
+
+
+def test_an_error_of_a_value_is_told_without_a_sensitive_one(shop: Any, capsys: Any) -> None:
+    load(("geheim", 1, DAY))
+    shop({"shop/total.sql": SELECT.replace("sum(event.amount)", "count(timestamp(event.name))")})
+    problem = "total.sql: cannot be computed over these rows: invalid timestamp: "
+    assert f"{problem}geheim" in attempt(capsys, code=1)
+    shop({"shop/event.yaml": SOURCE.replace("name: name, type: string", "name: name, type: string, sensitive: true")})
+    told = attempt(capsys, code=1)
+    assert f"{problem}***" in told and "geheim" not in told
 
 
 def test_inputs_that_are_missing_are_named(shop: Any, capsys: Any) -> None:
@@ -74,6 +84,28 @@ def test_the_difference_to_what_is_published(shop: Any, spark: Any, capsys: Any)
     secret = CONTRACT.replace("type: bigint, comment: 합계", "type: bigint, comment: 합계, sensitive: true")
     shop({"shop/total.yaml": secret})
     assert "  total: 1 differ, such as '***' -> '***'" in attempt(capsys, "--diff")
+
+
+def test_the_difference_of_an_edited_column_is_a_line(shop: Any, spark: Any, capsys: Any) -> None:
+    load(("same", 1, DAY), ("other", 2, DAY))
+    build(spark)
+    load(("same", 1, DAY), ("more", 2, DAY))
+    shop({
+        "shop/total.yaml": CONTRACT.replace("name: total, type: bigint", "name: sum, type: bigint")
+        .replace("checks: [total >= 0]\n", "").replace("  - {name: day", "  - {name: size, type: int}\n  - {name: day"),
+        "shop/total.sql": SELECT.replace("as total", "as sum, 5 as size"),
+    })  # fmt: skip
+    told = attempt(capsys, "--diff")
+    assert "2 rows are published: 1 added, 1 gone, 0 changed" in told
+    assert re.findall(r"^  column (.*): it is not compared$", told, re.M) == [
+        "sum is new",
+        "size is new",
+        "total is gone",
+    ]
+    shop({"shop/total.yaml": CONTRACT.replace("total, type: bigint", "total, type: string")})
+    shop({"shop/total.sql": SELECT.replace("sum(event.amount)", "string(sum(event.amount))")})
+    told = attempt(capsys, "--diff")
+    assert "  column total is string and was bigint: it is not compared" in told and "1 added, 1 gone" in told
 
 
 def test_what_makes_no_sense_is_one_line(shop: Any, capsys: Any) -> None:

@@ -52,6 +52,10 @@ def test_an_error_has_the_class_of_its_cause(spark: Any) -> None:
         "select cast(x as int) as y from values ('x') as t(x)",
         "select cast(x as date) as y from values ('x') as t(x)",
         "select raise_error(x) as y from values ('bad') as t(x)",
+        "select cast(x as decimal(5, 0)) as y from values (99999999) as t(x)",
+        "select regexp_replace('a', x, 'b') as y from values ('(') as t(x)",
+        "select string(unhex(x)) as y from values ('ff') as t(x)",
+        "select lpad('a', int(-1 - id), 'x') as y from range(3)",
     ):
         assert kind(of_rows) == DATA, of_rows
     for of_the_text in ("selec 1", "select nothing", "select 1 from nowhere", "select no_such_function(1)"):

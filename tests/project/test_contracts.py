@@ -120,6 +120,8 @@ def built(tmp_path: Path) -> Path:
         ("Calls per", "Calls: per", 1, "is wrong YAML: "),
         ("Calls per day and topic.", "!!python/object:os.system x", 1, "is wrong YAML: could not determine"),
         ("Calls per day and topic.", "2026-02-30", 1, "is wrong YAML: day is out of range"),
+        (MORE, f"{MORE}\npatience_hours: 1:30", 3, "is wrong YAML: `1:30` is 90 in YAML, which counts by 60: write 90"),
+        (MORE, f"{MORE}\npatience_hours: -1:30.5", 3, "is wrong YAML: `-1:30.5` is -90.5 in YAML"),
         ("Calls per", "\0", 1, "is wrong YAML: control characters"),
         (BUILT, "[" * 5000 + "]" * 5000, 1, "is wrong YAML: "),
         (BUILT, "", 1, "is no contract: write a mapping"),
@@ -144,6 +146,16 @@ def test_each_mistake_has_a_line_of_its_own(built: Path) -> None:
         contracts.parse(text, built)
     starts = [line.partition(": ")[0] for line in str(error.value).splitlines()]
     assert sorted(starts) == [f"{built}:{number}" for number in (2, 6, 7)]
+
+
+def test_one_wrong_column_is_one_mistake(built: Path) -> None:
+    text = "about: A day.\nkey: []\npartitioned_by: [part_date]\ncolumns:\n  - {name: part_date, type: text}\n"
+    with pytest.raises(ContractError) as error:
+        contracts.parse(text, built)
+    message = str(error.value)
+    assert message.startswith(f"{built}:5: column part_date: `type`: 'text' is wrong") and "\n" not in message
+    with pytest.raises(ContractError, match=r"`columns`: .* is wrong; write a list of"):
+        contracts.parse(text.partition("columns:")[0] + "columns: []\n", built)
 
 
 def test_what_a_contract_leaves_out_has_its_default(built: Path) -> None:

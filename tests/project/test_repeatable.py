@@ -34,7 +34,11 @@ def fault(sql: str) -> tuple[str, int | None] | None:
         "select transform(a) using 'cat' as b from x.y as t",
         "select row_number() over w from x.y as t window w as (partition by a)",
         "select * from x.y as t pivot (first(x) for y in (1, 2))",
-        "with rand(a) as (select 1) select rand() from rand",
+        "with rand(a) as (select 1) select rand() from rand", "cast(r'now' as timestamp)", "date(r'today')",
+        "timestamp(lower(r'NOW'))", "cast(concat('no', 'w') as timestamp)", "to_date(lower('TODAY'))",
+        "try_to_timestamp(reverse('won'))", "unix_timestamp(lower('NOW'))", "lower('NOW')::timestamp",
+        "a < r'now'", "_metadata.file_name", "select t._metadata.file_path from x.y as t", "t._metadata",
+        "select a from x.y as t order by 'a' limit 1", "select a from x.y as t order by 1 + 0 limit 1",
     ],
 )  # fmt: skip
 def test_what_may_differ_is_refused(sql: str) -> None:
@@ -56,7 +60,13 @@ def test_what_may_differ_is_refused(sql: str) -> None:
         "with c(a, b) as (select 1, 2) select a from c as d(e, f) where exists (select 1) order by a limit 3",
         "select a from (values (1), (2)) as t(a) union all (select 2) order by (a) limit 1",
         "select /*+ broadcast(t) */ x from y.z as t lateral view explode(a) e as x join (select 1) using (a)",
-        "select lag(a) over w from x.y as t window w as (partition by b order by c)",
+        "select lag(a) over w from x.y as t window w as (partition by b order by c)", "to_date(:start_date)",
+        "cast(date_add(:end_date, 1) as timestamp)", "timestamp'2026-01-05' + interval 1 day", "cast(null as date)",
+        "cast(date'2026-01-05' + interval 1 day as timestamp)", "cast(concat('2026-', a) as date)",
+        "to_timestamp(concat(:end_date, ' 23:59:59'))", "transform(xs, x -> cast(x as date))", "a = r'x'",
+        "cast(60 * 29459520 as timestamp)", "cast('2026-01-05' as date)", "unix_timestamp('2026-01-05', 'yyyy-MM-dd')",
+        "select a from x.y as t order by 1 limit 3", "select a, count(*) from x.y as t group by a order by all limit 3",
+        "select a from x.y as t group by a order by count(*) desc, a limit 3",
     ],
 )  # fmt: skip
 def test_what_is_repeatable_passes(sql: str) -> None:

@@ -29,6 +29,7 @@ class Difference:
     """How the computed rows differ from the published ones. `changed`: rows of one key with other values.
 
     `columns`: column -> changed rows. `examples`: column -> (published value, computed value), masked if sensitive.
+    `edited`: a line for each column that only one side has, or that has another type there; the others are compared.
     """
 
     published: int
@@ -37,6 +38,7 @@ class Difference:
     changed: int = 0
     columns: Counter[str] = field(default_factory=Counter)
     examples: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    edited: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -88,7 +90,7 @@ def attempt(
         if compare:
             before = scope.published(spark.table(lineage.view_name(table)))
             if published:
-                tried.difference = _difference(contract, before.select(*names), kept)
+                tried.difference = _difference(contract, before, kept)
             else:
                 notes.append(f"{table} does not exist yet: there is nothing to compare with")
     return tried
@@ -133,9 +135,22 @@ def _register(spark: SparkSession, lake: Look, table: str, days: tuple[str, str]
 def _difference(contract: Contract, before: DataFrame, now: DataFrame) -> Difference:
     """Only rows that differ leave the engine: mostly few."""
     found = Difference(int(engine().collect(before.agg(F.count(F.lit(1))))[0][0]))
+    old_types, new_types = engine().types(before), engine().types(now)
+    both_have = [name for name, kind in new_types.items() if old_types.get(name) == kind]
+    found.edited = [
+        *(f"{name} is new" for name in new_types if name not in old_types),
+        *(f"{name} is gone" for name in old_types if name not in new_types and name != RUN_TIMESTAMP),
+        *(
+            f"{name} is {kind} and was {old_types[name]}"
+            for name, kind in new_types.items() if old_types.get(name, kind) != kind
+        ),
+    ]  # fmt: skip
+    before, now = before.select(*both_have), now.select(*both_have)
     gone, added = before.exceptAll(now).toArrow().to_pylist(), now.exceptAll(before).toArrow().to_pylist()
     day = [contract.day_column] if contract.day_column else []
     key = [*dict.fromkeys((*day, *contract.key))] if contract.key else []
+    if not set(key) <= set(both_have):
+        key = []
     old, new = _by_key(gone, key), _by_key(added, key)
     both = old.keys() & new.keys()
     found.changed, found.gone, found.added = len(both), len(gone) - len(both), len(added) - len(both)

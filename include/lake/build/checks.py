@@ -12,17 +12,56 @@ from pyspark.sql import functions as F
 from include.lake import settings
 from include.lake.build import failures
 from include.lake.engine import engine
-from include.lake.errors import DATA, CheckFailed, ContractError, LakeError
+from include.lake.errors import CONFLICT, DATA, CheckFailed, ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period
 from include.lake.words import counted
 
 _SHOWN_ROWS = 20
+_ALL = 2**31 - 1
 _SHOWN_LENGTH = 200
 HIDDEN = "***"
-# Spark's messages have the names of types in double quotes.
-_TYPE = re.compile(r"(ARRAY<)?(STRING|TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|BOOLEAN|DATE|TIMESTAMP(_NTZ)?|BINARY)>?")
+# The state of an error of values that has none of its own.
+_OF_DATA = "22000"
+# Beginnings of messages of Sail, Arrow and Spark that are the same whatever the rows are. Behind them may be a value.
+_BEGINNINGS = (
+    r"\[(ARITHMETIC_OVERFLOW|ASSERT_TRUE|CANNOT_PARSE_TIMESTAMP|CAST_INVALID_INPUT|CAST_OVERFLOW|DATETIME_OVERFLOW|"
+    r"DIVIDE_BY_ZERO|DUPLICATED_MAP_KEY|INVALID_ARRAY_INDEX|INVALID_TIMEZONE|NUMERIC_VALUE_OUT_OF_RANGE|"
+    r"REMAINDER_BY_ZERO|SCALAR_SUBQUERY_TOO_MANY_ROWS|USER_RAISED_EXCEPTION)(\.[A-Z_]+)?\]",
+    r"(Caused by: )?(java\.lang|java\.time|org\.apache\.spark)\.[\w.]*(Exception|Error):",
+    r"(java\.lang\.OutOfMemoryError: )?Java heap space",
+    r"[\w.]+ of memory are too little \([\w :.]+\): give LAKE_ENGINE_MEMORY more, or build fewer days",
+    "Cast error:", "Compute error: Regular expression did not compile:", "Compute error:", "Division by zero",
+    "Encountered non UTF-8 data:", "Error parsing timestamp:", "Execution error:", "IO error:",
+    "Illegal input for day of week:", "Illegal sequence boundaries:", "Invalid argument error:", "Object Store error:",
+    "Parquet error:", "Parser error:", "Remainder by zero", "Scalar subquery returned more than one row",
+    "Spark `[a-z0-9_]+` function:", "Unable to parse date from", "capacity overflow",
+    "expected numeric datetime field", "invalid timestamp:", "regex parse error:", "string size overflow on repeat",
+)  # fmt: skip
+_BEGINNING = re.compile("|".join(_BEGINNINGS))
+# Of a cast the types are shown, too. They stand behind the value, so the last ones are the engine's own words.
+_OF_SPARK = (
+    r'"(ARRAY<)?(STRING|TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|BOOLEAN|DATE|TIMESTAMP(_NTZ)?|BINARY|'
+    r'DECIMAL\(\d+, ?\d+\))>?"'
+)
+_OF_ARROW = r"(U?Int\d+|Float\d+|Boolean|Date32|Timestamp|Utf8|Decimal128)(\([\w, -]+\))?"
+_CASTS = [
+    re.compile(text, re.DOTALL)
+    for text in (
+        rf"(?P<before>\[CAST_\w+\] The value )(?P<value>.*)(?P<after> of the type {_OF_SPARK}"
+        rf"( cannot be cast to {_OF_SPARK}( because it is malformed| due to an overflow)?)?)",
+        r"(?P<before>Cast error: (Cannot|Can't) cast (string|value) )(?P<value>.*)"
+        rf"(?P<after> to (value of {_OF_ARROW} type|type {_OF_ARROW}))",
+    )
+]
+# What Sail puts around a message where it computes while it reads files.
+_AROUND = re.compile(
+    r'\AExternal: Compute error: Error evaluating filter predicate: (Execution\("|External\(Syntax\([\s~]*)?'
+)
+_ARROWS_CAST = re.compile(r'\AArrowError\(CastError\("')
+# Behind the state Spark shows the place in the SELECT.
+_STATE = re.compile(r"(.*)(SQLSTATE: [0-9A-Z]{5})(?:\W*)(\n== SQL.*)?", re.DOTALL)
 
 
 @dataclass
@@ -171,26 +210,36 @@ def _without_values_of_dropped(contract: Contract, computed: DataFrame, checks: 
 
 
 def masked(error: Exception, contract: Contract) -> Exception:
-    """`error`, or a copy without values if Spark's text may show a sensitive column of the table or an input."""
+    """`error`, or a copy without values if Spark's text may show a sensitive column of the table or an input.
+
+    What the engine finds wrong before it reads rows has no value of them, and what is about commits neither.
+    """
     if isinstance(error, (LakeError, AnalysisException)) or not isinstance(error, PySparkException):
         return error
-    if not any(map(_has_sensitive, (contract.table, *lineage.inputs(contract.table)))):
+    kind = failures.kind(error)
+    if kind == CONFLICT or not any(map(_has_sensitive, (contract.table, *lineage.inputs(contract.table)))):
         return error
-    return MaskedError(without_values("\n".join(failures.root_cause(error))), error.getSqlState())
+    state = error.getSqlState() or (_OF_DATA if kind == DATA else None)
+    return MaskedError(without_values("\n".join(failures.root_cause(error))), state)
 
 
 def without_values(message: str) -> str:
-    """A message of Spark without possible values of rows: quoted texts, and numbers before the SQLSTATE."""
-    head, state, rest = message.partition("SQLSTATE")
-    if re.match(r"\[(USER_RAISED_EXCEPTION|ASSERT_TRUE)", head):
-        head = re.sub(r"(?s)\] .*", f"] {HIDDEN} ", head)
-
-    def hide(quoted: re.Match[str]) -> str:
-        mark = quoted[0][0]
-        return quoted[0] if mark == '"' and _TYPE.fullmatch(quoted[0][1:-1]) else mark + HIDDEN + mark
-
-    head, rest = (re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", hide, text) for text in (head, rest))
-    return re.sub(r"(?<!\w)-?\d[\w.:+-]*", HIDDEN, head) + state + rest
+    """What of a message is known to be no value of a row: how it begins, the types of a cast, and the SQLSTATE."""
+    stated = _STATE.fullmatch(message)
+    head, state, place = stated.groups() if stated else (message, "", "")
+    head = _ARROWS_CAST.sub("Cast error: ", _AROUND.sub("", head, count=1), count=1)
+    cast = next((found for found in (cast.match(head) for cast in _CASTS) if found), None)
+    beginning = _BEGINNING.match(head)
+    if cast:
+        hidden = f"'{HIDDEN}'" if cast["value"].startswith("'") else HIDDEN
+        head = f"{cast['before']}{hidden}{cast['after']}."
+    elif not beginning:
+        head = HIDDEN
+    elif beginning[0] != head.strip(" ."):
+        head = f"{beginning[0]} {HIDDEN}"
+    else:
+        head = f"{beginning[0]}."
+    return " ".join(filter(None, [head, state])) + (place or "")
 
 
 def _has_sensitive(table: str) -> bool:
@@ -239,7 +288,8 @@ def _checks(contract: Contract, days: list[str], some_keys: bool) -> list[_Check
     parsed = lineage.parsed_checks(contract.table)
     types = {column.name: column.type for column in contract.columns}
     for double in dict.fromkeys(name for check in parsed for name in check.doubles):
-        nan = f"isnan(`{double}`)" if types[double] == "double" else f"exists(`{double}`, x -> isnan(x))"
+        # Of an array the greatest, for NaN is larger than any number. With `exists` Sail 0.7 shows no example rows.
+        nan = f"isnan(`{double}`)" if types[double] == "double" else f"isnan(array_max(`{double}`))"
         severity = "fail" if any(c.severity == "fail" and double in c.doubles for c in parsed) else "warn"
         found.append(_Check(f"{double} is not NaN", f"not coalesce({nan}, false)", "row", hidden, severity))
     readable = any(map(_has_sensitive, (contract.table, *lineage.inputs(contract.table))))
@@ -277,7 +327,9 @@ def _breaking(spark: SparkSession, contract: Contract, kept: DataFrame, check: _
         kept.createOrReplaceTempView(lineage.view_name(lineage.THIS))
         return spark.sql(check.sql)
     if check.kind == "row":
-        return kept.where(~_holds(check))
+        # Sail 0.7 cannot look for rows by a lambda while it reads them from files. A limit comes in between.
+        rows = kept.limit(_ALL) if "->" in check.sql else kept
+        return rows.where(~_holds(check))
     holds = f"{lineage.OURS}holds"
     groups = kept.groupBy(F.lit("").alias("all") if contract.kept_by else F.col(str(contract.day_column)))
     return (

@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from include.lake.build.values import Number
+from include.lake.build.values import JSON
 from include.lake.errors import UsageError
 from include.lake.project.contracts import Contract
 from include.lake.storage import delta_folder
@@ -251,31 +251,6 @@ def _open(path: Path) -> BinaryIO:
     return stream
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("an object has one key twice")
-    return value
-
-
-def _number(text: str) -> float | Number:
-    """A float, if it is the number of the text."""
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError("a number is too big")
-    # A float holds 15 digits of each number that is not tiny. Both questions save time: Decimals are slow.
-    if (len(text) <= 16 and abs(value) > 1e-300) or (shown := repr(value)) == text:
-        return value
-    try:
-        exact = Number(text)
-    except ArithmeticError:
-        raise ValueError("a number is too small") from None
-    return value if exact == Decimal(shown) else exact
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
-
-
 def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[Batch]:
     batch, rows, size = Batch(path, folder), list[dict[str, Any]](), 0
     keys: set[str] = set()  # of all rows of the file
@@ -294,14 +269,14 @@ def _json(path: Path, folder: dict[str, str | None], names: Names) -> Iterator[B
                 raise UsageError(f"{path}:{number} begins a JSON array: write one object per line, without [ and ]")
             first = False
             try:
-                row = _JSON.decode(raw.decode().strip())
+                row = JSON.decode(raw.decode().strip())
             except UnicodeDecodeError as error:
                 batch.bad.append((number, f"is no UTF-8 at byte {error.start + 1}"))
             except RecursionError:
                 batch.bad.append((number, "is nested too deep"))
             except json.JSONDecodeError as error:
                 batch.bad.append((number, f"is not JSON: {error.msg} at character {error.pos + 1}"))
-            except ValueError as error:  # from `_object` and `_number`, or from a whole number with thousands of digits
+            except ValueError as error:  # from `JSON`, or from a whole number with thousands of digits
                 reason = str(error).split(";")[0]
                 batch.bad.append((number, f"is not JSON that can be held: {reason}"))
             else:
@@ -430,9 +405,42 @@ def _parquet(path: Path, folder: dict[str, str | None], names: Names) -> Iterato
         widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
         size = max(1, min(_ROWS, _BYTES // max(widest, 1)))
         number = 1
-        for rows in file.iter_batches(size, columns=[name for name in columns if names.column(name)]):
-            yield _arrow(path, folder, rows, number, names)
+        wanted = [name for name in columns if names.column(name)]
+        finer = _nanoseconds(path, file, wanted, size, options)
+        for rows in file.iter_batches(size, columns=wanted):
+            batch = _arrow(path, folder, rows, number, names)
+            _refuse_nanoseconds(batch, rows, next(finer, None), names)
+            yield batch
             number += rows.num_rows
+
+
+def _nanoseconds(
+    path: Path, file: pq.ParquetFile, wanted: list[str], size: int, options: dict[str, Any]
+) -> Iterator[pa.RecordBatch]:
+    """The INT96 columns of a file once more, batch by batch, in nanoseconds; nothing for a file without such."""
+    leaves = map(file.schema.column, range(len(file.schema)))
+    columns = {leaf.path for leaf in leaves if leaf.physical_type == "INT96"}.intersection(wanted)
+    if columns:
+        with pq.ParquetFile(path, **options | {"coerce_int96_timestamp_unit": "ns"}) as again:
+            yield from again.iter_batches(size, columns=sorted(columns))
+
+
+def _refuse_nanoseconds(batch: Batch, rows: pa.RecordBatch, finer: pa.RecordBatch | None, names: Names) -> None:
+    """Take the rows out of a batch whose INT96 has more digits than the microseconds that Arrow has cut it to."""
+    bad: dict[int, str] = {}
+    if finer is None:
+        return
+    for name in finer.schema.names:
+        # In years beyond those of nanoseconds both overflow in the same way, and the rest is the same.
+        micros, nanos = rows[name].cast(pa.int64()), finer[name].cast(pa.int64())
+        rest = pc.subtract(nanos, pc.multiply(micros, pa.scalar(1000, pa.int64())))
+        for row in pc.indices_nonzero(rest).to_pylist():
+            bad[row] = f"{names.column(name)}: has more digits than a timestamp can hold (microseconds)"
+    if bad:
+        good = pa.array((row for row in range(rows.num_rows) if row not in bad), pa.int64())
+        batch.bad += [(batch.lines[row], reason) for row, reason in sorted(bad.items())]
+        batch.lines = [batch.lines[row] for row in good.to_pylist()]
+        batch.columns = {name: column.take(good) for name, column in batch.columns.items()}
 
 
 def _delta(path: Path, names: Names) -> Iterator[Batch]:

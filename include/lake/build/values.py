@@ -15,6 +15,7 @@ from include.lake.project.contracts import Column
 
 _INTEGERS = {"tinyint": 8, "int": 32, "bigint": 64}
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
+_DIGITS = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 # Arrow converts these Python types itself, and checks range and encoding. We convert all other values one by one.
 _PLAIN: dict[str, set[type]] = {"string": {str}, "boolean": {bool}, "double": {float, int}}
@@ -33,6 +34,32 @@ class Unfit(ValueError):
 
 class Number(Decimal):
     """A number of JSON that a float cannot hold exactly."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has one key twice")
+    return value
+
+
+def _number(text: str) -> float | Number:
+    """A float, if it is the number of the text."""
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number is too big")
+    # A float holds 15 digits of each number that is not tiny. Both questions save time: Decimals are slow.
+    if (len(text) <= 16 and abs(value) > 1e-300) or (shown := repr(value)) == text:
+        return value
+    try:
+        exact = Number(text)
+    except ArithmeticError:
+        raise ValueError("a number is too small") from None
+    return value if exact == Decimal(shown) else exact
+
+
+# Reads JSON so that no value changes: ValueError for what Python cannot hold, or would hold as something else.
+JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
 
 
 def as_column(column: Column, wanted: pa.DataType, values: Any, is_day: bool) -> tuple[pa.Array, dict[int, str]]:
@@ -162,7 +189,7 @@ def _value(kind: str, value: Any) -> Any:
     if isinstance(value, Unfit):
         raise value
     if kind.startswith("array<"):
-        items = json.loads(value) if isinstance(value, str) else value
+        items = _items(value) if isinstance(value, str) else value
         if not isinstance(items, list):
             raise ValueError
         return [None if item is None else _value(kind[6:-1], item) for item in items]
@@ -202,6 +229,16 @@ def _value(kind: str, value: Any) -> Any:
     return _timestamp(value)
 
 
+def _items(text: str) -> Any:
+    """An array that is written as JSON, as CSV has it."""
+    try:
+        return JSON.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise Unfit(f"is not JSON that can be held: {str(error).split(';')[0]}") from None
+
+
 def _double(value: Any) -> float:
     if isinstance(value, Number):
         value = str(value)  # many programs write a float with more digits than it has, in JSON as in CSV
@@ -221,6 +258,8 @@ def _double(value: Any) -> float:
 def _timestamp(value: Any) -> datetime:
     """Convert to a timestamp. A text or time without a zone is UTC, as everywhere in the lake."""
     if isinstance(value, str):
+        if _DIGITS.fullmatch(value):  # 1711012012345 is also 23:45 of a day of 1711
+            raise Unfit("is a number: write `unit: ms` at this column of the contract, if it counts milliseconds")
         fraction = re.search(r"[.,](\d+)", value)
         if fraction and fraction[1][6:].strip("0"):
             raise Unfit("has more digits than a timestamp can hold (microseconds)")

@@ -7,7 +7,7 @@ from typing import Any
 
 from include.lake import settings
 from include.lake.cli import text
-from include.lake.errors import LakeError, UsageError
+from include.lake.errors import CODE, DATA, LakeError, UsageError
 from include.lake.project import contracts
 from include.lake.project.current import current_files
 from include.lake.words import counted
@@ -44,7 +44,7 @@ def run(options: Any, start: str, end: str) -> int:
 
 
 def _once(spark: Any, options: Any, start: str, end: str) -> int:
-    from include.lake.build import attempt, failures
+    from include.lake.build import attempt, checks, failures
 
     began = time.monotonic()
     try:
@@ -53,8 +53,13 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
     except Exception as error:
         if isinstance(error, LakeError) or failures.is_bug(error):
             raise
-        select = settings.shown(contracts.get(options.table).select_path)
-        raise LakeError(f"{select}: {failures.first_line(error)}") from error
+        contract = contracts.get(options.table)
+        error = checks.masked(error, contract)
+        kind = failures.kind(error)
+        if kind not in (CODE, DATA):  # it is not about the SELECT
+            raise error from None
+        over_rows = "cannot be computed over these rows: " if kind == DATA else ""
+        raise LakeError(f"{settings.shown(contract.select_path)}: {over_rows}{failures.first_line(error)}") from None
     print("\n".join(text.table(tried.rows)))
     lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(tried.dropped.items()))
     print(f"{counted(tried.count, 'row')}{lost} in {time.monotonic() - began:.1f} s; nothing is published")
@@ -71,6 +76,8 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
 def _print_difference(found: Any) -> None:
     published = counted(found.published, "row is", "rows are")
     print(f"{published} published: {found.added:,} added, {found.gone:,} gone, {found.changed:,} changed")
+    for line in found.edited:
+        print(f"  column {line}: it is not compared")
     for name, count in found.columns.most_common():
         old, new = found.examples[name]
         print(f"  {name}: {count:,} differ, such as {old!r} -> {new!r}")

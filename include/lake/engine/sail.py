@@ -42,12 +42,17 @@ _OF_CODE = ("AnalysisException", "ParseException", "UnsupportedOperationExceptio
 # Classes of errors that say the values of rows are the cause.
 _OF_VALUES = ("ArithmeticException", "NumberFormatException", "ArrayIndexOutOfBoundsException", "DateTimeException")
 # How an error of values begins that Sail leaves to Arrow. Others of the class are of Sail's machine.
-_OF_ARROW = ("Cast error", "Compute error", "Parser error", "Divide by zero", "Arithmetic overflow")
+_OF_ARROW = (
+    "Cast error", "Compute error", "Parser error", "Divide by zero", "Arithmetic overflow", "to store in a Decimal",
+    "non UTF-8 data", "regex parse error", "Page uncompressed size overflow",
+)  # fmt: skip
 # How it shows an error of values in a filter, which it computes while it reads a file: the kind, and what is wrong.
 _IN_FILTER = re.compile(r'Error evaluating filter predicate: (?:ArrowError\()?(\w+)(?:\("((?:[^"\\]|\\.)*)"\))?')
 _SHOWN_AS = {"CastError": "Cast error: ", "ComputeError": "Compute error: ", "ParseError": "Parser error: ",
              "DivideByZero": "Divide by zero error", "ArithmeticOverflow": "Arithmetic overflow: ",
              "InvalidArgumentError": "Invalid argument error: "}  # fmt: skip
+# Sail panics where a value says that a text has a negative length, or one beyond all memory.
+_OF_LENGTHS = 'panicked with message "capacity overflow"'
 # Sail finds out only when it computes that a function does not take values of such types.
 _OF_TYPES = "coercion failed"
 # A file cannot be read: Sail finds out already when it looks for the columns.
@@ -248,6 +253,9 @@ def _computing() -> Iterator[None]:
             ) from None
         if _OF_TYPES in str(error):
             raise AnalysisException(str(error)) from None
+        if _OF_LENGTHS in str(error):
+            reason = "capacity overflow: the length that a function such as lpad() takes is negative, or too big"
+            raise SparkRuntimeException(f"{reason}. SQLSTATE: {_OF_DATA}") from None
         if type(error).__name__ in (*_OF_CODE, *_OF_VALUES) or any(text in str(error) for text in _OF_ARROW):
             reason = _of_filter(str(error)).rstrip(".")
             raise SparkRuntimeException(f"{reason}. SQLSTATE: {_OF_DATA}") from None

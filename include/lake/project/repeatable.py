@@ -140,6 +140,13 @@ _SPECIAL = re.compile(
     r"\s*(now|(today|tomorrow|yesterday)\s*((utc|gmt|ut|z)?([+-]\s*\d.*)?|[a-z_]+(/[a-z_+-]+)+)?)\s*", re.IGNORECASE
 )
 
+# Functions that read a text as a time, and which sqlglot does not know as such.
+_READ_TIMES = _names(
+    "timestamp_ltz to_timestamp_ltz to_timestamp_ntz try_to_date try_to_timestamp try_to_timestamp_ltz "
+    "try_to_timestamp_ntz"
+)
+_ARITHMETIC = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Neg)
+
 
 def fault(tree: exp.Expr, text: str, tokens: list[Token]) -> tuple[str, int | None] | None:
     """The first thing in a query or expression that may give something else the next time, with its line; else None."""
@@ -185,18 +192,59 @@ def _wrong_place(node: exp.Expr) -> str | None:
         )
     if isinstance(node, exp.Func) and node.sql_name().lower() in REFUSED:
         return _unknown(node.sql_name().lower())
-    if isinstance(node, exp.Literal) and node.is_string and _SPECIAL.fullmatch(node.name) and not _is_text(node):
+    if isinstance(node, exp.Column) and any(part.name.lower() == "_metadata" for part in node.parts):
+        return "_metadata makes two builds differ: it gives how the rows happen to lie in files"
+    if (time := _as_time(node)) and _is_made_of_constants(time):
+        return (
+            f"{node.sql(dialect='spark')} may give the time of the build: write the time itself, such as "
+            "timestamp'2026-01-05 00:00:00', or use :start_date and :end_date"
+        )
+    if _is_text_literal(node) and _SPECIAL.fullmatch(node.name) and not _is_text(node):
         return (
             f"'{node.name}' makes two builds differ: Spark reads it as the time of the build; use :start_date and "
             f":end_date, or cast('{node.name}' as string) where it is text"
         )
-    if isinstance(node, (exp.Limit, exp.Offset, exp.Fetch)) and not (node.parent and node.parent.args.get("order")):
-        return "LIMIT without ORDER BY makes two builds differ: say which rows come first"
+    if isinstance(node, (exp.Limit, exp.Offset, exp.Fetch)):
+        order = node.parent and node.parent.args.get("order")
+        if not order:
+            return "LIMIT without ORDER BY makes two builds differ: say which rows come first"
+        if not any(map(_is_of_the_row, order.expressions)):
+            return "LIMIT with an ORDER BY without a column makes two builds differ: say which rows come first"
     if isinstance(node, exp.TableSample):
         return "TABLESAMPLE makes two builds differ: where rows lie decides which it takes"
     if isinstance(node, exp.QueryTransform):
         return "TRANSFORM … USING makes two builds differ: it runs whatever code it names"
     return _wrong_order(node)
+
+
+def _is_of_the_row(ordered: exp.Expr) -> bool:
+    """May rows differ in what an ORDER BY names: a column, its position, ALL, or a count?"""
+    what = ordered.this.unnest()
+    is_position = isinstance(what, exp.Literal) and not what.is_string
+    return is_position or what.find(exp.Column, exp.Var, exp.AggFunc, exp.Subquery) is not None
+
+
+def _is_text_literal(node: exp.Expr) -> bool:
+    return isinstance(node, exp.RawString) or (isinstance(node, exp.Literal) and node.is_string)
+
+
+def _as_time(node: exp.Expr) -> exp.Expr | None:
+    """What a cast or a function reads as a time; None if the node is neither."""
+    if isinstance(node, exp.Cast):
+        return node.this if node.to.this in exp.DataType.TEMPORAL_TYPES else None
+    if isinstance(node, exp.Anonymous):
+        return node.expressions[0] if node.name.lower() in _READ_TIMES and node.expressions else None
+    return node.this if isinstance(node, (exp.TsOrDsToDate, exp.StrToTime, exp.StrToUnix)) else None
+
+
+def _is_made_of_constants(value: exp.Expr) -> bool:
+    """Is a text made of constants alone? Nobody knows here whether it becomes 'now'."""
+    value = value.unnest()
+    if _as_time(value) is not None or isinstance(value, (*_ARITHMETIC, exp.TsOrDsAdd, exp.Null)):
+        return False  # a time or a number: text in it is looked at by itself
+    if isinstance(value, (exp.Literal, exp.RawString)):
+        return False
+    return value.find(exp.Identifier, exp.Placeholder, exp.Parameter) is None
 
 
 def _is_text(literal: exp.Expr) -> bool:

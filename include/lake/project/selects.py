@@ -261,10 +261,11 @@ def _doubles(tree: exp.Expr, contract: Contract) -> tuple[str, ...]:
     def names(node: exp.Expr) -> set[str]:
         return {column.name.lower() for column in node.find_all(exp.Column)}
 
-    asked = {
-        name
-        for node in tree.find_all(exp.Func)
-        if (node.name if isinstance(node, exp.Anonymous) else node.sql_name()).lower() in ("isnan", "is_nan", "nanvl")
-        for name in names(node)
-    }
-    return tuple(c.name for c in contract.columns if c.type.endswith("double") and c.name in names(tree) - asked)
+    asked = set()
+    for node in tree.find_all(exp.Func):
+        if (node.name if isinstance(node, exp.Anonymous) else node.sql_name()).lower() in ("isnan", "is_nan", "nanvl"):
+            asked |= names(node)
+            of_elements = node.find_ancestor(exp.Lambda)  # forall(amounts, x -> not isnan(x))
+            if of_elements and of_elements.parent:
+                asked |= names(of_elements.parent)
+    return tuple(c.name for c in contract.columns if "double" in c.type and c.name in names(tree) - asked)

@@ -17,7 +17,7 @@ from deltalake import write_deltalake
 from include.lake import settings
 from include.lake.cli import main as cli
 from include.lake.cli import text
-from include.lake.project import contracts
+from include.lake.project import contracts, task_lists
 from include.lake.storage import delta_files as storage
 from tests import shop as of_shop
 from tests.shop import DAY, FILES, LAST, NEXT, SELECT, TABLE
@@ -67,6 +67,7 @@ TRY = ["try", *BUILD[1:]]
         (["new", "we_mart.X; --", "--dag", "analytics_we_mart_wv1_daily"], "is not a table name"),
         (["new", "we_mart.wv_sess_daily", "--dag", "analytics_we_mart_wv1_daily"], "is there already"),
         (["new", "we_mart.fresh_one", "--dag", "nothing_daily"], "there is no task list"),
+        (["new", "ops.partition_build", "--dag", "analytics_we_mart_wv1_daily"], "is the ledger of the builds"),
     ],
 )
 def test_nonsense_gets_one_line_and_exit_code_2(
@@ -290,6 +291,66 @@ def test_new_writes_stubs_that_hold_and_the_line_in_the_task_list(
     exec((folder / f"{name}.py").read_text(), values)
     assert values["dag_task_list"][-1] == {"step": "stats_wv_d_platform", "list": ["we_mart.stats_wv_d_platform"]}
     assert (tmp_path / "tests/cases/we_mart/stats_wv_d_platform/counted_once.yaml").exists()
+
+
+HEAD = """\
+\"\"\"하루.\"\"\"
+dag_id = "shop_daily"
+owner = "me"
+schedule = "daily"
+timezone = "UTC"
+look_back_days = 0
+"""
+STEP = '{"step": "all", "list": ["shop.base"]}'
+
+
+@pytest.fixture
+def shop_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Any) -> Path:
+    """Where the task list of a project is that has no other."""
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    path = tmp_path / "dags/utils/dynamic_dag/shop/task_list/shop_daily.py"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize("table", ["shop.more", "shop.all", "shop.inputs"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        f"[{STEP}]", f"[ {STEP}, ]  # 끝", "[]", "[\n]", f"[\n    {STEP}\n]\n", f"[\n    {STEP}  # one, two\n    ]\n",
+        f"[\n    {STEP},  # one\n    # two\n]\n", f"[{STEP}\n    ,\n]",
+    ],
+)  # fmt: skip
+def test_new_adds_its_line_to_any_list(shop_list: Path, steps: str, table: str) -> None:
+    shop_list.write_text(HEAD + f"dag_task_list = {steps}")
+    assert cli.main(["new", table, "--dag", "shop_daily"]) == 0
+    task_list, lines = task_lists.parse(text_now := shop_list.read_text(), shop_list, [])
+    label = {"shop.all": "shop_all" if STEP in steps else "all", "shop.inputs": "shop_inputs"}.get(table, "more")
+    assert task_list.steps[-1] == (label, (table,)) and len(task_list.steps) == steps.count(STEP) + 1
+    assert text_now.count("#") == steps.count("#"), "comments stay"
+    assert text_now.splitlines()[lines[-1][1] - 1] == f'    {{"step": "{label}", "list": ["{table}"]}},'
+    assert "comment: day in UTC}" in (settings.SQL / f"{table.replace('.', '/')}.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (HEAD, "shop_daily.py:1: `dag_task_list` is missing"),
+        (HEAD + "dag_task_list = [", "shop_daily.py:7: is not Python: '[' was never closed"),
+        (HEAD + "dag_task_list = list()", "shop_daily.py:7: `dag_task_list` must be a plain literal"),
+        (HEAD.replace("daily", "weekly", 2).replace("shop_weekly", "shop_daily") + f"dag_task_list = [{STEP}]",
+         "runs by weeks, and the stubs are of a table of days: name a daily DAG"),
+        (HEAD + 'dag_task_list = [{"step": "more", "list": ["shop.more"]}]', "shop.more is listed twice"),
+    ],
+)  # fmt: skip
+def test_new_refuses_a_list_that_would_be_wrong_and_writes_nothing(
+    shop_list: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    shop_list.write_text(content)
+    assert cli.main(["new", "shop.more", "--dag", "shop_daily"]) in (1, 2)
+    told = capsys.readouterr()
+    assert message in told.err and told.err.count("\n") == 1 and told.out == ""
+    assert shop_list.read_text() == content and not (settings.SQL / "shop").exists()
 
 
 LOG = "service_log.weverse_server_log"

@@ -798,6 +798,9 @@ def test_the_command_line_says_what_changed(shop: None, tmp_path: Path, capsys: 
     ]
     assert cli.main([*command, "--from", DAY]) == 2
     assert "--from D and --to D go together" in capsys.readouterr().err
+    write(tmp_path / "a.jsonl", things(d05=5).replace("2026", "2836"))
+    assert cli.main([*command, "--from", "2836-01-04", "--to", "2836-01-05"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "  note, not over yet: 2836-01-04..2836-01-05"
 
 
 @pytest.mark.spark

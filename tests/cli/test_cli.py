@@ -157,6 +157,23 @@ def test_status_of_a_table_shows_the_days_that_only_its_inputs_have(
     assert capsys.readouterr().out.splitlines()[0].endswith(f"({DAYS[5]})")
 
 
+def test_a_row_of_a_wrong_year_does_not_move_the_range_of_status(
+    lake_home: Path, project: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.pretend import BASE, DAYS, files_of, load
+
+    project(files_of({BASE: ["shop.event"]}))
+    before = task_lists.today()
+    load("shop.event", DAYS[0], "2836-01-05")
+    assert cli.main(["status", BASE]) == 0
+    told = capsys.readouterr()
+    assert before <= told.out.splitlines()[0][-11:-1] <= task_lists.today()
+    assert told.err == "shop.event has days after today, up to 2836-01-05: --to 2836-01-05 shows them\n"
+    assert cli.main(["status", "shop.event", "--to", "2836-01-05"]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[1].split()[-1] == "loaded" and told.err == ""
+
+
 def test_status_shows_a_day_that_was_loaded_as_empty(
     lake_home: Path, project: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

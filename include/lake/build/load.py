@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from include.lake import settings
 from include.lake.build import files, values
 from include.lake.errors import LakeError, UsageError
-from include.lake.project import contracts
+from include.lake.project import contracts, task_lists
 from include.lake.project.contracts import Contract
-from include.lake.project.periods import Grain, Period, keys_of_days
+from include.lake.project.periods import Grain, Period, keys_of_days, spans
 from include.lake.state import ledger
 from include.lake.storage import load_record, store
 from include.lake.storage.arrow import arrow_schema, rows_by_day
@@ -66,7 +66,12 @@ class Loaded:
         for day in sorted(shown)[:_SHOWN]:
             lines.append(f"  {day or 'rows'}: {self.before[day]:,} before, {self.now[day]:,} now")
         more = len(shown) - _SHOWN
-        return lines + ([f"  … and {counted(more, 'more day')} with fewer"] if more > 0 else [])
+        lines += [f"  … and {counted(more, 'more day')} with fewer"] if more > 0 else []
+        grain = contracts.get(table).grain
+        over = min(Period.newest_over(grain, zone).text for zone in task_lists.zones_of_source(table))
+        if early := [day for day in self.days if day > over]:
+            lines.append(f"  note, not over yet: {spans(grain, early, _SHOWN)}")
+        return lines
 
 
 class _Spool:

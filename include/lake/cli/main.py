@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from include.lake import settings
 from include.lake.backfill import request
 from include.lake.errors import InputsMissing, LakeError, UsageError
-from include.lake.project import contracts, current, lineage, periods
+from include.lake.project import contracts, current, lineage, periods, task_lists
 from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.project.periods import Period
@@ -412,9 +412,19 @@ def _status(options: Any) -> None:
     # A day of an input that the table does not have yet is one that the table waits for, or could be built for.
     near = {*tables, *(above for name in lineage.upstream(tables) for above in lineage.inputs(name))}
     near_days = sorted(name for name in near if contracts.get(name).has_days)
-    end = parse_day(options.end) if options.end else max([options.start or "", *map(lake.newest_day, near_days)])
+    newest, today = {name: lake.newest_day(name) for name in near_days}, task_lists.today()
+    # A row of a wrong year does not move the range: else every status showed that year, and nothing of this one.
+    end = (
+        parse_day(options.end)
+        if options.end
+        else max(options.start or "", min(max(newest.values(), default=""), today))
+    )
     if not end:
         raise _no_days(lake, options.tables, near_days)
+    if not options.end:
+        for name, day in newest.items():
+            if day > Period.of(contracts.get(name).grain, today).last_day:
+                print(f"{name} has days after today, up to {day}: --to {day} shows them", file=sys.stderr)
     options.start, options.end = options.start or days_before(end, 6), end
     days = _days(options)
     by_table = {name: [lake.state(name, _partition(contracts.get(name), day)) for day in days] for name in with_days}

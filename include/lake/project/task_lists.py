@@ -17,6 +17,7 @@ import tzdata
 from include.lake import settings
 from include.lake.errors import ContractError, LakeError
 from include.lake.project import current
+from include.lake.project.days import days_before, last_finished_day
 from include.lake.project.periods import Grain
 
 FIELDS = ("dag_id", "owner", "schedule", "timezone", "look_back_days", "dag_task_list")
@@ -200,6 +201,11 @@ def broken() -> dict[str, str]:
     """DAG id -> what is wrong, of the task lists that `read_all()` leaves out."""
     lists = current.project().lists.items()
     return {path.stem: str(error) for path, error in lists if isinstance(error, LakeError)}
+
+
+def today() -> str:
+    """The newest day that has begun in a timezone of the task lists, or in UTC."""
+    return max(days_before(last_finished_day(zone), -1) for zone in {"UTC", *(one.timezone for one in read_all())})
 
 
 def names() -> list[str]:

@@ -283,6 +283,17 @@ def test_a_wrong_task_list_is_one_line_with_file_line_and_cure(family, old, new,
     assert "\n" not in str(raised.value)
 
 
+def test_a_task_list_hides_none_of_our_own_dags(bag, family):
+    lists = {path.stem for path in TASK_LISTS}
+    files = {dag_id: f"dags/{Path(dag.fileloc).name}" for dag_id, dag in bag.dags.items() if dag_id not in lists}
+    assert files == task_lists.OTHER_DAGS
+    for dag_id, file in task_lists.OTHER_DAGS.items():
+        path = family / f"{dag_id}.py"
+        path.write_text(GOOD.replace('"good"', f'"{dag_id}"'))
+        with pytest.raises(ContractError, match=rf":2: dag_id '{dag_id}' is that of {file}: name file and list other"):
+            task_lists.read(path)
+
+
 def test_a_broken_task_list_is_an_import_error_and_hides_no_other(family, tmp_path):
     (family / "good.py").write_text(GOOD)
     (family / "bad.py").write_text(GOOD.replace('"good"', '"bad"').replace("daily", "hourly"))

@@ -58,6 +58,11 @@ TRY = ["try", *BUILD[1:]]
         ([*TRY, "--day", "2026-01-05"], "leave one of them out"),
         (["try", "we_mart.wv_sess_daily", "--case", "nope"], "has no case nope; it has "),
         (["status", "--why", "we_mart.we_user", "--day", "2026-01-05", "--json"], "leave --from, --to, --json"),
+        (["status", "--why", "we_mart.we_artist", "--day", "2026-01-05"], "has no days, and so no status: ./lake show"),
+        (
+            ["status", "--why", "rudder.dbt_top_users_by_avg_session_duration", "--day", "2026-01-05"],
+            "has no days, and so no status",
+        ),
         (["show", "we_mart.nothing"], "there is no table"),
         (["show", "../../etc"], "there is no table"),
         (["sample", *BUILD[2:], "--scale", "0"], "scale 0 makes no sense"),

@@ -398,6 +398,7 @@ def _status(options: Any) -> None:
             raise UsageError("--why TABLE and --day D go together")
         if options.tables or options.start or options.end or options.json:
             raise UsageError("--why explains one table's day in words: leave --from, --to, --json and other tables out")
+        _require_status([options.why])
         _why(options.why, options.day)
         return
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
@@ -405,8 +406,7 @@ def _status(options: Any) -> None:
     _name_broken()
     from include.lake.state.look import Look
 
-    if undated := [name for name in options.tables if not contracts.get(name).has_days]:
-        raise UsageError(f"{undated[0]} has no days, and so no status: ./lake show {undated[0]}")
+    _require_status(options.tables)
     lake = Look()
     with_days = [name for name in tables if contracts.get(name).has_days]
     # A day of an input that the table does not have yet is one that the table waits for, or could be built for.
@@ -451,6 +451,11 @@ def _status(options: Any) -> None:
     for name, line in by_table.items():
         for reason in _reasons(lake, name, list(dict.fromkeys(line)), every=bool(options.tables)):
             print(reason)
+
+
+def _require_status(tables: list[str]) -> None:
+    if undated := [name for name in tables if not contracts.get(name).has_days]:
+        raise UsageError(f"{undated[0]} has no days, and so no status: ./lake show {undated[0]}")
 
 
 def _reasons(lake: Any, table: str, states: list[Any], every: bool) -> Iterator[str]:

@@ -107,6 +107,25 @@ def test_backfill_shows_its_plan_and_says_so_when_there_is_nothing_to_build(
         assert lines[-1] == told
 
 
+def test_backfill_goes_on_with_a_run_that_there_is(
+    lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.pretend import BASE, DAYS, build, files_of, load
+
+    project(files_of({BASE: ["shop.event"]}))
+    load("shop.event", *DAYS)
+    command = ["backfill", BASE, "--from", DAYS[0], "--to", DAYS[1], "--mode", "all", "--dry-run", "--run"]
+    none = "no build of these tables and days is of that run; "
+    cure = "A run that was stopped before its first build begins again without --run\n"
+    assert cli.main([*command, "backfill-2"]) == 2
+    assert capsys.readouterr().err == f"lake: --run backfill-2: {none}{cure}"
+    build(BASE, DAYS[:1], run="backfill-20260101-000000")
+    assert cli.main([*command, "backfill-20260101-00000"]) == 2
+    assert f"{none}did you mean backfill-20260101-000000? {cure}" in capsys.readouterr().err
+    assert cli.main([*command, "backfill-20260101-000000"]) == 0
+    assert "built by this run already" in capsys.readouterr().out
+
+
 def test_status_tells_people_and_programs_the_same(
     lake_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """The command line `./lake`. Exit codes: 0 done, 1 failed, 2 the command itself is wrong."""
 
 import argparse
+import difflib
 import json
 import os
 import re
@@ -334,6 +335,13 @@ def _backfill(options: Any) -> int:
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
     from include.lake.backfill import plan
 
+    if options.run and run not in (runs := plan.runs(checked)):
+        near = difflib.get_close_matches(run, runs, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(
+            f"--run {run}: no build of these tables and days is of that run; {hint}A run that was stopped before its "
+            "first build begins again without --run"
+        )
     planned = plan.plan(checked, run)
     print("\n".join(planned.lines()), flush=True)
     if options.dry_run or not planned.partitions:

@@ -184,6 +184,11 @@ def test_bad_rows_are_refused_with_their_lines_or_dropped_and_counted(
     [
         ("we_mart.wv_sess_daily", "a.jsonl", "is built from its SELECT, not loaded"),
         ("we_mart.nothing", "a.jsonl", "there is no table"),
+        (
+            "rudder.dbt_top_users_by_avg_session_duration",
+            "a.jsonl",
+            r"is a view, nothing is loaded .*: \./lake show rud",
+        ),
         (NOTICE, "missing.jsonl", "does not exist"),
         (NOTICE, "a.xlsx", "load reads"),
         (NOTICE, "a.parquet", "can't be read as parquet"),

@@ -122,6 +122,8 @@ def load(
     LakeError for bad rows (with lines and reasons) and for days that would shrink. Then nothing is written.
     """
     contract = contracts.get(table)
+    if contract.view:
+        raise UsageError(f"{table} is a view, nothing is loaded into it: ./lake show {table}")
     if not contract.is_source:
         raise UsageError(f"{table} is built from its SELECT, not loaded: ./lake build {table} --from D --to D")
     if days and not contract.day_column:

@@ -993,7 +993,7 @@ def test_numbers_in_a_parquet_file_are_refused_one_by_one(called: None, tmp_path
     assert loaded.now == {DAY: 1}
     assert loaded.reasons == [
         f"{file}:1: at: '1767657600000.5' is no whole number of milliseconds",
-        f"{file}:3: day is missing",
+        f"{file}:3: at is missing (day is its day)",
         f"{file}:4: at: '1e+20' is out of range: it counts milliseconds since 1970",
     ]
 
@@ -1113,6 +1113,16 @@ def test_a_track_without_id_or_moment_or_of_another_day_is_refused(
     assert f"{path}:2: {reason}" in str(error.value)
     assert storage.open_table(TRACKS) is None
     assert load(TRACKS, [path], drop_bad=True).now == {"2026-03-02": 1, "2026-03-03": 1}
+
+
+def test_a_row_without_the_moment_of_its_day_is_told_what_it_lacks(
+    project: Any, lake_home: Path, tmp_path: Path
+) -> None:
+    columns = "{name: sold_at, type: timestamp}, {name: id, type: string}, {name: day, type: string}"
+    project({"shop/sale.yaml": f"about: x\nday_of: sold_at\npartitioned_by: [day]\ncolumns: [{columns}]\n"})
+    path = json_lines(tmp_path / "sales.jsonl", {"id": "a", "sold_at": "2026-03-02T00:00:00Z"}, {"id": "b"})
+    with pytest.raises(LakeError, match=r"sales\.jsonl:2: sold_at is missing \(day is its day\)"):
+        load("shop.sale", [path])
 
 
 def test_a_day_that_a_folder_of_tracks_says_must_be_theirs(lake_home: Path, tmp_path: Path) -> None:

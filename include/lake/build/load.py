@@ -221,8 +221,10 @@ def _checked(
         if is_day and contract.day_of:
             array = _day_of(column, array, contract.day_of, arrays[contract.day_of], problems)
         if not column.nullable or is_day:
+            of_day = is_day and contract.day_of
+            missing = f"{of_day} is missing ({column.name} is its day)" if of_day else f"{column.name} is missing"
             for row in _where(pc.is_null(array)):
-                problems.setdefault(row, f"{column.name} is missing")
+                problems.setdefault(row, missing)
         if column.name in contract.partitioned_by and pa.types.is_string(array.type):
             for row in _where(pc.equal(array, "")):
                 problems.setdefault(row, f"{column.name}: '' is null in a partition column; give it a value")

@@ -196,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     attempt.add_argument("--day", metavar="D", help="the day, or a day of the week or month; not with --from and --to")
     add_range(attempt, required=False)
     attempt.add_argument("--rows", type=_count, default=20, metavar="N", help="at most N rows (default 20)")
-    attempt.add_argument("--case", metavar="NAME", help="take the inputs from this hand-made case")
+    attempt.add_argument(
+        "--case", metavar="NAME", help="take the inputs from this hand-made case, and its days where none are named"
+    )
     attempt.add_argument("--diff", action="store_true", help="and compare the rows with those that are published")
     attempt.add_argument("--watch", action="store_true", help="again whenever SELECT, contract or a case is saved")
 
@@ -646,18 +648,23 @@ def _try(options: Any) -> int:
         kind = "view" if contract.view else "source"
         raise UsageError(f"{contract.table} is a {kind}, there is nothing to try{cure}")
     lineage.in_order([contract.table])  # an error for a circle
+    case = None
     if options.case:
         from include.lake.build import cases
 
-        cases.path(contract.table, options.case)  # a wrong name is said before a day is asked for
+        case = cases.read(cases.path(contract.table, options.case))
     if options.day and (options.start or options.end):
         raise UsageError("--day D and --from D --to D do not go together: leave one of them out")
     if options.day:
         options.start = options.end = options.day
+    if case and not (options.start or options.end):
+        return attempt.run(options, case.start, case.end)
     if not (options.start and options.end):
         raise UsageError("name the day with --day D, or a range with --from D and --to D")
     days = _days(options)
     keys = periods.keys_of_days(contract.grain, days[0], days[-1])
+    if case and not case.start <= keys[0] <= keys[-1] <= case.end:
+        print(f"note: the case {case.name} is of {span(case.start, case.end)}, which it takes without --day")
     return attempt.run(options, keys[0], keys[-1])
 
 

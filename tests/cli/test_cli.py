@@ -277,6 +277,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"    {command} " in told
 
 
+def test_help_of_load_names_all_that_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["load", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert ".jsonl, .csv or .parquet, a folder of such files, or of a Delta table" in told
+
+
 def test_show_prints_the_rows_of_a_day(lake_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "log.jsonl").write_text('{"date_id": "2026-01-05", "topic": "한글"}\n' * 3)
     cli.main(["load", "service_log.weverse_server_log", str(tmp_path / "log.jsonl")])

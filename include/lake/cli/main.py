@@ -119,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         "replace the days of a source that the files hold, or that --from and --to say (all of a source without days)",
     )
     load.add_argument("table", metavar="TABLE")
-    load.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .csv or .parquet, or a folder of such files")
+    load.add_argument(
+        "files", nargs="+", metavar="FILE", help=".jsonl, .csv or .parquet, a folder of such files, or of a Delta table"
+    )
     add_range(load, required=False)
     for option, meaning in {
         "--drop-bad": "leave out and count rows that do not fit the contract",

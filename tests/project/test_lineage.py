@@ -96,6 +96,11 @@ def test_only_tables_and_parameters_are_replaced() -> None:
         ("log.topic,", "log.topic, log.topic,", "gives column topic twice"),
         ("log.topic,", "", "does not give column topic of its contract"),
         ("log.topic,\n    count(*) as calls", "*", "name the columns"),
+        (
+            "count(*) as calls",
+            "count(*)",
+            "schema/calls.sql:3: gives COUNT(*) without a name: give it one (COUNT(*) as …)",
+        ),
         ("and :end_date", "and :last_date", "schema/calls.sql:6: unknown parameter :last_date"),
         ("between :start_date and :end_date", "<= :end_date", "must restrict the days with both"),
         (

@@ -69,6 +69,10 @@ def parse_select(text: str, contract: Contract) -> Select:
     columns = tree.named_selects
     if any(isinstance(node, exp.Star) for node in tree.selects) or "*" in columns:
         raise wrong("name the columns of the outer SELECT instead of *")
+    for item in tree.selects:
+        if not item.output_name and not isinstance(item, exp.Aliases):
+            sql = item.sql(dialect="spark")
+            raise wrong(f"gives {sql} without a name: give it one ({sql} as …)", line_of(sql))
     promised = [name for name in contract.column_names if name != RUN_TIMESTAMP]
     for name in columns:
         if columns.count(name) > 1:

@@ -616,9 +616,7 @@ def _test(options: Any) -> int:
     for name in options.tables:
         if contracts.get(name).is_source:
             raise UsageError(f"{name} is a source, nothing computes it")
-        if not cases.paths([name]):
-            where = settings.shown(cases.folder() / name.replace(".", "/"))
-            raise UsageError(f"{name} has no case: write one in {where}/")
+        cases.require(name)
     began, failed = time.monotonic(), 0
     # All of them first: a mistake in a file costs no start of Spark.
     chosen = [cases.read(path) for path in cases.paths(options.tables or None)]

@@ -97,6 +97,15 @@ def test_a_wrong_case_is_one_line_with_its_file(shop: Path, old: str, new: str, 
     assert "\n" not in str(raised.value)
 
 
+def test_a_case_of_another_ending_is_to_be_renamed(shop: Path) -> None:
+    (shop / "sums.yml").write_text(CASE)
+    hint = r"\(a case ends in \.yaml: rename sums\.yml\)$"
+    with pytest.raises(UsageError, match=f"{TABLE} has no case: write one in .* {hint}"):
+        cases.require(TABLE)
+    with pytest.raises(UsageError, match=f"{TABLE} has no case sums; it has none {hint}"):
+        cases.path(TABLE, "sums")
+
+
 @pytest.mark.spark
 def test_the_command_runs_the_cases_of_a_table(shop: Path, lake_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["test", TABLE]) == 2

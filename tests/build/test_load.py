@@ -185,6 +185,11 @@ def test_bad_rows_are_refused_with_their_lines_or_dropped_and_counted(
     [
         ("we_mart.wv_sess_daily", "a.jsonl", "is built from its SELECT, not loaded"),
         ("we_mart.nothing", "a.jsonl", "there is no table"),
+        (
+            "rudder.dbt_top_users_by_avg_session_duration",
+            "a.jsonl",
+            r"is a view, nothing is loaded .*: \./lake show rud",
+        ),
         (NOTICE, "missing.jsonl", "does not exist"),
         (NOTICE, "a.xlsx", "load reads"),
         (NOTICE, "a.parquet", "can't be read as parquet"),
@@ -815,6 +820,9 @@ def test_the_command_line_says_what_changed(shop: None, tmp_path: Path, capsys: 
     ]
     assert cli.main([*command, "--from", DAY]) == 2
     assert "--from D and --to D go together" in capsys.readouterr().err
+    write(tmp_path / "a.jsonl", things(d05=5).replace("2026", "2836"))
+    assert cli.main([*command, "--from", "2836-01-04", "--to", "2836-01-05"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "  note, not over yet: 2836-01-04..2836-01-05"
 
 
 @pytest.mark.spark
@@ -1002,7 +1010,7 @@ def test_numbers_in_a_parquet_file_are_refused_one_by_one(called: None, tmp_path
     assert loaded.now == {DAY: 1}
     assert loaded.reasons == [
         f"{file}:1: at: '1767657600000.5' is no whole number of milliseconds",
-        f"{file}:3: day is missing",
+        f"{file}:3: at is missing (day is its day)",
         f"{file}:4: at: '1e+20' is out of range: it counts milliseconds since 1970",
     ]
 
@@ -1122,6 +1130,16 @@ def test_a_track_without_id_or_moment_or_of_another_day_is_refused(
     assert f"{path}:2: {reason}" in str(error.value)
     assert storage.open_table(TRACKS) is None
     assert load(TRACKS, [path], drop_bad=True).now == {"2026-03-02": 1, "2026-03-03": 1}
+
+
+def test_a_row_without_the_moment_of_its_day_is_told_what_it_lacks(
+    project: Any, lake_home: Path, tmp_path: Path
+) -> None:
+    columns = "{name: sold_at, type: timestamp}, {name: id, type: string}, {name: day, type: string}"
+    project({"shop/sale.yaml": f"about: x\nday_of: sold_at\npartitioned_by: [day]\ncolumns: [{columns}]\n"})
+    path = json_lines(tmp_path / "sales.jsonl", {"id": "a", "sold_at": "2026-03-02T00:00:00Z"}, {"id": "b"})
+    with pytest.raises(LakeError, match=r"sales\.jsonl:2: sold_at is missing \(day is its day\)"):
+        load("shop.sale", [path])
 
 
 def test_a_day_that_a_folder_of_tracks_says_must_be_theirs(lake_home: Path, tmp_path: Path) -> None:

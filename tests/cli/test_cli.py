@@ -17,7 +17,7 @@ from deltalake import write_deltalake
 from include.lake import settings
 from include.lake.cli import main as cli
 from include.lake.cli import text
-from include.lake.project import contracts
+from include.lake.project import contracts, task_lists
 from include.lake.storage import delta_files as storage
 from tests import shop as of_shop
 from tests.shop import DAY, FILES, LAST, NEXT, SELECT, TABLE
@@ -58,6 +58,11 @@ TRY = ["try", *BUILD[1:]]
         ([*TRY, "--day", "2026-01-05"], "leave one of them out"),
         (["try", "we_mart.wv_sess_daily", "--case", "nope"], "has no case nope; it has "),
         (["status", "--why", "we_mart.we_user", "--day", "2026-01-05", "--json"], "leave --from, --to, --json"),
+        (["status", "--why", "we_mart.we_artist", "--day", "2026-01-05"], "has no days, and so no status: ./lake show"),
+        (
+            ["status", "--why", "rudder.dbt_top_users_by_avg_session_duration", "--day", "2026-01-05"],
+            "has no days, and so no status",
+        ),
         (["show", "we_mart.nothing"], "there is no table"),
         (["show", "../../etc"], "there is no table"),
         (["sample", *BUILD[2:], "--scale", "0"], "scale 0 makes no sense"),
@@ -67,6 +72,7 @@ TRY = ["try", *BUILD[1:]]
         (["new", "we_mart.X; --", "--dag", "analytics_we_mart_wv1_daily"], "is not a table name"),
         (["new", "we_mart.wv_sess_daily", "--dag", "analytics_we_mart_wv1_daily"], "is there already"),
         (["new", "we_mart.fresh_one", "--dag", "nothing_daily"], "there is no task list"),
+        (["new", "ops.partition_build", "--dag", "analytics_we_mart_wv1_daily"], "is the ledger of the builds"),
     ],
 )
 def test_nonsense_gets_one_line_and_exit_code_2(
@@ -99,6 +105,25 @@ def test_backfill_shows_its_plan_and_says_so_when_there_is_nothing_to_build(
         assert lines[2].split() == ["we_mart.wv_comm_user", "0", "0", "0:00"]
         assert "we_mart.wv_comm_user: 2 days (2026-01-05..2026-01-06): we_mart.ods_wv_member_profile, " in lines[-2]
         assert lines[-1] == told
+
+
+def test_backfill_goes_on_with_a_run_that_there_is(
+    lake_home: Path, project: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.pretend import BASE, DAYS, build, files_of, load
+
+    project(files_of({BASE: ["shop.event"]}))
+    load("shop.event", *DAYS)
+    command = ["backfill", BASE, "--from", DAYS[0], "--to", DAYS[1], "--mode", "all", "--dry-run", "--run"]
+    none = "no build of these tables and days is of that run; "
+    cure = "A run that was stopped before its first build begins again without --run\n"
+    assert cli.main([*command, "backfill-2"]) == 2
+    assert capsys.readouterr().err == f"lake: --run backfill-2: {none}{cure}"
+    build(BASE, DAYS[:1], run="backfill-20260101-000000")
+    assert cli.main([*command, "backfill-20260101-00000"]) == 2
+    assert f"{none}did you mean backfill-20260101-000000? {cure}" in capsys.readouterr().err
+    assert cli.main([*command, "backfill-20260101-000000"]) == 0
+    assert "built by this run already" in capsys.readouterr().out
 
 
 def test_status_tells_people_and_programs_the_same(
@@ -154,6 +179,23 @@ def test_status_of_a_table_shows_the_days_that_only_its_inputs_have(
     assert explained.startswith(f"shop.other {DAYS[1]} ")
     assert cli.main(["status", TOP, "--from", DAYS[5]]) == 0, "a day after the newest one is no wrong range"
     assert capsys.readouterr().out.splitlines()[0].endswith(f"({DAYS[5]})")
+
+
+def test_a_row_of_a_wrong_year_does_not_move_the_range_of_status(
+    lake_home: Path, project: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.pretend import BASE, DAYS, files_of, load
+
+    project(files_of({BASE: ["shop.event"]}))
+    before = task_lists.today()
+    load("shop.event", DAYS[0], "2836-01-05")
+    assert cli.main(["status", BASE]) == 0
+    told = capsys.readouterr()
+    assert before <= told.out.splitlines()[0][-11:-1] <= task_lists.today()
+    assert told.err == "shop.event has days after today, up to 2836-01-05: --to 2836-01-05 shows them\n"
+    assert cli.main(["status", "shop.event", "--to", "2836-01-05"]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[1].split()[-1] == "loaded" and told.err == ""
 
 
 def test_status_shows_a_day_that_was_loaded_as_empty(
@@ -235,6 +277,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"    {command} " in told
 
 
+def test_help_of_load_names_all_that_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["load", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert ".jsonl, .csv or .parquet, a folder of such files, or of a Delta table" in told
+
+
 def test_show_prints_the_rows_of_a_day(lake_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "log.jsonl").write_text('{"date_id": "2026-01-05", "topic": "한글"}\n' * 3)
     cli.main(["load", "service_log.weverse_server_log", str(tmp_path / "log.jsonl")])
@@ -290,6 +339,66 @@ def test_new_writes_stubs_that_hold_and_the_line_in_the_task_list(
     exec((folder / f"{name}.py").read_text(), values)
     assert values["dag_task_list"][-1] == {"step": "stats_wv_d_platform", "list": ["we_mart.stats_wv_d_platform"]}
     assert (tmp_path / "tests/cases/we_mart/stats_wv_d_platform/counted_once.yaml").exists()
+
+
+HEAD = """\
+\"\"\"하루.\"\"\"
+dag_id = "shop_daily"
+owner = "me"
+schedule = "daily"
+timezone = "UTC"
+look_back_days = 0
+"""
+STEP = '{"step": "all", "list": ["shop.base"]}'
+
+
+@pytest.fixture
+def shop_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Any) -> Path:
+    """Where the task list of a project is that has no other."""
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    path = tmp_path / "dags/utils/dynamic_dag/shop/task_list/shop_daily.py"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize("table", ["shop.more", "shop.all", "shop.inputs"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        f"[{STEP}]", f"[ {STEP}, ]  # 끝", "[]", "[\n]", f"[\n    {STEP}\n]\n", f"[\n    {STEP}  # one, two\n    ]\n",
+        f"[\n    {STEP},  # one\n    # two\n]\n", f"[{STEP}\n    ,\n]",
+    ],
+)  # fmt: skip
+def test_new_adds_its_line_to_any_list(shop_list: Path, steps: str, table: str) -> None:
+    shop_list.write_text(HEAD + f"dag_task_list = {steps}")
+    assert cli.main(["new", table, "--dag", "shop_daily"]) == 0
+    task_list, lines = task_lists.parse(text_now := shop_list.read_text(), shop_list, [])
+    label = {"shop.all": "shop_all" if STEP in steps else "all", "shop.inputs": "shop_inputs"}.get(table, "more")
+    assert task_list.steps[-1] == (label, (table,)) and len(task_list.steps) == steps.count(STEP) + 1
+    assert text_now.count("#") == steps.count("#"), "comments stay"
+    assert text_now.splitlines()[lines[-1][1] - 1] == f'    {{"step": "{label}", "list": ["{table}"]}},'
+    assert "comment: day in UTC}" in (settings.SQL / f"{table.replace('.', '/')}.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (HEAD, "shop_daily.py:1: `dag_task_list` is missing"),
+        (HEAD + "dag_task_list = [", "shop_daily.py:7: is not Python: '[' was never closed"),
+        (HEAD + "dag_task_list = list()", "shop_daily.py:7: `dag_task_list` must be a plain literal"),
+        (HEAD.replace("daily", "weekly", 2).replace("shop_weekly", "shop_daily") + f"dag_task_list = [{STEP}]",
+         "runs by weeks, and the stubs are of a table of days: name a daily DAG"),
+        (HEAD + 'dag_task_list = [{"step": "more", "list": ["shop.more"]}]', "shop.more is listed twice"),
+    ],
+)  # fmt: skip
+def test_new_refuses_a_list_that_would_be_wrong_and_writes_nothing(
+    shop_list: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    shop_list.write_text(content)
+    assert cli.main(["new", "shop.more", "--dag", "shop_daily"]) in (1, 2)
+    told = capsys.readouterr()
+    assert message in told.err and told.err.count("\n") == 1 and told.out == ""
+    assert shop_list.read_text() == content and not (settings.SQL / "shop").exists()
 
 
 LOG = "service_log.weverse_server_log"

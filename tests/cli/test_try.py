@@ -69,6 +69,12 @@ def test_the_inputs_may_be_those_of_a_case(shop: Any, capsys: Any, monkeypatch: 
     (folder / "sums.yaml").write_text(f"about: x\nstart: {DAY}\ninputs: {{shop.event: [{row}]}}\nexpect: []\n")
     assert re.search(rf"^a +5  {DAY}$", attempt(capsys, "--case", "sums"), re.M)
     assert "has no case other; it has sums" in attempt(capsys, "--case", "other", code=2)
+    assert cli.main(["try", TABLE, "--case", "sums"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(rf"^a +5  {DAY}$", told, re.M) and "note: the case" not in told
+    assert cli.main(["try", TABLE, "--case", "sums", "--day", NEXT]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"note: the case sums is of {DAY}, which it takes without --day\n") and "0 rows" in told
 
 
 def test_the_difference_to_what_is_published(shop: Any, spark: Any, capsys: Any) -> None:

@@ -99,11 +99,25 @@ def test_every_dag_is_as_it_was_approved(bag):
 
 def test_a_family_without_a_dag_file_is_named(monkeypatch, tmp_path):
     assert factory.without_dag_file() == []
-    for family in ("wev", "audio"):
-        (tmp_path / f"{family}.py").touch()
+    (tmp_path / "wev.py").write_text((DAGS / "wev.py").read_text())
+    (tmp_path / "audio.py").write_text('# dags_of("audio")\nfactory.dags_of("wev")\n')
     monkeypatch.setattr(factory, "_DAGS", tmp_path)
-    (problem,) = factory.without_dag_file()
-    assert problem == "dags/rudder.py is missing, so the family rudder has no DAGs: make it like dags/wev.py"
+    cure = "has no DAGs: make it like dags/wev.py"
+    assert factory.without_dag_file() == [
+        f'dags/audio.py does not call dags_of("audio"), so the family audio {cure}',
+        f"dags/rudder.py is missing, so the family rudder {cure}",
+    ]
+    (tmp_path / "audio.py").write_text("for family in FAMILIES:\n    globals().update(dags_of(family))\n")
+    (tmp_path / "rudder.py").write_text("what Airflow cannot parse is its own error")
+    assert factory.without_dag_file() == []
+
+
+@pytest.mark.parametrize(("family", "hint"), [("ruder", "did you mean rudder?"), ("x", "there are audio, rudder, wev")])
+def test_a_family_that_does_not_exist_is_an_import_error_with_the_near_one(tmp_path, family, hint):
+    (tmp_path / "new.py").write_text((DAGS / "wev.py").read_text().replace("wev", family))
+    (message,) = DagBag(tmp_path / "new.py").import_errors.values()
+    where = f"dags/utils/dynamic_dag/{family}/task_list"
+    assert f'dags_of("{family}"): there is no task list in {where}; {hint}' in message
 
 
 def test_families_that_nobody_starts_are_paused_at_first(monkeypatch):
@@ -281,6 +295,17 @@ def test_a_wrong_task_list_is_one_line_with_file_line_and_cure(family, old, new,
         task_lists.read(path)
     assert str(raised.value).startswith(f"{settings.shown(path)}{error}")
     assert "\n" not in str(raised.value)
+
+
+def test_a_task_list_hides_none_of_our_own_dags(bag, family):
+    lists = {path.stem for path in TASK_LISTS}
+    files = {dag_id: f"dags/{Path(dag.fileloc).name}" for dag_id, dag in bag.dags.items() if dag_id not in lists}
+    assert files == task_lists.OTHER_DAGS
+    for dag_id, file in task_lists.OTHER_DAGS.items():
+        path = family / f"{dag_id}.py"
+        path.write_text(GOOD.replace('"good"', f'"{dag_id}"'))
+        with pytest.raises(ContractError, match=rf":2: dag_id '{dag_id}' is that of {file}: name file and list other"):
+            task_lists.read(path)
 
 
 def test_a_broken_task_list_is_an_import_error_and_hides_no_other(family, tmp_path):

@@ -324,6 +324,17 @@ def test_a_wrong_file_costs_itself_alone_and_is_named(
         contracts.get("we_mart.no_text")
 
 
+def test_a_contract_of_another_ending_is_to_be_renamed(project: Project) -> None:
+    project({"shop/base.yml": BUILT, "shop/base.sql": SELECT})
+    message = f"{settings.SQL}/shop/base.yml: a contract ends in .yaml: rename it base.yaml"
+    assert lineage.broken() == {"shop.base": message}
+    with pytest.raises(ContractError, match=r"rename it base\.yaml$"):
+        contracts.get("shop.base")
+    project({"shop/base.yaml": BUILT})
+    (problem,) = lineage.broken().values()
+    assert problem.startswith(f"{settings.SQL}/shop/base.yml: is no table") and contracts.get("shop.base")
+
+
 def test_what_stands_on_a_broken_table_is_broken_with_it(project: Project) -> None:
     """By contract, by SELECT, by check and by `ready_when`."""
     order = lineage.in_order()

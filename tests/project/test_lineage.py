@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from include.lake import settings
 from include.lake.errors import ContractError, UsageError
 from include.lake.project import contracts, lineage, selects
 
@@ -95,6 +96,11 @@ def test_only_tables_and_parameters_are_replaced() -> None:
         ("log.topic,", "log.topic, log.topic,", "gives column topic twice"),
         ("log.topic,", "", "does not give column topic of its contract"),
         ("log.topic,\n    count(*) as calls", "*", "name the columns"),
+        (
+            "count(*) as calls",
+            "count(*)",
+            "schema/calls.sql:3: gives COUNT(*) without a name: give it one (COUNT(*) as …)",
+        ),
         ("and :end_date", "and :last_date", "schema/calls.sql:6: unknown parameter :last_date"),
         ("between :start_date and :end_date", "<= :end_date", "must restrict the days with both"),
         (
@@ -220,3 +226,40 @@ def test_a_circle_is_named(project) -> None:
             lineage.in_order([name])
     assert set(lineage.broken()) == {"schema.a", "schema.b", "schema.reader"}
     assert "schema.good" in lineage.in_order()
+
+
+KEPT = """\
+about: The newest name of each user.
+key: [user]
+kept_by: [user]
+columns: [{name: user, type: string}, {name: name, type: string}]
+touched_by:
+  shop.login:
+    keys: select changed.person as user from changed
+    rows: select login.* from shop.login as login left semi join touched on touched.user = login.person
+"""
+LOGIN = """\
+about: Logins.
+partitioned_by: [day]
+columns: [{name: person, type: string}, {name: name, type: string}, {name: day, type: string}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("changed.person", "changed.pesron", "`keys`: changed has no column pesron; did you mean person?"),
+        ("select changed.person", "select persn", "`keys`: there is no column persn; did you mean person?"),
+        ("touched.user", "touched.usr", "`rows`: touched has no column usr; did you mean user?"),
+        ("= login.person", "= login.user", "`rows`: login has no column user; there are day, name, person"),
+    ],
+)
+def test_a_column_that_no_touched_key_has_is_named(project, old: str, new: str, message: str) -> None:
+    select = "select login.person as user, max(login.name) as name from shop.login as login group by login.person\n"
+    files = {"shop/login.yaml": LOGIN, "shop/last_name.sql": select, "shop/last_name.yaml": KEPT}
+    project(files)
+    assert not lineage.broken()
+    assert old in KEPT
+    project({"shop/last_name.yaml": KEPT.replace(old, new)})
+    where = f"{settings.SQL}/shop/last_name.yaml: `touched_by` of shop.login, "
+    assert lineage.broken() == {"shop.last_name": where + message}

@@ -3,6 +3,8 @@
 A mistake in a task list becomes one line with a cure, without a traceback.
 """
 
+import ast
+import difflib
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -44,8 +46,9 @@ LATE_DAYS_DOCS = "Builds the days before that of the run again where late data m
 def dags_of(family: str) -> dict[str, DAG]:
     """The DAGs of all task lists of a family, by DAG id. A broken list becomes an import error and hides no other."""
     dags: dict[str, DAG] = {}
-    problems: list[str] = []
-    for path in paths(family):
+    lists = paths(family)
+    problems = [] if lists else [_without_list(family)]
+    for path in lists:
         try:
             task_list = read(path)
             dags[task_list.dag_id] = make(task_list, family)
@@ -58,13 +61,42 @@ def dags_of(family: str) -> dict[str, DAG]:
     return dags
 
 
+def _families() -> list[str]:
+    return sorted({path.parent.parent.name for path in paths()})
+
+
+def _without_list(family: str) -> str:
+    near = difflib.get_close_matches(family, _families(), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_families())}"
+    return f'dags_of("{family}"): there is no task list in dags/utils/dynamic_dag/{family}/task_list; {hint}'
+
+
 def without_dag_file() -> list[str]:
     """What to do about each family whose task lists no DAG file reads. Nothing else says that its DAGs are gone."""
-    return [
-        f"dags/{family}.py is missing, so the family {family} has no DAGs: make it like dags/wev.py"
-        for family in sorted({path.parent.parent.name for path in paths()})
-        if not (_DAGS / f"{family}.py").exists()
-    ]
+    problems = []
+    for family in _families():
+        file = _DAGS / f"{family}.py"
+        if not file.exists():
+            problems.append(
+                f"dags/{file.name} is missing, so the family {family} has no DAGs: make it like dags/wev.py"
+            )
+        elif not _reads(file, family):
+            problems.append(
+                f'dags/{file.name} does not call dags_of("{family}"), so the family {family} has no DAGs: '
+                "make it like dags/wev.py"
+            )
+    return problems
+
+
+def _reads(file: Path, family: str) -> bool:
+    """Does a DAG file ask for the DAGs of a family, as far as its text says?"""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # Airflow says so
+        return True
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    families = [call.args[:1] for call in calls if ast.unparse(call.func).rpartition(".")[2] == "dags_of"]
+    return any(not (asked and isinstance(asked[0], ast.Constant)) or asked[0].value == family for asked in families)
 
 
 class BrokenFiles(DAG):

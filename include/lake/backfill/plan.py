@@ -113,6 +113,14 @@ def plan(asked: Request, run: str = "") -> Plan:
     return Plan(asked, tuple(found))
 
 
+@held()
+def runs(asked: Request) -> list[str]:
+    """The runs of all builds of what is asked for, good and failed."""
+    lake = look_at(asked.tables)
+    rows = (row for table in asked.tables for day in asked.partitions(table) for row in lake.rows(table, day))
+    return sorted({row["run"] for row in rows if row["run"]})
+
+
 def plan_table(costs: "Costs", table: str, asked: Request, run: str = "") -> TablePlan:
     """The plan for one table as its inputs are. `run`: with mode `all`, what it has built is not built again."""
     lake = costs.lake

@@ -74,8 +74,23 @@ def path(table: str, name: str) -> Path:
     """The file of a case of a table; UsageError names the cases that there are."""
     by_name = {path.stem: path for path in paths([table])}
     if name not in by_name:
-        raise UsageError(f"{table} has no case {name}; it has {', '.join(sorted(by_name)) or 'none'}")
+        raise UsageError(
+            f"{table} has no case {name}; it has {', '.join(sorted(by_name)) or 'none'}{_to_rename(table)}"
+        )
     return by_name[name]
+
+
+def require(table: str) -> None:
+    """UsageError unless the table has a case."""
+    if not paths([table]):
+        where = folder() / table.replace(".", "/")
+        raise UsageError(f"{table} has no case: write one in {settings.shown(where)}/{_to_rename(table)}")
+
+
+def _to_rename(table: str) -> str:
+    """A hint at a file that is meant as a case of the table, and is none by its ending."""
+    near = sorted((folder() / table.replace(".", "/")).glob("*.yml"))
+    return f" (a case ends in .yaml: rename {near[0].name})" if near else ""
 
 
 class _Loader(yaml.SafeLoader):

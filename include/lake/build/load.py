@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from include.lake import settings
 from include.lake.build import files, values
 from include.lake.errors import LakeError, UsageError
-from include.lake.project import contracts
+from include.lake.project import contracts, task_lists
 from include.lake.project.contracts import Contract
-from include.lake.project.periods import Grain, Period, keys_of_days
+from include.lake.project.periods import Grain, Period, keys_of_days, spans
 from include.lake.state import ledger
 from include.lake.storage import load_record, store
 from include.lake.storage.arrow import arrow_schema, rows_by_day
@@ -66,7 +66,12 @@ class Loaded:
         for day in sorted(shown)[:_SHOWN]:
             lines.append(f"  {day or 'rows'}: {self.before[day]:,} before, {self.now[day]:,} now")
         more = len(shown) - _SHOWN
-        return lines + ([f"  … and {counted(more, 'more day')} with fewer"] if more > 0 else [])
+        lines += [f"  … and {counted(more, 'more day')} with fewer"] if more > 0 else []
+        grain = contracts.get(table).grain
+        over = min(Period.newest_over(grain, zone).text for zone in task_lists.zones_of_source(table))
+        if early := [day for day in self.days if day > over]:
+            lines.append(f"  note, not over yet: {spans(grain, early, _SHOWN)}")
+        return lines
 
 
 class _Spool:
@@ -117,6 +122,8 @@ def load(
     LakeError for bad rows (with lines and reasons) and for days that would shrink. Then nothing is written.
     """
     contract = contracts.get(table)
+    if contract.view:
+        raise UsageError(f"{table} is a view, nothing is loaded into it: ./lake show {table}")
     if not contract.is_source:
         raise UsageError(f"{table} is built from its SELECT, not loaded: ./lake build {table} --from D --to D")
     if days and not contract.day_column:
@@ -214,8 +221,10 @@ def _checked(
         if is_day and contract.day_of:
             array = _day_of(column, array, contract.day_of, arrays[contract.day_of], problems)
         if not column.nullable or is_day:
+            of_day = is_day and contract.day_of
+            missing = f"{of_day} is missing ({column.name} is its day)" if of_day else f"{column.name} is missing"
             for row in _where(pc.is_null(array)):
-                problems.setdefault(row, f"{column.name} is missing")
+                problems.setdefault(row, missing)
         if column.name in contract.partitioned_by and pa.types.is_string(array.type):
             for row in _where(pc.equal(array, "")):
                 problems.setdefault(row, f"{column.name}: '' is null in a partition column; give it a value")

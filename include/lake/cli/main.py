@@ -1,6 +1,7 @@
 """The command line `./lake`. Exit codes: 0 done, 1 failed, 2 the command itself is wrong."""
 
 import argparse
+import difflib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 from include.lake import settings
 from include.lake.backfill import request
 from include.lake.errors import InputsMissing, LakeError, UsageError
-from include.lake.project import contracts, current, lineage, periods
+from include.lake.project import contracts, current, lineage, periods, task_lists
 from include.lake.project.current import held
 from include.lake.project.days import day_range, days_before, parse_day
 from include.lake.project.periods import Period
@@ -118,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         "replace the days of a source that the files hold, or that --from and --to say (all of a source without days)",
     )
     load.add_argument("table", metavar="TABLE")
-    load.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .csv or .parquet, or a folder of such files")
+    load.add_argument(
+        "files", nargs="+", metavar="FILE", help=".jsonl, .csv or .parquet, a folder of such files, or of a Delta table"
+    )
     add_range(load, required=False)
     for option, meaning in {
         "--drop-bad": "leave out and count rows that do not fit the contract",
@@ -195,7 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     attempt.add_argument("--day", metavar="D", help="the day, or a day of the week or month; not with --from and --to")
     add_range(attempt, required=False)
     attempt.add_argument("--rows", type=_count, default=20, metavar="N", help="at most N rows (default 20)")
-    attempt.add_argument("--case", metavar="NAME", help="take the inputs from this hand-made case")
+    attempt.add_argument(
+        "--case", metavar="NAME", help="take the inputs from this hand-made case, and its days where none are named"
+    )
     attempt.add_argument("--diff", action="store_true", help="and compare the rows with those that are published")
     attempt.add_argument("--watch", action="store_true", help="again whenever SELECT, contract or a case is saved")
 
@@ -334,6 +339,13 @@ def _backfill(options: Any) -> int:
         raise UsageError(f"--run {run!r}: at most 100 letters, digits and .:/+-_")
     from include.lake.backfill import plan
 
+    if options.run and run not in (runs := plan.runs(checked)):
+        near = difflib.get_close_matches(run, runs, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(
+            f"--run {run}: no build of these tables and days is of that run; {hint}A run that was stopped before its "
+            "first build begins again without --run"
+        )
     planned = plan.plan(checked, run)
     print("\n".join(planned.lines()), flush=True)
     if options.dry_run or not planned.partitions:
@@ -398,6 +410,7 @@ def _status(options: Any) -> None:
             raise UsageError("--why TABLE and --day D go together")
         if options.tables or options.start or options.end or options.json:
             raise UsageError("--why explains one table's day in words: leave --from, --to, --json and other tables out")
+        _require_status([options.why])
         _why(options.why, options.day)
         return
     tables = [contracts.get(name).table for name in options.tables] or lineage.in_order()
@@ -405,16 +418,25 @@ def _status(options: Any) -> None:
     _name_broken()
     from include.lake.state.look import Look
 
-    if undated := [name for name in options.tables if not contracts.get(name).has_days]:
-        raise UsageError(f"{undated[0]} has no days, and so no status: ./lake show {undated[0]}")
+    _require_status(options.tables)
     lake = Look()
     with_days = [name for name in tables if contracts.get(name).has_days]
     # A day of an input that the table does not have yet is one that the table waits for, or could be built for.
     near = {*tables, *(above for name in lineage.upstream(tables) for above in lineage.inputs(name))}
     near_days = sorted(name for name in near if contracts.get(name).has_days)
-    end = parse_day(options.end) if options.end else max([options.start or "", *map(lake.newest_day, near_days)])
+    newest, today = {name: lake.newest_day(name) for name in near_days}, task_lists.today()
+    # A row of a wrong year does not move the range: else every status showed that year, and nothing of this one.
+    end = (
+        parse_day(options.end)
+        if options.end
+        else max(options.start or "", min(max(newest.values(), default=""), today))
+    )
     if not end:
         raise _no_days(lake, options.tables, near_days)
+    if not options.end:
+        for name, day in newest.items():
+            if day > Period.of(contracts.get(name).grain, today).last_day:
+                print(f"{name} has days after today, up to {day}: --to {day} shows them", file=sys.stderr)
     options.start, options.end = options.start or days_before(end, 6), end
     days = _days(options)
     by_table = {name: [lake.state(name, _partition(contracts.get(name), day)) for day in days] for name in with_days}
@@ -441,6 +463,11 @@ def _status(options: Any) -> None:
     for name, line in by_table.items():
         for reason in _reasons(lake, name, list(dict.fromkeys(line)), every=bool(options.tables)):
             print(reason)
+
+
+def _require_status(tables: list[str]) -> None:
+    if undated := [name for name in tables if not contracts.get(name).has_days]:
+        raise UsageError(f"{undated[0]} has no days, and so no status: ./lake show {undated[0]}")
 
 
 def _reasons(lake: Any, table: str, states: list[Any], every: bool) -> Iterator[str]:
@@ -589,9 +616,7 @@ def _test(options: Any) -> int:
     for name in options.tables:
         if contracts.get(name).is_source:
             raise UsageError(f"{name} is a source, nothing computes it")
-        if not cases.paths([name]):
-            where = settings.shown(cases.folder() / name.replace(".", "/"))
-            raise UsageError(f"{name} has no case: write one in {where}/")
+        cases.require(name)
     began, failed = time.monotonic(), 0
     # All of them first: a mistake in a file costs no start of Spark.
     chosen = [cases.read(path) for path in cases.paths(options.tables or None)]
@@ -623,18 +648,23 @@ def _try(options: Any) -> int:
         kind = "view" if contract.view else "source"
         raise UsageError(f"{contract.table} is a {kind}, there is nothing to try{cure}")
     lineage.in_order([contract.table])  # an error for a circle
+    case = None
     if options.case:
         from include.lake.build import cases
 
-        cases.path(contract.table, options.case)  # a wrong name is said before a day is asked for
+        case = cases.read(cases.path(contract.table, options.case))
     if options.day and (options.start or options.end):
         raise UsageError("--day D and --from D --to D do not go together: leave one of them out")
     if options.day:
         options.start = options.end = options.day
+    if case and not (options.start or options.end):
+        return attempt.run(options, case.start, case.end)
     if not (options.start and options.end):
         raise UsageError("name the day with --day D, or a range with --from D and --to D")
     days = _days(options)
     keys = periods.keys_of_days(contract.grain, days[0], days[-1])
+    if case and not case.start <= keys[0] <= keys[-1] <= case.end:
+        print(f"note: the case {case.name} is of {span(case.start, case.end)}, which it takes without --day")
     return attempt.run(options, keys[0], keys[-1])
 
 

@@ -62,6 +62,8 @@ class Project:
             table = f"{path.parent.name}.{path.stem}"
             if path.name == CONSTANTS and path.parent.parent == settings.SQL:
                 self._constants[path.parent.name] = path
+            elif path.parent.parent == settings.SQL and path.suffix == ".yml" and table not in self._paths:
+                self._misplaced[table] = f"{settings.shown(path)}: a contract ends in .yaml: rename it {path.stem}.yaml"
             elif path.parent.parent != settings.SQL or path.suffix not in (".yaml", ".sql"):
                 shown = settings.shown(path)
                 self._misplaced[shown] = f"{shown}: is no table: name it include/sql/<schema>/<table>.yaml or .sql"
@@ -71,7 +73,8 @@ class Project:
                 self._paths[table] = path
         for table in sorted(self._selects - self._paths.keys()):
             path = settings.SQL / f"{table.replace('.', '/')}.sql"
-            self._misplaced[table] = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
+            cure = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
+            self._misplaced.setdefault(table, cure)
         self._answers: dict[Any, Any] = {}
         self._good: dict[str, Contract] = {}
 

@@ -1,7 +1,7 @@
 """Parses and checks SELECTs and checks of contracts, with sqlglot."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import sqlglot
@@ -69,6 +69,10 @@ def parse_select(text: str, contract: Contract) -> Select:
     columns = tree.named_selects
     if any(isinstance(node, exp.Star) for node in tree.selects) or "*" in columns:
         raise wrong("name the columns of the outer SELECT instead of *")
+    for item in tree.selects:
+        if not item.output_name and not isinstance(item, exp.Aliases):
+            sql = item.sql(dialect="spark")
+            raise wrong(f"gives {sql} without a name: give it one ({sql} as …)", line_of(sql))
     promised = [name for name in contract.column_names if name != RUN_TIMESTAMP]
     for name in columns:
         if columns.count(name) > 1:
@@ -188,7 +192,7 @@ def parse_checks(contract: Contract, inputs: list[Contract]) -> tuple[ParsedChec
 def parse_touches(contract: Contract, inputs: list[Contract]) -> dict[str, TouchedBy]:
     """How the rows of each input with days reach the keys; ContractError names what is wrong or missing."""
     written = dict(contract.touched_by)
-    keys, names = ", ".join(contract.kept_by), {one.table for one in inputs}
+    keys = ", ".join(contract.kept_by)
     found = {}
     for one in inputs:
         if not one.has_days:
@@ -215,8 +219,8 @@ def parse_touches(contract: Contract, inputs: list[Contract]) -> dict[str, Touch
             )
         )
         found[one.table] = TouchedBy(
-            _touch(contract, names, one.table, "keys", texts[0], CHANGED),
-            _touch(contract, names, one.table, "rows", texts[1], TOUCHED) if texts[1] else None,
+            _touch(contract, inputs, one.table, "keys", texts[0], CHANGED, one.column_names),
+            _touch(contract, inputs, one.table, "rows", texts[1], TOUCHED, contract.kept_by) if texts[1] else None,
         )
     if not found:
         raise ContractError(
@@ -230,7 +234,20 @@ def parse_touches(contract: Contract, inputs: list[Contract]) -> dict[str, Touch
     return found
 
 
-def _touch(contract: Contract, inputs: set[str], name: str, part: str, text: str, extra: str) -> Template:
+def _touch(
+    contract: Contract,
+    inputs: list[Contract],
+    name: str,
+    part: str,
+    text: str,
+    extra: str,
+    columns_of_extra: Iterable[str],
+) -> Template:
+    relations: dict[str, columns.Relation] = {
+        name: [(column, False) for column in names]
+        for name, names in [(extra, columns_of_extra), *((one.table, one.column_names) for one in inputs)]
+    }
+
     def wrong(what: str, line: int | None = None) -> ContractError:
         return ContractError(f"{settings.shown(contract.path)}: `touched_by` of {name}, `{part}`: {what}")
 
@@ -240,8 +257,9 @@ def _touch(contract: Contract, inputs: set[str], name: str, part: str, text: str
     _require_repeatable(tree, tokens, text, wrong)
     _parameters(tree, tokens, wrong)
     spans = _spans(tree, tokens, wrong, (extra,))
-    if unread := sorted({name for _, _, name in spans} - PARAMETERS - {extra} - inputs):
-        raise wrong(f"reads {', '.join(unread)}; there are {', '.join(sorted(inputs | {extra}))}")
+    if unread := sorted({name for _, _, name in spans} - PARAMETERS - relations.keys()):
+        raise wrong(f"reads {', '.join(unread)}; there are {', '.join(sorted(relations))}")
+    columns.Reader(relations, wrong).gives(tree)  # the first builds compute all keys, without this query
     if part == "keys" and set(tree.named_selects) != set(contract.kept_by):
         raise wrong(f"must give exactly the columns {', '.join(contract.kept_by)}")
     return Template(text, spans)

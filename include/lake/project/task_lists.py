@@ -17,10 +17,13 @@ import tzdata
 from include.lake import settings
 from include.lake.errors import ContractError, LakeError
 from include.lake.project import current
+from include.lake.project.days import days_before, last_finished_day
 from include.lake.project.periods import Grain
 
 FIELDS = ("dag_id", "owner", "schedule", "timezone", "look_back_days", "dag_task_list")
 INPUTS = "inputs"  # the task group of the sensors
+# The DAGs that are no task list. Airflow keeps one DAG of each id: a list of the same name would hide it.
+OTHER_DAGS = {"backfill": "dags/backfill.py", "lake_maintenance": "dags/maintenance.py"}
 # Every night looks at this many days at most; older ones are a matter for a backfill.
 MAX_LOOK_BACK = 31
 _SCHEDULES: dict[str, Grain] = {"daily": "day", "weekly": "week", "monthly": "month"}
@@ -106,6 +109,11 @@ def parse(text: str, path: Path, twins: list[Path]) -> tuple[TaskList, tuple[tup
         )
     if not _DAG_ID.fullmatch(path.stem):
         raise wrong(f"dag_id {path.stem!r}: at most 200 of a-z, 0-9 and _, a letter first", nodes["dag_id"].lineno)
+    if path.stem in OTHER_DAGS:
+        raise wrong(
+            f"dag_id {path.stem!r} is that of {OTHER_DAGS[path.stem]}: name file and list otherwise",
+            nodes["dag_id"].lineno,
+        )
     if twins:
         raise wrong(
             f"{settings.shown(twins[0])} has the same dag_id: name one of them otherwise", nodes["dag_id"].lineno
@@ -200,6 +208,11 @@ def broken() -> dict[str, str]:
     """DAG id -> what is wrong, of the task lists that `read_all()` leaves out."""
     lists = current.project().lists.items()
     return {path.stem: str(error) for path, error in lists if isinstance(error, LakeError)}
+
+
+def today() -> str:
+    """The newest day that has begun in a timezone of the task lists, or in UTC."""
+    return max(days_before(last_finished_day(zone), -1) for zone in {"UTC", *(one.timezone for one in read_all())})
 
 
 def names() -> list[str]:

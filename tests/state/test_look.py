@@ -321,6 +321,23 @@ def test_a_torn_ledger_is_made_again(shop) -> None:
     assert states(TOTAL) == "fffff"
 
 
+@pytest.mark.parametrize("damage", ["lost", "empty", "cut off"])
+def test_a_ledger_with_a_damaged_file_is_made_again_and_hides_no_other_table(shop, damage: str) -> None:
+    build(TOTAL, DAYS[:1], "failed")
+    build(WIDE, DAYS[:1], "failed")
+    file = min(path(ledger.TABLE).glob(f"table={TOTAL}/*.parquet"))
+    content = file.read_bytes()
+    file.unlink() if damage == "lost" else file.write_bytes(content[: len(content) // 2 if damage == "cut off" else 0])
+    state = Look().own_state(TOTAL, DAYS[0])
+    assert state.state == "failed" and str(file) in state.why and "./lake ledger rebuild" in state.why
+    assert states(WIDE) == "Xffff"
+    with pytest.raises(LakeError, match=r"\./lake ledger rebuild"):
+        ledger.read()
+    ledger.rebuild()
+    assert states(TOTAL) == "fffff", "the failure was in the partition that cannot be read"
+    assert states(WIDE) == "Xffff", "a failure that the ledger still knows stays"
+
+
 def test_another_partitioning_is_an_error_of_its_table_alone(shop) -> None:
     shop({"shop/event.yaml": SOURCE.replace("[day]", "[part]").replace("day, type", "part, type")})
     state = Look().own_state(EVENT, DAYS[0])

@@ -5,12 +5,13 @@ Its functions are those of the port `Store`. It opens the Delta log of a table b
 
 import json
 import os
+import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from errno import ENOENT
+from errno import EIO, ENOENT
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -58,6 +59,8 @@ _DELTA_TYPES = {
 WRITER = WriterProperties(max_row_group_size=25_000)
 # INT96 is the timestamp of Spark's defaults. Arrow takes it for nanoseconds, and these overflow after the year 2262.
 _PARQUET = dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
+# What pyarrow says of a file that broke off, or of which a disk lost blocks.
+_TORN_FILE = re.compile(r"Could not open Parquet input source '([^']+)'")
 # Commits of a table without a contract between two looks whether one of its partitions has too many files.
 _LOOK_EVERY = 50
 # Address -> its newest version that was opened, as long as somebody has it. A build opens its tables many times, and
@@ -211,12 +214,24 @@ def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None)
     if needs_query_engine(delta):
         parts = [f'"{name}" in ({", ".join(map(_quoted, values))})' for name, values in (where or {}).items()]
         return _query(delta, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
-    if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
-        ((column, values),) = where.items()
-        return _rows_of_partitions(snapshot, column, sorted(values))
-    files = files_of(delta)
-    conditions = [compute.field(name).isin(sorted(values)) for name, values in (where or {}).items()]
-    return files.to_table(filter=reduce(and_, conditions) if conditions else None)
+    with _whole_files(snapshot):
+        if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
+            ((column, values),) = where.items()
+            return _rows_of_partitions(snapshot, column, sorted(values))
+        files = files_of(delta)
+        conditions = [compute.field(name).isin(sorted(values)) for name, values in (where or {}).items()]
+        return files.to_table(filter=reduce(and_, conditions) if conditions else None)
+
+
+@contextmanager
+def _whole_files(snapshot: Snapshot) -> Iterator[None]:
+    """An error about a torn data file names it by its full path: pyarrow knows its path in the table alone."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        if not (torn := _TORN_FILE.search(str(error))):
+            raise
+        raise OSError(EIO, "is torn", f"{snapshot.address}/{torn[1]}") from None
 
 
 def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> pa.Table:

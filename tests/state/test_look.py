@@ -292,17 +292,18 @@ def test_a_day_without_rows_counts_as_empty_some_hours_after_its_end(shop) -> No
 # -- one damaged file
 
 
-def tear(table: str) -> Path:
-    """Cut the newest commit of a table off, as a full disk or a copy that broke off does."""
+def tear(table: str, rest: bytes | None = None) -> Path:
+    """Cut the newest commit of a table off, as a full disk, a power cut or a copy that broke off does."""
     newest = max((path(table) / "_delta_log").glob("*.json"))
-    newest.write_bytes(newest.read_bytes()[:-40])
+    newest.write_bytes(newest.read_bytes()[:-40] if rest is None else rest)
     return newest
 
 
-def test_a_torn_commit_of_a_table_is_named_with_the_cure_and_hides_no_other(shop) -> None:
+@pytest.mark.parametrize("rest", [None, b"", b"\n", b"{}\n", bytes(100)], ids=str)
+def test_a_torn_commit_of_a_table_is_named_with_the_cure_and_hides_no_other(shop, rest: bytes | None) -> None:
     shop({"shop/other.yaml": SOURCE})
     load("shop.other", *DAYS)
-    torn = tear(EVENT)
+    torn = tear(EVENT, rest)
     lake = Look()
     assert lake.own_state(EVENT, DAYS[0]).state == "failed"
     assert f"{EVENT}: its newest commit is torn: delete {torn}" in lake.own_state(EVENT, DAYS[0]).why
@@ -312,9 +313,10 @@ def test_a_torn_commit_of_a_table_is_named_with_the_cure_and_hides_no_other(shop
     assert Look().own_state(EVENT, DAYS[0]).state == "missing"
 
 
-def test_a_torn_ledger_is_made_again(shop) -> None:
+@pytest.mark.parametrize("rest", [None, b""], ids=["cut off", "empty"])
+def test_a_torn_ledger_is_made_again(shop, rest: bytes | None) -> None:
     build(TOTAL, DAYS[:1], "failed")
-    tear(ledger.TABLE)
+    tear(ledger.TABLE, rest)
     with pytest.raises(LakeError, match=r"\./lake ledger rebuild"):
         Look().day_versions(TOTAL)
     ledger.rebuild()

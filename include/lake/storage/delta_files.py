@@ -3,6 +3,7 @@
 Its functions are those of the port `Store`. It opens the Delta log of a table by its address alone.
 """
 
+import builtins
 import json
 import os
 import re
@@ -59,6 +60,8 @@ _DELTA_TYPES = {
 WRITER = WriterProperties(max_row_group_size=25_000)
 # INT96 is the timestamp of Spark's defaults. Arrow takes it for nanoseconds, and these overflow after the year 2262.
 _PARQUET = dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
+# Bytes of a commit that show whether anything is in it.
+_FIRST_WORDS = 64
 # What pyarrow says of a file that broke off, or of which a disk lost blocks.
 _TORN_FILE = re.compile(r"Could not open Parquet input source '([^']+)'")
 # Commits of a table without a contract between two looks whether one of its partitions has too many files.
@@ -161,11 +164,30 @@ def open_table(table: str, version: int | None = None) -> DeltaTable | None:
     """The same as delta-rs has it: for this store, and for who tests what is in its files."""
     where = address(table)
     try:
-        return DeltaTable(where, version=version)
+        delta = DeltaTable(where, version=version)
     except TableNotFoundError:
         return None
     except DeltaError as error:
         raise LakeError(f"{table}: {_damage(where, error)}") from None
+    # Delta-rs takes a commit without a word in it for one that changed nothing: the rows of the day before a power cut.
+    if version is None and (folder := _local(where)):
+        newest = _commit_file(folder, delta.version())
+        with suppress(FileNotFoundError), builtins.open(newest, "rb") as file:
+            if not file.read(_FIRST_WORDS).strip(b"{} \r\n"):
+                raise LakeError(f"{table}: {_torn(newest)}")
+    return delta
+
+
+def _commit_file(folder: Path, version: int) -> Path:
+    return folder / "_delta_log" / f"{version:020}.json"
+
+
+def _torn(commit: Path) -> str:
+    # A commit is written at once or not at all: only a disk or a copy that broke off leaves half a one.
+    return (
+        f"its newest commit is torn: delete {commit}, which nobody could read, then ./lake ledger rebuild, and "
+        "build or load its days again"
+    )
 
 
 def _damage(where: str, error: Exception) -> str:
@@ -178,11 +200,7 @@ def _damage(where: str, error: Exception) -> str:
             for line in newest.read_bytes().splitlines():
                 json.loads(line)
         except ValueError:
-            # A commit is written at once or not at all: only a disk or a copy that broke off leaves half a one.
-            return (
-                f"its newest commit is torn: delete {newest}, which nobody could read, then ./lake ledger rebuild, and "
-                "build or load its days again"
-            )
+            return _torn(newest)
     return (
         f"its Delta log cannot be read ({reason}): move {where} away and make it again; or restore it from a copy, "
         "then ./lake ledger rebuild, and build again (--force) what has read later versions"

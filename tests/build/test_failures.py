@@ -1,5 +1,6 @@
 """What people read when a build fails: the class of the error, its cause, and how to see it again."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from include.lake.backfill import run as backfill
 from include.lake.build import failures
 from include.lake.errors import CheckFailed, ContractError, InputsMissing, WriteConflict
 from include.lake.storage import store
+from tests.conftest import ENGINES
 from tests.shop import DAY, TABLE, build, load
 
 
@@ -113,3 +115,29 @@ def test_a_file_that_somebody_took_away_is_named_with_the_cure(shop: Any, spark:
     with pytest.raises(Exception, match=r"gone|not found|not exist|No such file") as raised_by_engine:
         build(spark, force=True)
     assert failures.root_cause(raised_by_engine.value)[0].endswith("./lake load shop.event FILE")
+
+
+@ENGINES
+@pytest.mark.spark
+def test_a_file_that_a_disk_tore_is_named_with_the_cure(shop: Any, spark: Any) -> None:
+    """Stands for: who reads a torn file is told whose it is, and not to look at the SELECT."""
+    load(("a", 1, DAY))
+    snapshot = store().open("shop.event")
+    assert snapshot is not None
+    (path,) = Path(snapshot.address).glob(f"day={DAY}/*.parquet")
+    content = path.read_bytes()
+    readers: list[Callable[[], Any]] = [
+        partial(store().rows, snapshot, {"day": [DAY]}),
+        partial(store().rows, snapshot),
+        partial(store().values, snapshot, "day", [DAY], ["max(amount)"]),
+        partial(build, spark),
+    ]
+    for rest in (b"", content[:-40], bytes(len(content))):
+        path.write_bytes(rest)
+        for read in readers:
+            with pytest.raises(Exception) as raised:
+                read()
+            (line,) = failures.root_cause(raised.value)
+            assert line.startswith("a file of shop.event is torn (") and line.endswith("./lake load shop.event FILE")
+            assert not failures.is_bug(raised.value)
+            assert "it wants the file" in failures.describe(raised.value, "a build")

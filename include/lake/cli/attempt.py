@@ -54,7 +54,8 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
         if isinstance(error, LakeError) or failures.is_bug(error):
             raise
         select = settings.shown(contracts.get(options.table).select_path)
-        raise LakeError(f"{select}: {failures.first_line(error)}") from error
+        place = "" if failures.is_of_a_file(error) else f"{select}: "
+        raise LakeError(f"{place}{failures.first_line(error)}") from error
     print("\n".join(text.table(tried.rows)))
     lost = "".join(f", {count:,} dropped ({reason})" for reason, count in sorted(tried.dropped.items()))
     print(f"{counted(tried.count, 'row')}{lost} in {time.monotonic() - began:.1f} s; nothing is published")

@@ -213,3 +213,14 @@ def test_constants_of_a_schema_are_written_once(project):
         assert f"shop/_constants.yaml{problem}" in lineage.broken()["shop.long"]
     project({"shop/_constants.yaml": "kind: visit\n"})
     assert "unknown parameter :longest" in lineage.broken()["shop.long"]
+
+
+def test_a_link_to_itself_breaks_itself_alone(project: Project) -> None:
+    project(SHOP)
+    for name in ("aaa.sql", "aaa.yaml", "mmm.sql", "zzz"):
+        (settings.SQL / "shop" / name).symlink_to(name)
+    found = current.project()
+    assert {"shop.event", BASE, TOP} <= set(found.order)
+    assert {table for table in found.broken if table.startswith("shop.")} == {"shop.aaa", "shop.mmm"}
+    assert "aaa.yaml: cannot be read: " in found.broken["shop.aaa"]
+    assert "mmm.sql: cannot be read: " in found.broken["shop.mmm"]

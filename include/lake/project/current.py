@@ -71,7 +71,9 @@ class Project:
                 self._paths[table] = path
         for table in sorted(self._selects - self._paths.keys()):
             path = settings.SQL / f"{table.replace('.', '/')}.sql"
-            self._misplaced[table] = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
+            no_contract = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
+            text = self.texts[str(path)]
+            self._misplaced[table] = no_contract if isinstance(text, str) else str(text)
         self._answers: dict[Any, Any] = {}
         self._good: dict[str, Contract] = {}
 
@@ -517,8 +519,9 @@ def _stamps(folder: str, wanted: Callable[[str], bool]) -> dict[str, Stamp]:
             for entry in entries:
                 if contracts.is_leftover(entry.name):
                     continue
-                if entry.is_dir():
-                    todo.append(entry.path)
+                with suppress(OSError):  # of a link to itself: whoever reads it says so
+                    if entry.is_dir():
+                        todo.append(entry.path)
                 if wanted(entry.name):
                     found.append((entry.path, _stamp(entry)))
     return dict(sorted(found, key=lambda item: item[0].split(os.sep)))

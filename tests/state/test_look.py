@@ -346,8 +346,38 @@ def test_another_partitioning_is_an_error_of_its_table_alone(shop) -> None:
     assert state.state == "failed" and "shop/event.yaml" in state.why and "partitioned by day" in state.why
     with pytest.raises(ContractError, match="partitioned by day in the table and by part in its contract"):
         load(EVENT, *DAYS)
+    snapshot = store().open(EVENT)
+    assert snapshot is not None
+    with pytest.raises(ContractError, match="partitioned by day") as told:
+        store().rows(snapshot, {"part": DAYS})
+    assert str(told.value) == state.why
+    shop({"shop/event.yaml": SOURCE.replace("partitioned_by: [day]\n", "")})
+    with pytest.raises(ContractError, match="by day in the table and by nothing in its contract"):
+        load(EVENT)
     shop({"shop/name.yaml": FILES["shop/name.yaml"]})
     load("shop.name")
     shop({"shop/name.yaml": SOURCE})
     assert "not partitioned" in Look().own_state("shop.name", DAYS[0]).why
     assert Look().own_state(WIDE, DAYS[0]).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("table", "contract", "message"),
+    [
+        (EVENT, SOURCE.replace("amount, type", "other, type"), "has amount, which its contract has not: move"),
+        (EVENT, SOURCE.replace("amount, type: bigint", "amount, type: int"), "amount is bigint in the table: move"),
+        (TOTAL, BUILT.replace("amount, type: bigint", "amount, type: array<int>"), "amount is bigint in the table"),
+    ],
+)
+def test_another_layout_is_told_in_the_words_of_contracts(shop, table: str, contract: str, message: str) -> None:
+    shop({f"{table.replace('.', '/')}.yaml": contract})
+    with pytest.raises(ContractError) as told:
+        storage.ensure(contracts.get(table))
+    assert message in str(told.value)
+    assert str(told.value).endswith("load its rows again" if table == EVENT else "build its days again")
+
+
+def test_a_type_of_delta_is_told_as_contracts_write_it() -> None:
+    for kind in ("string", "tinyint", "int", "bigint", "double", "boolean", "date", "timestamp", "array<bigint>"):
+        column = contracts.Column(name="a", type=kind)
+        assert storage._type_in_words(storage._field(column).type) == kind

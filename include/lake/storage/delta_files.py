@@ -229,6 +229,8 @@ def files_of(delta: DeltaTable) -> dataset.Dataset:
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
     """The rows; of those columns that `where` names, only the rows with one of its values."""
     delta: DeltaTable = snapshot.handle.delta
+    if not {*(where or ())} <= {*snapshot.columns}:
+        require_days(snapshot, contracts.get(snapshot.table))
     if needs_query_engine(delta):
         parts = [f'"{name}" in ({", ".join(map(_quoted, values))})' for name, values in (where or {}).items()]
         return _query(delta, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
@@ -423,6 +425,15 @@ def _field(column: Column) -> Field:
     return Field.from_json(json.dumps({"name": column.name, "type": kind, "nullable": True, "metadata": metadata}))
 
 
+def _type_in_words(kind: Any) -> str:
+    """A type of Delta as contracts write it."""
+    words = {name: word for word, name in _DELTA_TYPES.items()}
+    plain = json.loads(kind.to_json())
+    if isinstance(plain, dict) and plain["type"] == "array" and isinstance(plain["elementType"], str):
+        return f"array<{words.get(plain['elementType'], plain['elementType'])}>"
+    return words.get(plain, plain) if isinstance(plain, str) else str(plain["type"])
+
+
 def ensure(contract: Contract) -> Snapshot:
     """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
 
@@ -439,15 +450,17 @@ def ensure(contract: Contract) -> Snapshot:
         return _snapshot(contract.table, DeltaTable(path))
     if delta.metadata().partition_columns != list(contract.partitioned_by):
         layout = ", ".join(delta.metadata().partition_columns) or "nothing"
+        promised = ", ".join(contract.partitioned_by) or "nothing"
         raise ContractError(
-            f"{contract.table} is partitioned by {layout} in the table and by {', '.join(contract.partitioned_by)} in "
-            f"its contract: correct the contract, or move {path} away and make the table again"
+            f"{contract.table} is partitioned by {layout} in the table and by {promised} in its contract: correct the "
+            f"contract, or move {path} away and make the table again"
         )
     there = {field.name: field for field in delta.schema().fields}
-    cure = f"move {path} away and build its days again"
+    cure = f"move {path} away and {'load its rows' if contract.is_source else 'build its days'} again"
     for field in fields:
         if field.name in there and there[field.name].type != field.type:
-            raise ContractError(f"{contract.table}.{field.name} is {there[field.name].type} in the table: {cure}")
+            kind = _type_in_words(there[field.name].type)
+            raise ContractError(f"{contract.table}.{field.name} is {kind} in the table: {cure}")
     if gone := sorted(set(there) - set(contract.column_names)):
         raise ContractError(f"{contract.table} has {', '.join(gone)}, which its contract has not: {cure}")
     if new := [field for field in fields if field.name not in there]:

@@ -276,6 +276,13 @@ def test_a_day_counts_as_there_when_ready_when_is_true_of_its_rows(shop, lake_ho
     assert Look().own_state(EVENT, "2026-01-06").state == "fresh"
 
 
+def test_a_condition_that_the_query_engine_does_not_know_names_its_line(shop) -> None:
+    complete(shop, "ready_when: max(amount) = true")
+    assert (
+        "event.yaml:4: `ready_when` `max(amount) = true` cannot be computed: " in Look().own_state(EVENT, DAYS[0]).why
+    )
+
+
 def test_a_day_without_rows_counts_as_empty_some_hours_after_its_end(shop) -> None:
     assert Look().absent(EVENT, ["2026-01-06"]) == ["2026-01-06"]
     complete(shop, "empty_after: 1")

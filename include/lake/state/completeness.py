@@ -4,9 +4,8 @@ from typing import Any
 
 from sqlglot import exp
 
-from include.lake import settings
 from include.lake.errors import ContractError
-from include.lake.project import readiness
+from include.lake.project import contracts, readiness
 from include.lake.project.contracts import Contract
 from include.lake.storage import Snapshot, store
 
@@ -43,7 +42,7 @@ def _compute(snapshot: Snapshot, contract: Contract, days: list[str]) -> dict[st
     except Exception as error:
         # delta-rs raises plain exceptions for what its query engine does not understand.
         raise ContractError(
-            f"{settings.shown(contract.path)}: ready_when `{contract.ready_when}` cannot be computed: "
+            f"{contracts.place(contract.path, 'ready_when')}: `ready_when` `{contract.ready_when}` cannot be computed: "
             f"{str(error).splitlines()[0]}"
         ) from None
     columns = [column.to_pylist() for column in rows.columns]

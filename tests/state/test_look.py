@@ -330,6 +330,20 @@ def test_a_torn_ledger_is_made_again(shop, rest: bytes | None) -> None:
     assert states(TOTAL) == "fffff"
 
 
+def test_rows_that_a_repair_entered_a_second_time_count_once(shop) -> None:
+    build(TOTAL, DAYS[:1], "failed")
+    rows, builds = ledger.read([TOTAL]), Look().builds(TOTAL)
+    ledger.append(rows)
+    lake = Look()
+    assert (ledger.read([TOTAL]), lake.builds(TOTAL), states(TOTAL)) == (rows, builds, "Xffff")
+    assert [len(lake.rows(TOTAL, day)) for day in DAYS] == [2, 1, 1, 1, 1]
+    assert {day: row["build_id"] for day, row in lake.built(TOTAL).items()} == dict.fromkeys(DAYS, rows[0]["build_id"])
+    ledger.rebuild()
+    snapshot = store().open(ledger.TABLE)
+    assert snapshot is not None
+    assert store().rows(snapshot, {"table": [TOTAL]}).num_rows == len(rows), "who reads the table itself has each once"
+
+
 @pytest.mark.parametrize("damage", ["lost", "empty", "cut off"])
 def test_a_ledger_with_a_damaged_file_is_made_again_and_hides_no_other_table(shop, damage: str) -> None:
     build(TOTAL, DAYS[:1], "failed")

@@ -66,8 +66,9 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     if snapshot is None:
         return []
     data = _rows_in(snapshot, None if tables is None else {"table": list(tables)})
-    unique = {_identity(row): row for row in decoded(data)}
-    return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["partition"]))
+    return sorted(
+        _unique(decoded(data)), key=lambda row: (row["table"], row["version"], row["built_at"], row["partition"])
+    )
 
 
 class Reader:
@@ -156,8 +157,10 @@ def _rows_in(snapshot: Snapshot, where: dict[str, list[str]] | None = None) -> p
         raise LakeError(f"a file of {TABLE} is lost or torn ({error.filename or error}); {_CURE}") from None
 
 
-def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["table"], row["partition"], row["status"], row["table_id"], row["version"], row["build_id"]
+def _unique(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row once: a repair may enter a build that enters itself just now."""
+    names = ("table", "partition", "status", "table_id", "version", "build_id")
+    return list({tuple(row[name] for name in names): row for row in rows}.values())
 
 
 def append(rows: list[dict[str, Any]]) -> None:
@@ -280,7 +283,7 @@ def rebuild() -> tuple[int, int]:
         broken = pa.array(sorted(contracts.load_all().broken), pa.string())
         before = _readable_rows(ledger)
         kept = before.filter(pc.or_(pc.equal(before["status"], FAILED), pc.is_in(before["table"], broken)))
-        rows = decoded(kept) + list(_rows_of_all_commits())
+        rows = _unique(decoded(kept)) + list(_rows_of_all_commits())
         counts = before.num_rows, len(rows)
         return encoded(rows)
 

@@ -283,6 +283,15 @@ def test_a_condition_that_the_query_engine_does_not_know_names_its_line(shop) ->
     )
 
 
+@pytest.mark.parametrize("damage", ["lost", "torn"])
+def test_a_damaged_file_is_no_fault_of_the_condition(shop, damage: str) -> None:
+    complete(shop, "ready_when: max(amount) > 1")
+    (file,) = path(EVENT).glob(f"day={DAYS[0]}/*.parquet")
+    file.unlink() if damage == "lost" else file.write_bytes(file.read_bytes()[:-40])
+    why = Look().own_state(EVENT, DAYS[0]).why
+    assert why.startswith(f"a file of {EVENT} is lost or torn: load its days again (") and file.name in why
+
+
 def test_a_day_without_rows_counts_as_empty_some_hours_after_its_end(shop) -> None:
     assert Look().absent(EVENT, ["2026-01-06"]) == ["2026-01-06"]
     complete(shop, "empty_after: 1")

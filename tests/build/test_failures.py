@@ -1,5 +1,6 @@
 """What people read when a build fails: the class of the error, its cause, and how to see it again."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,29 @@ def test_a_wrong_column_of_a_select_is_named_with_line_and_cure(shop: Any, spark
     shop({"shop/total.sql": SELECT.replace("event.amount", "length(event.zzz)")})
     with pytest.raises(ContractError, match=r"total.sql:3: there is no column zzz; its inputs have none of this name$"):
         build(spark)
+
+
+@ENGINES
+@pytest.mark.spark
+def test_a_file_that_a_disk_tore_is_named_with_the_cure(shop: Any, spark: Any) -> None:
+    """Stands for: who reads a torn file is told whose it is, and not to look at the SELECT."""
+    load(("a", 1, DAY))
+    snapshot = store().open("shop.event")
+    assert snapshot is not None
+    (path,) = Path(snapshot.address).glob(f"day={DAY}/*.parquet")
+    content = path.read_bytes()
+    readers: list[Callable[[], Any]] = [
+        partial(store().rows, snapshot, {"day": [DAY]}),
+        partial(store().rows, snapshot),
+        partial(store().values, snapshot, "day", [DAY], ["max(amount)"]),
+        partial(build, spark),
+    ]
+    for rest in (b"", content[:-40], bytes(len(content))):
+        path.write_bytes(rest)
+        for read in readers:
+            with pytest.raises(Exception) as raised:
+                read()
+            (line,) = failures.root_cause(raised.value)
+            assert line.startswith("a file of shop.event is torn (") and line.endswith("./lake load shop.event FILE")
+            assert not failures.is_bug(raised.value)
+            assert "it wants the file" in failures.describe(raised.value, "a build")

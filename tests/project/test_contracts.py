@@ -261,6 +261,33 @@ def test_what_cannot_say_that_a_day_is_complete_is_told_so(project: Project) -> 
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    [
+        ("max(i) = 'a'", "compares `MAX(i)`, bigint, with 'a'"),
+        ("count(*) filter (where i in (1, '1.5')) > 1", "compares `i`, bigint, with '1.5'"),
+        ("max(d) between '2026-01-01' and 'noon'", "compares `MAX(d)`, date, with 'noon'"),
+        ("max(b) = 1", "compares `MAX(b)`, boolean, with 1"),
+        ("sum(s) > 1", "has `SUM(s)` of string: sum and avg take numbers"),
+        ("max(s) + 1 > 1", "computes with `MAX(s)`, string: + - * take numbers"),
+        ("max(i) = '23' and max(s) = 23 and max(d) > '2026-1-1' and max(t) > '2026-01-01 10:00:00' and avg(i) > 1", ""),
+        ("sum(f) * 2 > '1.5e3' and max(b) = true and max(case when i > 1 then 'a' end) = 'a'", ""),
+    ],
+)
+def test_what_compares_or_computes_with_another_type_never_says_that_a_day_is_complete(
+    project: Project, sql: str, problem: str
+) -> None:
+    kinds = {"i": "bigint", "s": "string", "f": "double", "b": "boolean", "d": "date", "t": "timestamp"}
+    columns = "".join(f"  - {{name: {name}, type: {kind}}}\n" for name, kind in kinds.items())
+    project({"schema/calls.yaml": SOURCE.replace("max(hour) = '23'", f"|\n  {sql}") + columns})
+    if not problem:
+        assert readiness.parsed_ready_when("schema.calls") is not None
+        return
+    with pytest.raises(ContractError) as error:
+        readiness.parsed_ready_when("schema.calls")
+    assert f"calls.yaml:3: `ready_when` {problem}" in str(error.value)
+
+
 def test_what_can_say_that_a_day_is_complete(project: Project) -> None:
     for sql in (
         'max(hour) = "23"',

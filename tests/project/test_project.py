@@ -213,3 +213,31 @@ def test_constants_of_a_schema_are_written_once(project):
         assert f"shop/_constants.yaml{problem}" in lineage.broken()["shop.long"]
     project({"shop/_constants.yaml": "kind: visit\n"})
     assert "unknown parameter :longest" in lineage.broken()["shop.long"]
+
+
+def test_a_link_to_itself_breaks_itself_alone(project: Project) -> None:
+    project(SHOP)
+    for name in ("aaa.sql", "aaa.yaml", "mmm.sql", "zzz"):
+        (settings.SQL / "shop" / name).symlink_to(name)
+    found = current.project()
+    assert {"shop.event", BASE, TOP} <= set(found.order)
+    assert {table for table in found.broken if table.startswith("shop.")} == {"shop.aaa", "shop.mmm"}
+    assert "aaa.yaml: cannot be read: " in found.broken["shop.aaa"]
+    assert "mmm.sql: cannot be read: " in found.broken["shop.mmm"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("yaml", BUILT + "checks:\n  - amount > 0\n  - id > 0\n", "base.yaml:7: check `id > 0`: there is no column id"),
+        ("yaml", BUILT + "checks: [{warn: id > 0}]\n", "base.yaml:5: check `id > 0`: there is no column id"),
+        ("yaml", BUILT + "reads:\n  shop.event: 1\n  shop.top: 1\n", "base.yaml:7: `reads` names shop.top, which"),
+        ("sql", "-- A comment.\n" + select("shop.gone"), "base.sql:2: reads shop.gone, which has no contract"),
+        ("sql", select("shop.event", "shop.seen"), "base.sql:3: reads shop.seen, which is a view"),
+    ],
+)
+def test_an_error_between_files_names_the_line(project: Project, name: str, text: str, message: str) -> None:
+    view = BUILT.replace("partitioned_by: [day]\n", "view: true\n").replace("key: []\n", "")
+    project(SHOP | {"shop/seen.yaml": view, "shop/seen.sql": "select e.amount, e.day from shop.event as e\n"})
+    project({f"shop/base.{name}": text})
+    assert message in current.project().broken[BASE]

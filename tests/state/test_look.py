@@ -276,6 +276,22 @@ def test_a_day_counts_as_there_when_ready_when_is_true_of_its_rows(shop, lake_ho
     assert Look().own_state(EVENT, "2026-01-06").state == "fresh"
 
 
+def test_a_condition_that_the_query_engine_does_not_know_names_its_line(shop) -> None:
+    complete(shop, "ready_when: max(amount) = true")
+    assert (
+        "event.yaml:4: `ready_when` `max(amount) = true` cannot be computed: " in Look().own_state(EVENT, DAYS[0]).why
+    )
+
+
+@pytest.mark.parametrize("damage", ["lost", "torn"])
+def test_a_damaged_file_is_no_fault_of_the_condition(shop, damage: str) -> None:
+    complete(shop, "ready_when: max(amount) > 1")
+    (file,) = path(EVENT).glob(f"day={DAYS[0]}/*.parquet")
+    file.unlink() if damage == "lost" else file.write_bytes(file.read_bytes()[:-40])
+    why = Look().own_state(EVENT, DAYS[0]).why
+    assert why.startswith(f"a file of {EVENT} is lost or torn: load its days again (") and file.name in why
+
+
 def test_a_day_without_rows_counts_as_empty_some_hours_after_its_end(shop) -> None:
     assert Look().absent(EVENT, ["2026-01-06"]) == ["2026-01-06"]
     complete(shop, "empty_after: 1")
@@ -292,17 +308,18 @@ def test_a_day_without_rows_counts_as_empty_some_hours_after_its_end(shop) -> No
 # -- one damaged file
 
 
-def tear(table: str) -> Path:
-    """Cut the newest commit of a table off, as a full disk or a copy that broke off does."""
+def tear(table: str, rest: bytes | None = None) -> Path:
+    """Cut the newest commit of a table off, as a full disk, a power cut or a copy that broke off does."""
     newest = max((path(table) / "_delta_log").glob("*.json"))
-    newest.write_bytes(newest.read_bytes()[:-40])
+    newest.write_bytes(newest.read_bytes()[:-40] if rest is None else rest)
     return newest
 
 
-def test_a_torn_commit_of_a_table_is_named_with_the_cure_and_hides_no_other(shop) -> None:
+@pytest.mark.parametrize("rest", [None, b"", b"\n", b"{}\n", bytes(100)], ids=str)
+def test_a_torn_commit_of_a_table_is_named_with_the_cure_and_hides_no_other(shop, rest: bytes | None) -> None:
     shop({"shop/other.yaml": SOURCE})
     load("shop.other", *DAYS)
-    torn = tear(EVENT)
+    torn = tear(EVENT, rest)
     lake = Look()
     assert lake.own_state(EVENT, DAYS[0]).state == "failed"
     assert f"{EVENT}: its newest commit is torn: delete {torn}" in lake.own_state(EVENT, DAYS[0]).why
@@ -312,13 +329,45 @@ def test_a_torn_commit_of_a_table_is_named_with_the_cure_and_hides_no_other(shop
     assert Look().own_state(EVENT, DAYS[0]).state == "missing"
 
 
-def test_a_torn_ledger_is_made_again(shop) -> None:
+@pytest.mark.parametrize("rest", [None, b""], ids=["cut off", "empty"])
+def test_a_torn_ledger_is_made_again(shop, rest: bytes | None) -> None:
     build(TOTAL, DAYS[:1], "failed")
-    tear(ledger.TABLE)
+    tear(ledger.TABLE, rest)
     with pytest.raises(LakeError, match=r"\./lake ledger rebuild"):
         Look().day_versions(TOTAL)
     ledger.rebuild()
     assert states(TOTAL) == "fffff"
+
+
+def test_rows_that_a_repair_entered_a_second_time_count_once(shop) -> None:
+    build(TOTAL, DAYS[:1], "failed")
+    rows, builds = ledger.read([TOTAL]), Look().builds(TOTAL)
+    ledger.append(rows)
+    lake = Look()
+    assert (ledger.read([TOTAL]), lake.builds(TOTAL), states(TOTAL)) == (rows, builds, "Xffff")
+    assert [len(lake.rows(TOTAL, day)) for day in DAYS] == [2, 1, 1, 1, 1]
+    assert {day: row["build_id"] for day, row in lake.built(TOTAL).items()} == dict.fromkeys(DAYS, rows[0]["build_id"])
+    ledger.rebuild()
+    snapshot = store().open(ledger.TABLE)
+    assert snapshot is not None
+    assert store().rows(snapshot, {"table": [TOTAL]}).num_rows == len(rows), "who reads the table itself has each once"
+
+
+@pytest.mark.parametrize("damage", ["lost", "empty", "cut off"])
+def test_a_ledger_with_a_damaged_file_is_made_again_and_hides_no_other_table(shop, damage: str) -> None:
+    build(TOTAL, DAYS[:1], "failed")
+    build(WIDE, DAYS[:1], "failed")
+    file = min(path(ledger.TABLE).glob(f"table={TOTAL}/*.parquet"))
+    content = file.read_bytes()
+    file.unlink() if damage == "lost" else file.write_bytes(content[: len(content) // 2 if damage == "cut off" else 0])
+    state = Look().own_state(TOTAL, DAYS[0])
+    assert state.state == "failed" and str(file) in state.why and "./lake ledger rebuild" in state.why
+    assert states(WIDE) == "Xffff"
+    with pytest.raises(LakeError, match=r"\./lake ledger rebuild"):
+        ledger.read()
+    ledger.rebuild()
+    assert states(TOTAL) == "fffff", "the failure was in the partition that cannot be read"
+    assert states(WIDE) == "Xffff", "a failure that the ledger still knows stays"
 
 
 def test_another_partitioning_is_an_error_of_its_table_alone(shop) -> None:
@@ -327,8 +376,38 @@ def test_another_partitioning_is_an_error_of_its_table_alone(shop) -> None:
     assert state.state == "failed" and "shop/event.yaml" in state.why and "partitioned by day" in state.why
     with pytest.raises(ContractError, match="partitioned by day in the table and by part in its contract"):
         load(EVENT, *DAYS)
+    snapshot = store().open(EVENT)
+    assert snapshot is not None
+    with pytest.raises(ContractError, match="partitioned by day") as told:
+        store().rows(snapshot, {"part": DAYS})
+    assert str(told.value) == state.why
+    shop({"shop/event.yaml": SOURCE.replace("partitioned_by: [day]\n", "")})
+    with pytest.raises(ContractError, match="by day in the table and by nothing in its contract"):
+        load(EVENT)
     shop({"shop/name.yaml": FILES["shop/name.yaml"]})
     load("shop.name")
     shop({"shop/name.yaml": SOURCE})
     assert "not partitioned" in Look().own_state("shop.name", DAYS[0]).why
     assert Look().own_state(WIDE, DAYS[0]).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("table", "contract", "message"),
+    [
+        (EVENT, SOURCE.replace("amount, type", "other, type"), "has amount, which its contract has not: move"),
+        (EVENT, SOURCE.replace("amount, type: bigint", "amount, type: int"), "amount is bigint in the table: move"),
+        (TOTAL, BUILT.replace("amount, type: bigint", "amount, type: array<int>"), "amount is bigint in the table"),
+    ],
+)
+def test_another_layout_is_told_in_the_words_of_contracts(shop, table: str, contract: str, message: str) -> None:
+    shop({f"{table.replace('.', '/')}.yaml": contract})
+    with pytest.raises(ContractError) as told:
+        storage.ensure(contracts.get(table))
+    assert message in str(told.value)
+    assert str(told.value).endswith("load its rows again" if table == EVENT else "build its days again")
+
+
+def test_a_type_of_delta_is_told_as_contracts_write_it() -> None:
+    for kind in ("string", "tinyint", "int", "bigint", "double", "boolean", "date", "timestamp", "array<bigint>"):
+        column = contracts.Column(name="a", type=kind)
+        assert storage._type_in_words(storage._field(column).type) == kind

@@ -24,12 +24,17 @@ _ADVICE = {
 _NO_MEMORY = re.compile(r"LAKE_ENGINE_MEMORY|OutOfMemoryError|Java heap space")
 # What gRPC says when the server is gone.
 _NO_ANSWER = "StatusCode.UNAVAILABLE"
-# A data file of a table, with the value of its partition, and what engines and systems say where it is not there.
+# A data file of a table, with the value of its partition, and what engines and systems say where it is not there, or
+# where only a part of it is.
 _DATA_FILE = re.compile(r"[^\s'\"]*/(\w+)/(\w+)/(?:\w+=([\w-]+)/)?[\w.-]+\.parquet")
 _ABSENT = re.compile(r"not found|No such file|does not exist|FILE_NOT_EXIST", re.IGNORECASE)
 # A column that is nowhere, as Sail and Spark say it.
 _NO_COLUMN = re.compile(r"attribute ObjectName\(\[(.+?)\]\) is missing|UNRESOLVED_COLUMN.*? with name (`.+?`) cannot")
 _IDENTIFIER = re.compile(r'Identifier\("(.+?)"\)|`(.+?)`')
+_TORN = re.compile(
+    r"is torn|not a parquet file|FAILED_READ_FILE\.NO_HINT|corrupt|range was invalid|required field|magic",
+    re.IGNORECASE,
+)
 _OF_A_FILE = "a retry fails again: it wants the file, or its rows, again"
 _OF_MEMORY = "a retry helps only if other builds have used the memory: else give LAKE_ENGINE_MEMORY more"
 _CAUSE_LINES = 20
@@ -88,7 +93,7 @@ def explain(error: BaseException, table: str, start: str, end: str) -> Failure:
 
 def describe(error: BaseException, subject: str) -> str:
     """A few lines: `subject` failed, the class of the error, and its cause."""
-    advice = _OF_MEMORY if is_of_memory(error) else _OF_A_FILE if _lost_file(error) else _ADVICE[kind(error)]
+    advice = _OF_MEMORY if is_of_memory(error) else _OF_A_FILE if is_of_a_file(error) else _ADVICE[kind(error)]
     return "\n".join([f"{subject} failed ({kind(error)} error; {advice})", *root_cause(error)])
 
 
@@ -98,8 +103,8 @@ def root_cause(error: BaseException) -> list[str]:
         return str(error).splitlines()
     if _NO_ANSWER in str(error):
         return [_lost_engine()]
-    if lost := _lost_file(error):
-        return [lost]
+    if damaged := _damaged_file(error):
+        return [damaged]
     if is_bug(error) and error.__traceback__:
         text = "".join(traceback.format_exception(error))
     elif isinstance(error, OSError) and error.strerror:
@@ -115,10 +120,17 @@ def root_cause(error: BaseException) -> list[str]:
     return [line[:_LINE_LENGTH] for line in lines[:_CAUSE_LINES]] or [type(error).__name__]
 
 
-def _lost_file(error: BaseException) -> str | None:
-    """Whose file is gone that somebody has taken away by hand, with the cure; None for other errors."""
-    found = _DATA_FILE.search(str(error))
-    if not found or not _ABSENT.search(str(error)):
+def is_of_a_file(error: BaseException) -> bool:
+    """Is a data file of a table lost or torn? Then neither the SELECT nor the rows are to blame."""
+    return _damaged_file(error) is not None
+
+
+def _damaged_file(error: BaseException) -> str | None:
+    """Whose file somebody has taken away by hand, or a disk has torn, with the cure; None for other errors."""
+    message = str(error)
+    found = _DATA_FILE.search(message)
+    damage = "torn" if _TORN.search(message) else "gone" if _ABSENT.search(message) else None
+    if not found or not damage or isinstance(error, LakeError):
         return None
     path, table, day = found[0], f"{found[1]}.{found[2]}", found[3] or "D"
     try:
@@ -126,7 +138,7 @@ def _lost_file(error: BaseException) -> str | None:
     except LakeError:
         return None
     cure = f"load {table} FILE" if is_source else f"build {table} --from {day} --to {day} --force"
-    return f"a file of {table} is gone ({path}): restore it, or write its rows again: ./lake {cure}"
+    return f"a file of {table} is {damage} ({path}): restore it, or write its rows again: ./lake {cure}"
 
 
 def _lost_engine() -> str:
@@ -146,6 +158,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _is_of_a_system(error: BaseException) -> bool:
-    """Is it from Delta, known by its module, or the operating system?"""
+    """Is it from Delta, known by its module, or the operating system? The query engine of Delta has no module."""
     modules = ("deltalake", "_internal", "pyo3_runtime")
-    return isinstance(error, (OSError, MemoryError)) or type(error).__module__.startswith(modules)
+    known = isinstance(error, (OSError, MemoryError)) or type(error).__module__.startswith(modules)
+    return known or is_of_a_file(error)

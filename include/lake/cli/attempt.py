@@ -56,7 +56,7 @@ def _once(spark: Any, options: Any, start: str, end: str) -> int:
         contract = contracts.get(options.table)
         error = checks.masked(error, contract)
         kind = failures.kind(error)
-        if kind not in (CODE, DATA):  # it is not about the SELECT
+        if kind not in (CODE, DATA) or failures.is_of_a_file(error):  # it is not about the SELECT
             raise error from None
         over_rows = "cannot be computed over these rows: " if kind == DATA else ""
         raise LakeError(f"{settings.shown(contract.select_path)}: {over_rows}{failures.first_line(error)}") from None

@@ -73,8 +73,9 @@ class Project:
                 self._paths[table] = path
         for table in sorted(self._selects - self._paths.keys()):
             path = settings.SQL / f"{table.replace('.', '/')}.sql"
-            cure = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
-            self._misplaced.setdefault(table, cure)
+            no_contract = f"{settings.shown(path)}: has no contract; write {path.stem}.yaml beside it"
+            text = self.texts[str(path)]
+            self._misplaced.setdefault(table, no_contract if isinstance(text, str) else str(text))
         self._answers: dict[Any, Any] = {}
         self._good: dict[str, Contract] = {}
 
@@ -207,23 +208,22 @@ class Project:
         for name in select.inputs:
             if name not in self._paths and name not in self._misplaced:
                 raise ContractError(
-                    f"{settings.shown(contract.select_path)}: reads {name}, which has no contract; "
+                    f"{_place_of_input(contract, select, name)}: reads {name}, which has no contract; "
                     f"write include/sql/{name.replace('.', '/')}.yaml"
                 )
             if self.contract(name).view:
                 raise ContractError(
-                    f"{settings.shown(contract.select_path)}: reads {name}, which is a view: read its inputs instead"
+                    f"{_place_of_input(contract, select, name)}: reads {name}, which is a view: read its inputs instead"
                 )
             if self.contract(name).kept_by and contract.is_built and contract.day_column:
                 raise ContractError(
-                    f"{settings.shown(contract.select_path)}: reads {name}, which is kept by key, so that any day may "
-                    f"change its rows of all days: give {table} `kept_by`, too, or make it a view"
+                    f"{_place_of_input(contract, select, name)}: reads {name}, which is kept by key, so that any day "
+                    f"may change its rows of all days: give {table} `kept_by`, too, or make it a view"
                 )
         for name, _ in contract.reads:
             if name not in select.inputs or not self.contract(name).day_column:
-                raise ContractError(
-                    f"{settings.shown(contract.path)}: `reads` names {name}, which is not an input with days"
-                )
+                where = contracts.place(contract.path, "reads", name)
+                raise ContractError(f"{where}: `reads` names {name}, which is not an input with days")
         return select
 
     def inputs(self, table: str) -> tuple[str, ...]:
@@ -445,6 +445,14 @@ class Project:
         return found
 
 
+def _place_of_input(contract: "Contract", select: "Select", name: str) -> str:
+    """File and line where a SELECT reads an input, as errors begin. A SELECT that a contract makes has no lines."""
+    if contract.vault:
+        return settings.shown(contract.path)
+    begins = min(begins for begins, _, table in select.spans if table == name)
+    return f"{settings.shown(contract.select_path)}:{select.text.count(chr(10), 0, begins) + 1}"
+
+
 def _digits(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -520,8 +528,9 @@ def _stamps(folder: str, wanted: Callable[[str], bool]) -> dict[str, Stamp]:
             for entry in entries:
                 if contracts.is_leftover(entry.name):
                     continue
-                if entry.is_dir():
-                    todo.append(entry.path)
+                with suppress(OSError):  # of a link to itself: whoever reads it says so
+                    if entry.is_dir():
+                        todo.append(entry.path)
                 if wanted(entry.name):
                     found.append((entry.path, _stamp(entry)))
     return dict(sorted(found, key=lambda item: item[0].split(os.sep)))

@@ -11,7 +11,7 @@ from sqlglot.tokens import Token, TokenType
 from include.lake import settings
 from include.lake.errors import ContractError
 from include.lake.project import columns, repeatable
-from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract, place
 from include.lake.project.lineage import (
     CHANGED,
     OURS,
@@ -163,10 +163,10 @@ def parse_checks(contract: Contract, inputs: list[Contract]) -> tuple[ParsedChec
     # The runner fills RUN_TIMESTAMP when it writes.
     relations[THIS] = [(c.name, c.sensitive) for c in contract.columns if c.name != RUN_TIMESTAMP]
     found = []
-    for check in contract.checks:
+    for number, check in enumerate(contract.checks):
 
-        def wrong(what: str, line: int | None = None, sql: str = check.sql) -> ContractError:
-            return ContractError(f"{settings.shown(contract.path)}: check `{' '.join(sql.split())}`: {what}")
+        def wrong(what: str, line: int | None = None, sql: str = check.sql, number: int = number) -> ContractError:
+            return ContractError(f"{place(contract.path, 'checks', number)}: check `{' '.join(sql.split())}`: {what}")
 
         tree, tokens = _parse(check.sql, wrong)
         _require_repeatable(tree, tokens, check.sql, wrong)
@@ -199,14 +199,14 @@ def parse_touches(contract: Contract, inputs: list[Contract]) -> dict[str, Touch
             continue
         if one.grain != contract.grain:
             raise ContractError(
-                f"{settings.shown(contract.path)}: {one.table} has {one.grain}s, and a table kept by key takes in "
+                f"{place(contract.path, 'kept_by')}: {one.table} has {one.grain}s, and a table kept by key takes in "
                 "days: read what it is made of"
             )
         touch = written.pop(one.table, None)
         if touch is None and not set(contract.kept_by) <= set(one.column_names):
             raise ContractError(
-                f"{settings.shown(contract.path)}: {one.table} has no {keys}: write in `touched_by` which keys its "
-                f"rows touch, such as {{{one.table}: {{keys: select … as {contract.kept_by[0]} from changed}}}}"
+                f"{place(contract.path, 'touched_by')}: {one.table} has no {keys}: write in `touched_by` which keys "
+                f"its rows touch, such as {{{one.table}: {{keys: select … as {contract.kept_by[0]} from changed}}}}"
             )
         same = " and ".join(f"needed.`{name}` = touched.`{name}`" for name in contract.kept_by)
         of_changed = ", ".join(f"changed.`{name}`" for name in contract.kept_by)
@@ -224,12 +224,13 @@ def parse_touches(contract: Contract, inputs: list[Contract]) -> dict[str, Touch
         )
     if not found:
         raise ContractError(
-            f"{settings.shown(contract.path)}: a table kept by key takes in the days of an input, and none has days: "
+            f"{place(contract.path, 'kept_by')}: a table kept by key takes in the days of an input, and none has days: "
             "read such an input, too, or make the table a view"
         )
     if written:
+        name = sorted(written)[0]
         raise ContractError(
-            f"{settings.shown(contract.path)}: `touched_by` names {sorted(written)[0]}, which is no input with days"
+            f"{place(contract.path, 'touched_by', name)}: `touched_by` names {name}, which is no input with days"
         )
     return found
 
@@ -249,7 +250,8 @@ def _touch(
     }
 
     def wrong(what: str, line: int | None = None) -> ContractError:
-        return ContractError(f"{settings.shown(contract.path)}: `touched_by` of {name}, `{part}`: {what}")
+        where = place(contract.path, "touched_by", name, part)
+        return ContractError(f"{where}: `touched_by` of {name}, `{part}`: {what}")
 
     tree, tokens = _parse(text, wrong)
     if not isinstance(tree, exp.Query):

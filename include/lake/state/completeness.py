@@ -4,9 +4,8 @@ from typing import Any
 
 from sqlglot import exp
 
-from include.lake import settings
-from include.lake.errors import ContractError
-from include.lake.project import readiness
+from include.lake.errors import ContractError, LakeError
+from include.lake.project import contracts, readiness
 from include.lake.project.contracts import Contract
 from include.lake.storage import Snapshot, store
 
@@ -41,10 +40,13 @@ def _compute(snapshot: Snapshot, contract: Contract, days: list[str]) -> dict[st
     try:
         rows = store().values(snapshot, str(contract.day_column), days, selected)
     except Exception as error:
-        # delta-rs raises plain exceptions for what its query engine does not understand.
+        # delta-rs raises plain exceptions for what its query engine does not understand, and for what it cannot read.
+        problem = str(error).splitlines()[0]
+        if ".parquet" in problem:
+            raise LakeError(f"a file of {contract.table} is lost or torn: load its days again ({problem})") from None
         raise ContractError(
-            f"{settings.shown(contract.path)}: ready_when `{contract.ready_when}` cannot be computed: "
-            f"{str(error).splitlines()[0]}"
+            f"{contracts.place(contract.path, 'ready_when')}: `ready_when` `{contract.ready_when}` cannot be computed: "
+            f"{problem}"
         ) from None
     columns = [column.to_pylist() for column in rows.columns]
     return {day: reason(contract, ready, selected[1:], row) for day, ready, *row in zip(*columns, strict=True)}

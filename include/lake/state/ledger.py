@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from errno import EIO
 from itertools import pairwise
 from typing import Any
 from weakref import WeakValueDictionary
@@ -52,6 +53,7 @@ SCHEMA = pa.schema(
 )
 # What the store wants to know where it has to make the ledger.
 _LAYOUT: dict[str, Any] = {"about": "What happened to the days of all tables.", "partitioned_by": ("table",)}
+_CURE = "the ledger can be made again from the tables: ./lake ledger rebuild"
 _MAPS = ("inputs", "checks", "dropped")
 _EMPTY_ROW: dict[str, Any] = dict.fromkeys(SCHEMA.names) | {name: {} for name in _MAPS}
 # Spark's errors may quote a whole plan.
@@ -63,9 +65,10 @@ def read(tables: Iterable[str] | None = None) -> list[dict[str, Any]]:
     snapshot = open_ledger()
     if snapshot is None:
         return []
-    data = store().rows(snapshot, None if tables is None else {"table": list(tables)})
-    unique = {_identity(row): row for row in decoded(data)}
-    return sorted(unique.values(), key=lambda row: (row["table"], row["version"], row["built_at"], row["partition"]))
+    data = _rows_in(snapshot, None if tables is None else {"table": list(tables)})
+    return sorted(
+        _unique(decoded(data)), key=lambda row: (row["table"], row["version"], row["built_at"], row["partition"])
+    )
 
 
 class Reader:
@@ -86,8 +89,9 @@ class Reader:
             return
         data = SCHEMA.empty_table()
         if self._snapshot is not None:
-            rows = store().rows(self._snapshot, {"table": new}).select(SCHEMA.names).cast(SCHEMA)
-            data = rows.sort_by([("version", "ascending"), ("built_at", "ascending")])
+            data = _rows_in(self._snapshot, {"table": new}).sort_by(
+                [("version", "ascending"), ("built_at", "ascending")]
+            )
         for table in new:
             self._histories[table] = data.filter(pc.equal(data["table"], table)) if new[1:] else data
 
@@ -137,14 +141,26 @@ def open_ledger() -> Snapshot | None:
     except UsageError:  # of a setting: the ledger may be as it should
         raise
     except LakeError as error:
-        raise LakeError(f"{error}; the ledger can be made again from the tables: ./lake ledger rebuild") from None
+        raise LakeError(f"{error}; {_CURE}") from None
     if snapshot and not set(snapshot.columns) >= set(SCHEMA.names):
         raise LakeError(f"{TABLE} was written by an older version of the lake: ./lake ledger rebuild makes it again")
     return snapshot
 
 
-def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["table"], row["partition"], row["status"], row["table_id"], row["version"], row["build_id"]
+def _rows_in(snapshot: Snapshot, where: dict[str, list[str]] | None = None) -> pa.Table:
+    """Rows of the ledger with the columns of SCHEMA. LakeError if a file of it is lost or torn."""
+    try:
+        return store().rows(snapshot, where).select(SCHEMA.names).cast(SCHEMA)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno != EIO:
+            raise  # of a right, or of the network: the ledger may be as it should
+        raise LakeError(f"a file of {TABLE} is lost or torn ({error.filename or error}); {_CURE}") from None
+
+
+def _unique(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row once: a repair may enter a build that enters itself just now."""
+    names = ("table", "partition", "status", "table_id", "version", "build_id")
+    return list({tuple(row[name] for name in names): row for row in rows}.values())
 
 
 def append(rows: list[dict[str, Any]]) -> None:
@@ -250,8 +266,8 @@ def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[st
 def rebuild() -> tuple[int, int]:
     """Make the ledger again from the commits of all tables; gives the number of rows before and after.
 
-    Failed builds have no commit: those that the old ledger still knows stay. An old ledger that cannot be read, or of
-    an older version, is moved aside first.
+    Failed builds have no commit: those that the old ledger still knows stay. An old ledger whose log cannot be read, or
+    of an older version, is moved aside first.
     """
     try:
         create()
@@ -263,16 +279,27 @@ def rebuild() -> tuple[int, int]:
 
     def all_rows(ledger: Snapshot) -> pa.Table:
         nonlocal counts
-        before = store().rows(ledger)
         # The commits of a table whose contract is broken just now cannot be read: its rows stay, too.
         broken = pa.array(sorted(contracts.load_all().broken), pa.string())
+        before = _readable_rows(ledger)
         kept = before.filter(pc.or_(pc.equal(before["status"], FAILED), pc.is_in(before["table"], broken)))
-        rows = decoded(kept) + list(_rows_of_all_commits())
+        rows = _unique(decoded(kept)) + list(_rows_of_all_commits())
         counts = before.num_rows, len(rows)
         return encoded(rows)
 
     store().write(TABLE, all_rows, **_LAYOUT)
     return counts
+
+
+def _readable_rows(snapshot: Snapshot) -> pa.Table:
+    """The rows of the ledger; those of a table that has a lost or torn file are left out."""
+    with suppress(LakeError):
+        return _rows_in(snapshot)
+    known, parts = contracts.load_all(), [SCHEMA.empty_table()]
+    for table in sorted({*known, *known.broken}):
+        with suppress(LakeError):
+            parts.append(_rows_in(snapshot, {"table": [table]}))
+    return pa.concat_tables(parts)
 
 
 def _rows_of_all_commits() -> Iterator[dict[str, Any]]:

@@ -3,14 +3,16 @@
 Its functions are those of the port `Store`. It opens the Delta log of a table by its address alone.
 """
 
+import builtins
 import json
 import os
+import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from errno import ENOENT
+from errno import EIO, ENOENT
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -71,6 +73,10 @@ _ROW_GROUP = 25_000
 _NO_STATISTICS = ColumnProperties(statistics_enabled="NONE")
 # INT96 is the timestamp of Spark's defaults. Arrow takes it for nanoseconds, and these overflow after the year 2262.
 _PARQUET = dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
+# Bytes of a commit that show whether anything is in it.
+_FIRST_WORDS = 64
+# What pyarrow says of a file that broke off, or of which a disk lost blocks.
+_TORN_FILE = re.compile(r"Could not open Parquet input source '([^']+)'")
 # Commits of a table without a contract between two looks whether one of its partitions has too many files.
 _LOOK_EVERY = 50
 # Address -> its newest version that was opened, as long as somebody has it. A build opens its tables many times, and
@@ -171,11 +177,30 @@ def open_table(table: str, version: int | None = None) -> DeltaTable | None:
     """The same as delta-rs has it: for this store, and for who tests what is in its files."""
     where = address(table)
     try:
-        return DeltaTable(where, version=version)
+        delta = DeltaTable(where, version=version)
     except TableNotFoundError:
         return None
     except DeltaError as error:
         raise LakeError(f"{table}: {_damage(where, error)}") from None
+    # Delta-rs takes a commit without a word in it for one that changed nothing: the rows of the day before a power cut.
+    if version is None and (folder := _local(where)):
+        newest = _commit_file(folder, delta.version())
+        with suppress(FileNotFoundError), builtins.open(newest, "rb") as file:
+            if not file.read(_FIRST_WORDS).strip(b"{} \r\n"):
+                raise LakeError(f"{table}: {_torn(newest)}")
+    return delta
+
+
+def _commit_file(folder: Path, version: int) -> Path:
+    return folder / "_delta_log" / f"{version:020}.json"
+
+
+def _torn(commit: Path) -> str:
+    # A commit is written at once or not at all: only a disk or a copy that broke off leaves half a one.
+    return (
+        f"its newest commit is torn: delete {commit}, which nobody could read, then ./lake ledger rebuild, and "
+        "build or load its days again"
+    )
 
 
 def _damage(where: str, error: Exception) -> str:
@@ -188,11 +213,7 @@ def _damage(where: str, error: Exception) -> str:
             for line in newest.read_bytes().splitlines():
                 json.loads(line)
         except ValueError:
-            # A commit is written at once or not at all: only a disk or a copy that broke off leaves half a one.
-            return (
-                f"its newest commit is torn: delete {newest}, which nobody could read, then ./lake ledger rebuild, and "
-                "build or load its days again"
-            )
+            return _torn(newest)
     return (
         f"its Delta log cannot be read ({reason}): move {where} away and make it again; or restore it from a copy, "
         "then ./lake ledger rebuild, and build again (--force) what has read later versions"
@@ -221,15 +242,29 @@ def files_of(delta: DeltaTable) -> dataset.Dataset:
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
     """The rows; of those columns that `where` names, only the rows with one of its values."""
     delta: DeltaTable = snapshot.handle.delta
+    if not {*(where or ())} <= {*snapshot.columns}:
+        require_days(snapshot, contracts.get(snapshot.table))
     if needs_query_engine(delta):
         parts = [f'"{name}" in ({", ".join(map(_quoted, values))})' for name, values in (where or {}).items()]
         return _query(delta, f"select * from source_rows{' where ' + ' and '.join(parts) if parts else ''}")
-    if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
-        ((column, values),) = where.items()
-        return _rows_of_partitions(snapshot, column, sorted(values))
-    files = files_of(delta)
-    conditions = [compute.field(name).isin(sorted(values)) for name, values in (where or {}).items()]
-    return files.to_table(filter=reduce(and_, conditions) if conditions else None)
+    with _whole_files(snapshot):
+        if where and tuple(where) == snapshot.partitioned_by and len(where) == 1:
+            ((column, values),) = where.items()
+            return _rows_of_partitions(snapshot, column, sorted(values))
+        files = files_of(delta)
+        conditions = [compute.field(name).isin(sorted(values)) for name, values in (where or {}).items()]
+        return files.to_table(filter=reduce(and_, conditions) if conditions else None)
+
+
+@contextmanager
+def _whole_files(snapshot: Snapshot) -> Iterator[None]:
+    """An error about a torn data file names it by its full path: pyarrow knows its path in the table alone."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        if not (torn := _TORN_FILE.search(str(error))):
+            raise
+        raise OSError(EIO, "is torn", f"{snapshot.address}/{torn[1]}") from None
 
 
 def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> pa.Table:
@@ -411,6 +446,15 @@ def writer_properties(delta: DeltaTable) -> WriterProperties:
     )
 
 
+def _type_in_words(kind: Any) -> str:
+    """A type of Delta as contracts write it."""
+    words = {name: word for word, name in _DELTA_TYPES.items()}
+    plain = json.loads(kind.to_json())
+    if isinstance(plain, dict) and plain["type"] == "array" and isinstance(plain["elementType"], str):
+        return f"array<{words.get(plain['elementType'], plain['elementType'])}>"
+    return words.get(plain, plain) if isinstance(plain, str) else str(plain["type"])
+
+
 def ensure(contract: Contract) -> Snapshot:
     """The table, made with the contract's types and comments if it is not there, and aligned with them if it is.
 
@@ -427,15 +471,17 @@ def ensure(contract: Contract) -> Snapshot:
         return _snapshot(contract.table, DeltaTable(path))
     if delta.metadata().partition_columns != list(contract.partitioned_by):
         layout = ", ".join(delta.metadata().partition_columns) or "nothing"
+        promised = ", ".join(contract.partitioned_by) or "nothing"
         raise ContractError(
-            f"{contract.table} is partitioned by {layout} in the table and by {', '.join(contract.partitioned_by)} in "
-            f"its contract: correct the contract, or move {path} away and make the table again"
+            f"{contract.table} is partitioned by {layout} in the table and by {promised} in its contract: correct the "
+            f"contract, or move {path} away and make the table again"
         )
     there = {field.name: field for field in delta.schema().fields}
-    cure = f"move {path} away and build its days again"
+    cure = f"move {path} away and {'load its rows' if contract.is_source else 'build its days'} again"
     for field in fields:
         if field.name in there and there[field.name].type != field.type:
-            raise ContractError(f"{contract.table}.{field.name} is {there[field.name].type} in the table: {cure}")
+            kind = _type_in_words(there[field.name].type)
+            raise ContractError(f"{contract.table}.{field.name} is {kind} in the table: {cure}")
     if gone := sorted(set(there) - set(contract.column_names)):
         raise ContractError(f"{contract.table} has {', '.join(gone)}, which its contract has not: {cure}")
     if new := [field for field in fields if field.name not in there]:

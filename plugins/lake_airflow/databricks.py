@@ -8,9 +8,9 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from lake_airflow.backfill import BackfillTable
@@ -125,31 +125,32 @@ class Submitted:
     """What the tasks share that submit a run. They are operators of Airflow."""
 
     log: Any
-    defer: Any
+    defer: Callable[..., NoReturn]
     execution_timeout: Any
     _run_id: int | None = None
 
-    def follow(self, context: Any, body: Mapping[str, Any]) -> None:
+    def follow(self, context: Any, body: Mapping[str, Any]) -> NoReturn:
         """Find the run of this task or submit it, and defer until it ends."""
-        store, hook, run = context.get("task_state_store"), _hook(), None
+        from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        store, hook, run = context["task_state_store"], _hook(), None
         if self.execution_timeout:  # Airflow does not count the time while a task is deferred
             body = {**body, "timeout_seconds": int(self.execution_timeout.total_seconds())}
-        if token := ((None if store is None else store.get(_KEY)) or {}).get("token"):
+        if token := (store.get(_KEY) or {}).get("token"):
             with suppress(AirflowFailException):  # Databricks refuses the token of a run that was deleted
                 run = _submitted(hook, body, token)
         if run and run["state"].get("life_cycle_state") not in _ENDED:
             self.log.info("found the run %s again", run["run_id"])
-            self._keep(store, {"token": token, _FOUND: True})
+            store.set(_KEY, {"token": token, _FOUND: True}, retention=NEVER_EXPIRE)
         else:
             # There was none, or it failed, or its inputs may have changed since: this try is a new run.
             token = uuid.uuid4().hex
-            self._keep(store, {"token": token})
+            store.set(_KEY, {"token": token}, retention=NEVER_EXPIRE)
             run = _submitted(hook, body, token)
         self._run_id, url = run["run_id"], run["run_page_url"]
         context["ti"].xcom_push("run_page_url", url)
         self.log.info("run %s: %s", self._run_id, url)
-        from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
-
         self.defer(
             trigger=DatabricksExecutionTrigger(
                 run_id=self._run_id, databricks_conn_id=CONNECTION, polling_period_seconds=settings.poll_seconds(),
@@ -158,22 +159,13 @@ class Submitted:
             method_name="ended",
         )  # fmt: skip
 
-    @staticmethod
-    def _keep(store: Any, state: dict[str, Any]) -> None:
-        if store is not None:
-            from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
-            store.set(_KEY, state, retention=NEVER_EXPIRE)
-
-    def end_of_run(self, context: Any, event: dict[str, Any]) -> None:
+    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         """Forget the run, and raise what it ended with. Airflow retries what a retry can cure."""
-        kept: dict[str, Any] = {}
-        if (store := context.get("task_state_store")) is not None:
-            kept = store.get(_KEY) or {}
-            store.delete(_KEY)
+        kept = context["task_state_store"].get(_KEY) or {}
+        context["task_state_store"].delete(_KEY)
         state = json.loads(event["run_state"])
         if state["result_state"] == "SUCCESS":
-            return
+            return self.result(context)
         texts = [error["error"] for error in event.get("errors") or [] if error.get("error")]
         text = "\n".join(texts) or state.get("state_message") or f"the run ended as {state['result_state']}"
         kind = found[1] if (found := _CLASS.search(text)) else INFRASTRUCTURE
@@ -182,6 +174,9 @@ class Submitted:
         # A cleared task may have found the run that its last try was about to cancel.
         retry = kind in (CONFLICT, INFRASTRUCTURE) and (state["result_state"] != "CANCELED" or _FOUND in kept)
         raise (AirflowException if retry else AirflowFailException)(message)
+
+    def result(self, context: Any) -> dict[str, Any]:
+        return {}
 
     def on_kill(self) -> None:
         """Cancel the run, while this worker is still at it. Afterwards the trigger does."""
@@ -192,20 +187,16 @@ class Submitted:
 class SubmitBuild(Submitted, BuildTable):
     """Build one table for the day of the run, as a run of Databricks."""
 
-    def execute(self, context: Any) -> dict[str, Any]:
+    def execute(self, context: Any) -> NoReturn:
         day, run = partition_and_run(context, self.table)
         self.follow(context, payload("build", [self.table], day, day, run))
-        return self._result(day, run)
 
-    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
-        self.end_of_run(context, event)
-        return self._result(*partition_and_run(context, self.table))
-
-    def _result(self, day: str, run: str) -> dict[str, Any]:
+    def result(self, context: Any) -> dict[str, Any]:
         """What the ledger says of the build. Without an answer of the warehouse the task is green all the same."""
         from include.lake.state import ledger
         from include.lake.storage import warehouse
 
+        day, run = partition_and_run(context, self.table)
         use_connection()
         warehouse.forget()
         result: dict[str, Any] = {"table": self.table, "day": day}
@@ -224,27 +215,16 @@ class SubmitBuild(Submitted, BuildTable):
 class SubmitBackfill(Submitted, BackfillTable):
     """Build the due days of one table, as one run of Databricks with its batches inside."""
 
-    def execute(self, context: Any) -> dict[str, Any]:
-        asked, run = self.asked(context)
-        self.follow(context, backfill_payload(self.table, asked, run))
-        return {"table": self.table}
-
-    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
-        self.end_of_run(context, event)
-        return {"table": self.table}
+    def execute(self, context: Any) -> NoReturn:
+        self.follow(context, backfill_payload(self.table, *self.asked(context)))
 
 
 class SubmitLateDays(Submitted, LateDays):
     """Build the stale days before the day of the run, for all tables of a list, as one run of Databricks."""
 
-    def execute(self, context: Any) -> dict[str, list[str]]:
+    def execute(self, context: Any) -> NoReturn:
         day, run = partition_and_run(context, self.tables[0])
         self.follow(context, payload("late", self.tables, day, day, run, look_back=self.look_back_days))
-        return {}
-
-    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, list[str]]:
-        self.end_of_run(context, event)
-        return {}
 
 
 # Operator -> the one that submits a run for the same work.

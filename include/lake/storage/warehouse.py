@@ -162,40 +162,23 @@ def _table(columns: list[dict[str, Any]], lists: list[list[str | None]]) -> pa.T
 
 
 def _array(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_nested(kind):
-        return _nested([None if text is None else json.loads(text) for text in texts], kind)
     if pa.types.is_timestamp(kind):  # the cast of Arrow takes no offset such as +00:00 in some texts and Z in others
         return pa.array([None if text is None else datetime.fromisoformat(text) for text in texts], kind)
-    return pa.array(texts, pa.string()).cast(kind)
-
-
-def _nested(values: Sequence[list[Any] | dict[str, Any] | None], kind: pa.DataType) -> pa.Array:
-    """Lists or maps. The API gives what is in them as texts, too: `{"dropped":"3"}`."""
-    offsets: list[int | None] = []
-    inner: list[Any] = []
-    for value in values:
-        offsets.append(None if value is None else len(inner))
-        inner += value.items() if isinstance(value, dict) else value or ()
-    ends = pa.array([*offsets, len(inner)], pa.int32())
+    if not pa.types.is_nested(kind):
+        return pa.array(texts, pa.string()).cast(kind)
+    # A list or a map. The API gives what is in it as texts, too: `{"dropped":"3"}`.
+    values = [None if text is None else json.loads(text) for text in texts]
     if pa.types.is_map(kind):
-        keys = _inner([key for key, _ in inner], kind.key_type)
-        return pa.MapArray.from_arrays(ends, keys, _inner([item for _, item in inner], kind.item_type), kind)
-    return pa.ListArray.from_arrays(ends, _inner(inner, kind.value_type), kind)
-
-
-def _inner(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_nested(kind):
-        return _nested(values, kind)
-    return _array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values], kind)
+        return pa.array(values, pa.map_(pa.string(), pa.string())).cast(kind)
+    return pa.array(values, pa.list_(pa.string())).cast(kind)
 
 
 def _arrow_type(text: str) -> pa.DataType:
-    name, _, inner = text.upper().partition("<")
-    inner = inner.removesuffix(">")
-    if name == "ARRAY":
-        return pa.list_(_arrow_type(inner))
-    if name == "MAP" and (parts := re.fullmatch(r"(\w+), ?(.+)", inner)):
-        return pa.map_(_arrow_type(parts[1]), _arrow_type(parts[2]))
+    name = text.upper()
+    if of_map := re.fullmatch(r"MAP<STRING, ?(\w+)>", name):
+        return pa.map_(pa.string(), _arrow_type(of_map[1]))
+    if of_list := re.fullmatch(r"ARRAY<(\w+)>", name):
+        return pa.list_(_arrow_type(of_list[1]))
     if decimal := re.fullmatch(r"DECIMAL\((\d+), ?(\d+)\)", name):
         return pa.decimal128(int(decimal[1]), int(decimal[2]))
-    return _ARROW.get(name, pa.string())  # such as a STRUCT: as it is written
+    return _ARROW.get(name, pa.string())  # such as a STRUCT, or a list of lists: as it is written

@@ -48,16 +48,16 @@ _CLASS = re.compile(r"(?:\A|RunFailed: )(data|code|conflict|infrastructure): ")
 def payload(work: str, tables: list[str], first: str, last: str, run: str, **options: str | int) -> dict[str, Any]:
     """The body of api/2.2/jobs/runs/submit, a function of its arguments, the settings and the code of the tables.
 
-    The parameters are those of include/lake/cli/entry.py.
+    The parameters are the `Options` of include/lake/cli/entry.py. Databricks passes them on as --name=value.
     """
-    parameters = [work, "--from", first, "--to", last, "--run", run, "--catalog", settings.catalog()]
-    for table in tables:
-        parameters += ["--code-id", f"{table}={lineage.code_id(table)}"]
-    for name, value in options.items():
-        parameters += [f"--{name.replace('_', '-')}", str(value)]
+    parameters = {
+        "work": work, "first": first, "last": last, "run": run, "catalog": settings.catalog(),
+        "codes": ",".join(f"{table}={lineage.code_id(table)}" for table in tables),
+        **{name: str(value) for name, value in options.items()},
+    }  # fmt: skip
     task: dict[str, Any] = {
         "task_key": work,
-        "python_wheel_task": {"package_name": "lake", "entry_point": "lake-run", "parameters": parameters},
+        "python_wheel_task": {"package_name": "lake", "entry_point": "lake-run", "named_parameters": parameters},
         # A failed check fails again. Airflow retries what a retry can cure.
         "max_retries": 0,
     }

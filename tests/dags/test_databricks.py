@@ -89,7 +89,11 @@ def test_compute_of_ones_own(target: None, monkeypatch: pytest.MonkeyPatch, clus
 
 @pytest.mark.parametrize(
     "arguments",
-    [["build"], ["destroy", "--from", DAY], ["build", "--from", DAY, "--to", DAY, "--run", "a; b", "--catalog", "c"]],
+    [
+        ["--work=build"],
+        [f"--work=build --first={DAY}"],
+        ["--work=build", f"--first={DAY}", f"--last={DAY}", "--run=a; b", "--catalog=c", "--codes=a.b=1"],
+    ],
 )
 def test_wrong_parameters_are_an_error_of_code(arguments: list[str]) -> None:
     with pytest.raises(entry.RunFailed, match=r"^code: "):

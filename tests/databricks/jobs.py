@@ -139,7 +139,8 @@ class Jobs:
                 number = self._tokens[body["idempotency_token"]] = next(self._numbers)
                 self.runs[number] = {
                     "id": number, "task_id": number * 1000, "name": body["run_name"], "key": task["task_key"],
-                    "wheel": self.folder / wheel.lstrip("/"), "parameters": task["python_wheel_task"]["parameters"],
+                    "wheel": self.folder / wheel.lstrip("/"),
+                    "parameters": [f"--{k}={v}" for k, v in task["python_wheel_task"]["named_parameters"].items()],
                     "timeout": body["timeout_seconds"],
                     "child": None, "cancelled": False, "ended": None, "logs": "", "error": None,
                 }  # fmt: skip

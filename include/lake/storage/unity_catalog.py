@@ -460,16 +460,14 @@ def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str)
         f"create table if not exists {address(table)} ({columns}) using delta{layout} comment {literal(about)} "
         f"tblproperties ({properties})"
     )
-    for attempt in range(_TRIES):
+    for left in reversed(range(_TRIES)):
         try:
             _make(table, text)
             return
         except Exception as error:
             # Of two runs that make a table at once, Delta refuses one. It is there for both, now or in a moment.
-            if not _TOGETHER.search(str(error)) or attempt + 1 == _TRIES:
+            if not _TOGETHER.search(str(error)) or not left:
                 raise
-        if open(table) is not None:
-            return
         time.sleep(1)
 
 

@@ -664,25 +664,30 @@ class Presence:
 
 
 def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence | LakeError]:
-    """Table -> what is there of it, in one statement for 80 tables; a source that does not exist is left out.
+    """Table -> what is there of it, in one statement; a source that does not exist is left out.
 
     Where the warehouse refuses the statement because of one table, that table has the error. The others are asked for
     without it.
     """
     found: dict[str, Presence | LakeError] = {}
-    for tables in _lists(wanted, _BOUND // 3):  # each binds three values
+    days = {day for one in wanted.values() for day in (one.first, one.last)}
+    at_once = len(wanted) if len(days) <= _BOUND else _BOUND // 2  # each table has two days
+    for tables in _lists(wanted, at_once) if wanted else ():
         found |= _presence({table: wanted[table] for table in tables})
     return found
 
 
 def _presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence | LakeError]:
-    values: dict[str, str] = {}
-    parts: dict[str, str] = {}
-    for number, (table, one) in enumerate(sorted(wanted.items())):
-        values |= {f"table_{number}": table, f"first_{number}": one.first, f"last_{number}": one.last}
-        if contracts.get(table).is_source:
-            parts[table] = _presence_of_source(table, number, one)
-    parts[contracts.LEDGER] = _presence_in_ledger(range(len(wanted)))
+    days = sorted({day for one in wanted.values() for day in (one.first, one.last)})
+    names = {day: f"day_{number}" for number, day in enumerate(days)}
+    ranges = {table: f"between :{names[one.first]} and :{names[one.last]}" for table, one in wanted.items()}
+    parts = {
+        table: _presence_of_source(table, ranges[table], wanted[table].values)
+        for table in sorted(wanted)
+        if contracts.get(table).is_source
+    }
+    parts[contracts.LEDGER] = _presence_in_ledger(ranges)
+    values = dict(zip(names.values(), days, strict=True))
     refused: dict[str, LakeError] = {}
     rows = _rows_of(parts, values, refused)
     if (of_ledger := refused.pop(contracts.LEDGER, None)) and not _says_absent(of_ledger, contracts.LEDGER):
@@ -709,7 +714,7 @@ def _rows_of(
     if not parts:
         return []
     text = " union all ".join(parts.values())
-    bound = {name: values[name] for name in re.findall(r":([a-z]+_\d+)", text)}
+    bound = {name: values[name] for name in re.findall(r":(day_\d+)", text)}
     try:
         return _read(text, bound, kept_seconds=0).to_pylist()
     except StatementFailed as error:
@@ -728,31 +733,29 @@ def _says_absent(error: Exception, table: str) -> bool:
     return bool(_ABSENT.search(str(error))) and quoted in str(error)
 
 
-def _presence_of_source(table: str, number: int, wanted: Wanted) -> str:
+def _presence_of_source(table: str, days: str, values: Sequence[str]) -> str:
     name, day = address(table), contracts.get(table).day_column
     start = f"select {literal(table)} as name, 'days' as fact, "
     if not day:
         return f"{start}'' as day, '' as shown from {name} where false"
-    texts = ", ".join(f"cast({value} as string)" for value in wanted.values)
+    texts = ", ".join(f"cast({value} as string)" for value in values)
     return (
         f"{start}cast(`{day}` as string) as day, to_json(array({texts})) as shown from {name} "
-        f"where `{day}` between :first_{number} and :last_{number} group by `{day}` union all "
+        f"where `{day}` {days} group by `{day}` union all "
         f"select {literal(table)}, 'first', cast(min(`{day}`) as string), '' from {name} "
         f"where `{day}` rlike '^[0-9]{{4}}-'"
     )
 
 
-def _presence_in_ledger(numbers: Iterable[int]) -> str:
-    tables = ", ".join(f":table_{number}" for number in numbers)
-    ranges = " or ".join(
-        f"(`table` = :table_{number} and `partition` between :first_{number} and :last_{number})" for number in numbers
-    )
+def _presence_in_ledger(ranges: Mapping[str, str]) -> str:
+    tables = ", ".join(map(literal, sorted(ranges)))
+    days = " or ".join(f"(`table` = {literal(table)} and `partition` {ranges[table]})" for table in sorted(ranges))
     # Rows of a table that was dropped since, and made again, speak of another one.
     newest = "max_by(table_id, built_at) over (partition by `table`)"
     rows = f"(select *, {newest} as newest from {address(contracts.LEDGER)} where `table` in ({tables}))"
     return (
         f"select distinct `table` as name, status as fact, `partition` as day, '' as shown from {rows} "
-        f"where table_id = newest and status in ('built', 'empty') and ({ranges}) union all "
+        f"where table_id = newest and status in ('built', 'empty') and ({days}) union all "
         f"select `table`, 'first', min(`partition`), '' from {rows} where table_id = newest and status = 'built' "
         "group by `table`"
     )

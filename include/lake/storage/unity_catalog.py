@@ -643,18 +643,19 @@ def maintain(table: str, older_than: timedelta = KEPT) -> Maintained:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a table: its days first..last, and of each day the values of some aggregates."""
+    """What is asked of a table: its days first..last, of each day the values of some aggregates, and its first day."""
 
     first: str
     last: str
     values: tuple[str, ...] = ()
+    first_day: bool = False
 
 
 @dataclass
 class Presence:
     """What is there of a table. `days`: a day with rows of a source, and its values as texts.
 
-    `first`: its first day of all. `built`, `empty`: days that the ledger knows so.
+    `first`: its first day of all, if it was asked for. `built`, `empty`: days that the ledger knows so.
     """
 
     days: dict[str, list[str | None]] = field(default_factory=dict)
@@ -682,7 +683,7 @@ def _presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence | LakeError]:
     names = {day: f"day_{number}" for number, day in enumerate(days)}
     ranges = {table: f"between :{names[one.first]} and :{names[one.last]}" for table, one in wanted.items()}
     parts = {
-        table: _presence_of_source(table, ranges[table], wanted[table].values)
+        table: _presence_of_source(table, ranges[table], wanted[table])
         for table in sorted(wanted)
         if contracts.get(table).is_source
     }
@@ -733,18 +734,22 @@ def _says_absent(error: Exception, table: str) -> bool:
     return bool(_ABSENT.search(str(error))) and quoted in str(error)
 
 
-def _presence_of_source(table: str, days: str, values: Sequence[str]) -> str:
+def _presence_of_source(table: str, days: str, wanted: Wanted) -> str:
     name, day = address(table), contracts.get(table).day_column
     start = f"select {literal(table)} as name, 'days' as fact, "
     if not day:
         return f"{start}'' as day, '' as shown from {name} where false"
-    texts = ", ".join(f"cast({value} as string)" for value in values)
-    return (
+    texts = ", ".join(f"cast({value} as string)" for value in wanted.values)
+    text = (
         f"{start}cast(`{day}` as string) as day, to_json(array({texts})) as shown from {name} "
-        f"where `{day}` {days} group by `{day}` union all "
-        f"select {literal(table)}, 'first', cast(min(`{day}`) as string), '' from {name} "
-        f"where `{day}` rlike '^[0-9]{{4}}-'"
+        f"where `{day}` {days} group by `{day}`"
     )
+    if wanted.first_day:  # which may read the whole table
+        text += (
+            f" union all select {literal(table)}, 'first', cast(min(`{day}`) as string), '' from {name} "
+            f"where `{day}` rlike '^[0-9]{{4}}-'"
+        )
+    return text
 
 
 def _presence_in_ledger(ranges: Mapping[str, str]) -> str:

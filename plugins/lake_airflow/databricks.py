@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -22,8 +23,6 @@ from include.lake.errors import CONFLICT, INFRASTRUCTURE, LakeError
 from include.lake.project import lineage
 
 CONNECTION = "databricks_default"
-# Databricks ends a run after this time, if its task has no `execution_timeout`. A dead trigger cannot cancel it.
-TIMEOUT_SECONDS = 6 * 3600
 # The newest environment of serverless: from this one on, it keeps computed rows.
 ENVIRONMENT = "5"
 _CURES = {
@@ -45,9 +44,12 @@ _ENDED = ("TERMINATING", "TERMINATED", "SKIPPED", "INTERNAL_ERROR")
 _CLASS = re.compile(r"(?:\A|RunFailed: )(data|code|conflict|infrastructure): ")
 
 
-def payload(work: str, tables: list[str], first: str, last: str, run: str, **options: str | int) -> dict[str, Any]:
+def payload(
+    work: str, tables: list[str], first: str, last: str, run: str, timeout: timedelta, **options: str | int
+) -> dict[str, Any]:  # fmt: skip
     """The body of api/2.2/jobs/runs/submit, a function of its arguments, the settings and the code of the tables.
 
+    timeout: that of the task. Airflow does not count it while a task is deferred, and a dead trigger cancels no run.
     The parameters are the `Options` of include/lake/cli/entry.py. Databricks passes them on as --name=value.
     """
     parameters = {
@@ -63,7 +65,7 @@ def payload(work: str, tables: list[str], first: str, last: str, run: str, **opt
     }
     body: dict[str, Any] = {
         "run_name": f"{run.partition('/')[0]}/{tables[0] if len(tables) == 1 else work}/{last}",
-        "timeout_seconds": TIMEOUT_SECONDS,
+        "timeout_seconds": int(timeout.total_seconds()),
         "queue": {"enabled": True},
     }
     if cluster := settings.cluster():
@@ -73,11 +75,6 @@ def payload(work: str, tables: list[str], first: str, last: str, run: str, **opt
         spec = {"environment_version": ENVIRONMENT, "dependencies": [settings.wheel()]}
         body["environments"] = [{"environment_key": "lake", "spec": spec}]
     return body | {"tasks": [task]}
-
-
-def backfill_payload(table: str, asked: request.Request, run: str) -> dict[str, Any]:
-    options = {"mode": asked.mode, "days_per_batch": asked.days_per_batch or request.AUTOMATIC}
-    return payload("backfill", [table], asked.first, asked.last, run, **options)
 
 
 def connection() -> tuple[str, str]:
@@ -129,14 +126,16 @@ class Submitted:
     execution_timeout: Any
     _run_id: int | None = None
 
-    def follow(self, context: Any, body: Mapping[str, Any]) -> NoReturn:
+    def body(self, context: Any) -> dict[str, Any]:
+        """What is submitted, without the token."""
+        raise NotImplementedError
+
+    def execute(self, context: Any) -> NoReturn:
         """Find the run of this task or submit it, and defer until it ends."""
         from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
         from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-        store, hook, run = context["task_state_store"], _hook(), None
-        if self.execution_timeout:  # Airflow does not count the time while a task is deferred
-            body = {**body, "timeout_seconds": int(self.execution_timeout.total_seconds())}
+        body, store, hook, run = self.body(context), context["task_state_store"], _hook(), None
         if token := (store.get(_KEY) or {}).get("token"):
             with suppress(AirflowFailException):  # Databricks refuses the token of a run that was deleted
                 run = _submitted(hook, body, token)
@@ -187,9 +186,9 @@ class Submitted:
 class SubmitBuild(Submitted, BuildTable):
     """Build one table for the day of the run, as a run of Databricks."""
 
-    def execute(self, context: Any) -> NoReturn:
+    def body(self, context: Any) -> dict[str, Any]:
         day, run = partition_and_run(context, self.table)
-        self.follow(context, payload("build", [self.table], day, day, run))
+        return payload("build", [self.table], day, day, run, self.execution_timeout)
 
     def result(self, context: Any) -> dict[str, Any]:
         """What the ledger says of the build. Without an answer of the warehouse the task is green all the same."""
@@ -215,16 +214,20 @@ class SubmitBuild(Submitted, BuildTable):
 class SubmitBackfill(Submitted, BackfillTable):
     """Build the due days of one table, as one run of Databricks with its batches inside."""
 
-    def execute(self, context: Any) -> NoReturn:
-        self.follow(context, backfill_payload(self.table, *self.asked(context)))
+    def body(self, context: Any) -> dict[str, Any]:
+        asked, run = self.asked(context)
+        return payload(
+            "backfill", [self.table], asked.first, asked.last, run, self.execution_timeout,
+            mode=asked.mode, days_per_batch=asked.days_per_batch or request.AUTOMATIC,
+        )  # fmt: skip
 
 
 class SubmitLateDays(Submitted, LateDays):
     """Build the stale days before the day of the run, for all tables of a list, as one run of Databricks."""
 
-    def execute(self, context: Any) -> NoReturn:
+    def body(self, context: Any) -> dict[str, Any]:
         day, run = partition_and_run(context, self.tables[0])
-        self.follow(context, payload("late", self.tables, day, day, run, look_back=self.look_back_days))
+        return payload("late", self.tables, day, day, run, self.execution_timeout, look_back=self.look_back_days)
 
 
 # Operator -> the one that submits a run for the same work.

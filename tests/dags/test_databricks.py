@@ -13,15 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests import airflow_home  # noqa: F401
+from tests import airflow_home
 
 # isort: split
+from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
-from lake_airflow.databricks import SubmitBuild, backfill_payload, payload
+from lake_airflow.backfill import params as backfill_form
+from lake_airflow.databricks import SubmitBuild, Submitted, payload
 
 from include.lake import settings
-from include.lake.backfill import request
 from include.lake.backfill import run as backfill
 from include.lake.cli import entry
 from include.lake.engine import databricks
@@ -38,6 +39,7 @@ from tests.shop import DAY, FILES, TABLE
 
 APPROVED = settings.ROOT / "tests" / "approved" / "databricks.json"
 RUN = "wev/scheduled__2026-01-05T16:00:00+00:00"
+HOURS = timedelta(hours=2)
 
 
 @pytest.fixture
@@ -48,20 +50,15 @@ def target(on_databricks: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_every_task_submits_is_as_it_was_approved(target: None) -> None:
     """A review sees what a change does to production. The ids of the code change with each SELECT, and are left out."""
-    found = {
-        f"{listed.dag_id}/{table}": payload("build", [table], DAY, DAY, f"{listed.dag_id}/RUN")
-        for listed in task_lists.read_all()
-        for table in listed.tables
-    }
-    found |= {
-        f"{listed.dag_id}/late_days": payload(
-            "late", listed.tables, DAY, DAY, f"{listed.dag_id}/RUN", look_back=listed.look_back_days
-        )
-        for listed in task_lists.read_all()
-    }
-    (table, *_) = task_lists.read_all()[0].tables
-    asked = request.check([table], DAY, DAY, "due", request.AUTOMATIC, yes=True)
-    found[f"backfill/{table}"] = backfill_payload(table, asked, "backfill/RUN")
+    found = {}
+    for dag in DagBag(airflow_home.ROOT / "dags").dags.values():
+        tasks = [task for task in dag.tasks if isinstance(task, Submitted)]
+        for task in tasks[: 1 if dag.dag_id == "backfill" else None]:
+            run = SimpleNamespace(dag_id=dag.dag_id, run_id="RUN", partition_key=DAY, conf={})
+            form = {name: field.value for name, field in backfill_form().items()}
+            form |= {"first_day": DAY, "last_day": DAY, "tables": [task.task_id], "yes": True}
+            ti = SimpleNamespace(xcom_pull=lambda task_ids: "the plan")
+            found[f"{dag.dag_id}/{task.task_id}"] = task.body({"dag_run": run, "dag": dag, "params": form, "ti": ti})
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
     for table in lineage.in_order():
         if contracts.get(table).is_built:
@@ -81,7 +78,7 @@ def test_what_every_task_submits_is_as_it_was_approved(target: None) -> None:
 def test_compute_of_ones_own(target: None, monkeypatch: pytest.MonkeyPatch, cluster: str, wanted: dict) -> None:
     monkeypatch.setenv("LAKE_CLUSTER", cluster)
     (table, *_) = task_lists.read_all()[0].tables
-    body = payload("build", [table], DAY, DAY, RUN)
+    body = payload("build", [table], DAY, DAY, RUN, HOURS)
     (task,) = body["tasks"]
     assert wanted.items() <= task.items() and task["libraries"] == [{"whl": settings.wheel()}]
     assert "environments" not in body and "environment_key" not in task
@@ -173,7 +170,7 @@ def context(kept: Store) -> dict[str, Any]:
 
 
 def submit(kept: Store) -> tuple[SubmitBuild, TaskDeferred]:
-    task = SubmitBuild(task_id="total", table=TABLE, execution_timeout=timedelta(hours=2))
+    task = SubmitBuild(task_id="total", table=TABLE, execution_timeout=HOURS)
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(context(kept))
     return task, deferred.value
@@ -226,7 +223,7 @@ def test_whatever_dies_there_is_one_run(workspace: Jobs, cluster: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DatabricksHook, "get_run", killed)
         with pytest.raises(KeyboardInterrupt):
-            SubmitBuild(task_id="total", table=TABLE).execute(context(kept))
+            SubmitBuild(task_id="total", table=TABLE, execution_timeout=HOURS).execute(context(kept))
     assert len(workspace.runs) == 1
     submit(kept)
     submit(kept)
@@ -332,7 +329,7 @@ def test_runs_at_once_of_a_table_kept_by_key(
             buyers.load(day, events)
         runs = []
         for day in world:
-            body = payload("build", ["shop.owner"], day, day, RUN) | {"idempotency_token": f"{number} {day}"}
+            body = payload("build", ["shop.owner"], day, day, RUN, HOURS) | {"idempotency_token": f"{number} {day}"}
             runs.append(workspace._submit(body)[1]["run_id"])
         assert {workspace.wait(run, 240) for run in runs} == {"SUCCESS"}, workspace.runs
         assert buyers.rows("shop.owner") == buyers.expected(world)["shop.owner"]

@@ -114,8 +114,12 @@ def _in_one_line(error: AirflowException) -> AirflowException:
     status = getattr(error, "http_status_code", None)
     cure = f": {_CURES[status]}" if status in _CURES else ""
     reason = re.sub(r"\s+", " ", str(error))[:400]
-    kind = AirflowFailException if status in _FINAL else AirflowException
+    kind = _Refused if status == 400 else AirflowFailException if status in _FINAL else AirflowException
     return kind(f"Databricks refuses the run ({reason}){cure}")
+
+
+class _Refused(AirflowFailException):
+    """What was asked for is wrong: the body, or the token of a run that was deleted."""
 
 
 class Submitted:
@@ -137,7 +141,7 @@ class Submitted:
 
         body, store, hook, run = self.body(context), context["task_state_store"], _hook(), None
         if token := (store.get(_KEY) or {}).get("token"):
-            with suppress(AirflowFailException):  # Databricks refuses the token of a run that was deleted
+            with suppress(_Refused):  # the run was deleted, or the body is wrong: then the new run says so, too
                 run = _submitted(hook, body, token)
         if run and run["state"].get("life_cycle_state") not in _ENDED:
             self.log.info("found the run %s again", run["run_id"])

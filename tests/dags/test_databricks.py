@@ -303,9 +303,11 @@ def test_a_token_that_is_not_valid_any_more(workspace: Jobs, monkeypatch: pytest
     name = "AIRFLOW_CONN_DATABRICKS_DEFAULT"
     monkeypatch.setenv(name, os.environ[name].replace(TOKEN, "an old one"))
     why = r"\ADatabricks refuses the run \(.*Invalid access token.*\): make a new token for the connection"
-    for kept in ({}, {"lake_run": {"token": "x"}}):
+    for state in ({}, {"lake_run": {"token": "x"}}):
+        kept = Store(state)
         with pytest.raises(AirflowFailException, match=why):
-            submit(Store(kept))
+            submit(kept)
+        assert not state or kept == state, "the run may still go on: with a new token there would be two"
 
 
 @THOROUGH

@@ -19,7 +19,7 @@ from lake_airflow.tasks import BuildTable, LateDays, partition_and_run
 
 from include.lake import settings
 from include.lake.backfill import request
-from include.lake.errors import CONFLICT, INFRASTRUCTURE, LakeError
+from include.lake.errors import CODE, CONFLICT, INFRASTRUCTURE, LakeError
 from include.lake.project import lineage
 
 CONNECTION = "databricks_default"
@@ -42,6 +42,13 @@ _FOUND = "found"
 _ENDED = ("TERMINATING", "TERMINATED", "SKIPPED", "INTERNAL_ERROR")
 # The words of the entry point alone: Databricks itself writes "status code: 503".
 _CLASS = re.compile(r"(?:\A|RunFailed: )(data|code|conflict|infrastructure): ")
+# What Databricks says of a run whose code it could not install or import: it does not get as far as the entry point.
+_NOT_INSTALLED = re.compile(
+    r"library installation failed|LIBRARY_INSTALLATION|PIP_INSTALL|could not install|ModuleNotFoundError|ImportError|"
+    r"(no such file|not found|does not exist)[^\n]*\.whl|\.whl[^\n]*(no such file|not found|does not exist)",
+    re.IGNORECASE,
+)
+_INSTALL = "make deploy, and set LAKE_WHEEL to the path that it prints; the run must reach PyPI, or your mirror of it"
 
 
 def payload(
@@ -171,8 +178,11 @@ class Submitted:
             return self.result(context)
         texts = [error["error"] for error in event.get("errors") or [] if error.get("error")]
         text = "\n".join(texts) or state.get("state_message") or f"the run ended as {state['result_state']}"
-        kind = found[1] if (found := _CLASS.search(text)) else INFRASTRUCTURE
-        text = text[found.start(1) :] if found else text
+        kind = INFRASTRUCTURE
+        if found := _CLASS.search(text):
+            kind, text = found[1], text[found.start(1) :]
+        elif _NOT_INSTALLED.search(text):
+            kind, text = CODE, f"{text}\n{_INSTALL}"
         message = f"{text}\nthe run: {event['run_page_url']}"
         # A cleared task may have found the run that its last try was about to cancel.
         retry = kind in (CONFLICT, INFRASTRUCTURE) and (state["result_state"] != "CANCELED" or _FOUND in kept)

@@ -111,6 +111,24 @@ def test_a_backfill_inside_a_run_takes_no_lock(target: None, lake_home: Path) ->
         assert not lake_home.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "final"),
+    [
+        ("Library installation failed for library due to user error: lake.whl", True),
+        ("Traceback (most recent call last):\nModuleNotFoundError: No module named 'sqlglot'", True),
+        ("[Errno 2] No such file or directory: '/Volumes/dev/ops/lake/lake-0.0.0+1-py3-none-any.whl'", True),
+        ("RunFailed: infrastructure: ModuleNotFoundError", False),
+        ("Could not reach driver of cluster", False),
+    ],
+)
+def test_a_run_without_its_code_is_not_tried_again(text: str, final: bool) -> None:
+    state = {"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED", "state_message": text}
+    event = {"run_state": json.dumps(state), "errors": [], "run_page_url": "https://workspace"}
+    with pytest.raises(AirflowException) as raised:
+        SubmitBuild(task_id="total", table=TABLE).ended(context(Store()), event)
+    assert isinstance(raised.value, AirflowFailException) == final == ("make deploy" in str(raised.value))
+
+
 # -- on a Spark with Delta
 
 

@@ -72,7 +72,14 @@ def test_what_every_task_submits_is_as_it_was_approved(target: None) -> None:
     ("cluster", "wanted"),
     [
         ("0101-123456-abc", {"existing_cluster_id": "0101-123456-abc"}),
-        ('{"spark_version": "17.3.x"}', {"new_cluster": {"spark_version": "17.3.x"}}),
+        (
+            '{"spark_version": "17.3.x"}',
+            {"new_cluster": {"spark_version": "17.3.x", "data_security_mode": "DATA_SECURITY_MODE_AUTO"}},
+        ),
+        (
+            '{"spark_version": "17.3.x", "data_security_mode": "SINGLE_USER"}',
+            {"new_cluster": {"spark_version": "17.3.x", "data_security_mode": "SINGLE_USER"}},
+        ),
     ],
 )
 def test_compute_of_ones_own(target: None, monkeypatch: pytest.MonkeyPatch, cluster: str, wanted: dict) -> None:

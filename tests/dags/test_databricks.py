@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -26,6 +26,7 @@ from include.lake import settings
 from include.lake.backfill import run as backfill
 from include.lake.cli import entry
 from include.lake.engine import databricks
+from include.lake.errors import UsageError
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.state.look import FRESH, Look
 from include.lake.storage import store, unity_catalog, warehouse
@@ -116,6 +117,21 @@ def test_the_same_code_is_the_same_wheel(tmp_path: Path, project: Callable[[dict
 def test_a_backfill_inside_a_run_takes_no_lock(target: None, lake_home: Path) -> None:
     with backfill._claimed(TABLE, [DAY], print):
         assert not lake_home.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[NOT_SUPPORTED_WITH_SERVERLESS] PERSIST TABLE is not supported on serverless compute. SQLSTATE: 0A000",
+        "[CACHE_REQUIRES_NEWER_CLIENT_ON_SERVERLESS_GC] DataFrame caching requires a newer client.",
+    ],
+)
+def test_serverless_that_keeps_no_rows_names_the_cure(text: str) -> None:
+    def persist() -> Any:
+        raise RuntimeError(text)
+
+    with pytest.raises(UsageError, match=r"environment 5.*LAKE_CLUSTER"):
+        databricks.materialise(cast(Any, SimpleNamespace(persist=persist))).__enter__()
 
 
 @pytest.mark.parametrize(

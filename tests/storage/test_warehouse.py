@@ -7,8 +7,9 @@ import pytest
 
 from include.lake import settings
 from include.lake.errors import LakeError, UsageError
+from include.lake.project import lineage
 from include.lake.state import presence
-from include.lake.storage import warehouse
+from include.lake.storage import unity_catalog, warehouse
 from tests.databricks.server import Workspace, serving
 from tests.databricks.statements import WAREHOUSE, Statements
 
@@ -60,6 +61,22 @@ def test_a_quota(workspace: Workspace) -> None:
     workspace.script = [refused(429, "quota")] * 20
     assert "says 429 (quota): it has more requests than its quota allows" in failure()
     assert len(workspace.requests) == 7, "it was tried again and again before"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_workspace_that_is_busy(workspace: Workspace, status: int) -> None:
+    answer = {"statement_id": "1", "status": {"state": "SUCCEEDED"}, "manifest": {"schema": {}}}
+    workspace.script = [refused(status, "busy"), (200, {}, answer)]
+    assert warehouse.sql("select 1", {}).num_rows == 0 and len(workspace.requests) == 2
+
+
+def test_a_statement_that_somebody_cancels(workspace: Workspace, on_databricks: None) -> None:
+    """Nobody asks for the tables one by one then: there is nothing wrong with any of them."""
+    workspace.script = [(200, {}, {"statement_id": "1", "status": {"state": "CANCELED"}})]
+    wanted = {table: unity_catalog.Wanted("2026-01-05", "2026-01-05") for table in lineage.in_order()}
+    with pytest.raises(LakeError, match="CANCELED"):
+        unity_catalog.presence(wanted)
+    assert len(workspace.requests) == 1
 
 
 def test_a_warehouse_that_does_not_start(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

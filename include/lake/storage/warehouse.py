@@ -23,8 +23,9 @@ KEPT_SECONDS = 60.0
 # A classic warehouse starts within minutes. One that does not in this time needs somebody.
 PATIENCE_SECONDS = 600.0
 POLL_SECONDS = 2.0
-# Databricks says 429 to who asks too often, and 503 while it is busy: up to 1 + 2 + 4 + 8 + 16 s more then.
+# Databricks says 429 to who asks too often, and 500 to 504 while it is busy: up to 1 + 2 + 4 + 8 + 16 s more then.
 _RETRIES = 6
+_BUSY = (429, 500, 502, 503, 504)
 BACK_OFF_SECONDS = 0.5
 _GRANT = "grant its user CAN USE on the warehouse, and USE CATALOG, USE SCHEMA and SELECT in the catalog"
 _CURES = {
@@ -106,8 +107,9 @@ def _ask(text: str, values: Mapping[str, str | int]) -> pa.Table:
             )
         time.sleep(POLL_SECONDS)
         answer = _request("GET", place)
-    if state != "SUCCEEDED":
-        raise StatementFailed(f"the warehouse says {state}: {_line(answer['status'].get('error') or {})}")
+    if state != "SUCCEEDED":  # one that somebody has cancelled may be as it should
+        kind, error = StatementFailed if state == "FAILED" else LakeError, answer["status"].get("error")
+        raise kind(f"the warehouse says {state}: {_line(error) if error else 'somebody has ended it, so try again'}")
     result = answer.get("result") or {}
     lists = list(result.get("data_array") or ())
     while following := result.get("next_chunk_internal_link"):
@@ -127,7 +129,7 @@ def _request(method: str, path: str, body: Mapping[str, Any] | None = None) -> d
     target = url(host) + path
     retry = Retry(
         total=_RETRIES, connect=3, read=2, backoff_factor=BACK_OFF_SECONDS, backoff_max=30, allowed_methods=None,
-        status_forcelist=(429, 503), raise_on_status=False, respect_retry_after_header=True,
+        status_forcelist=_BUSY, raise_on_status=False, respect_retry_after_header=True,
     )  # fmt: skip
     try:
         with requests.Session() as session:

@@ -70,6 +70,21 @@ def test_a_workspace_that_is_busy(workspace: Workspace, status: int) -> None:
     assert warehouse.sql("select 1", {}).num_rows == 0 and len(workspace.requests) == 2
 
 
+@pytest.mark.parametrize(("seconds", "looks"), [(60.0, 1), (-1.0, 5)])
+def test_the_connection_is_looked_up_once_a_minute(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, seconds: float, looks: int
+) -> None:
+    """A token that expires within a long statement is looked up again."""
+    asked = []
+    monkeypatch.setattr(warehouse, "CONNECTION_SECONDS", seconds)
+    monkeypatch.setattr(warehouse, "_connection", lambda: asked.append(1) or (workspace.host, workspace.token))
+    running: Any = {"statement_id": "1", "status": {"state": "RUNNING"}}
+    done = running | {"status": {"state": "SUCCEEDED"}, "manifest": {"schema": {}}}
+    workspace.script = [(200, {}, answer) for answer in (running, running, running, done)]
+    warehouse.sql("select 1", {})
+    assert (len(workspace.requests), len(asked)) == (4, looks)
+
+
 def test_a_statement_that_somebody_cancels(workspace: Workspace, on_databricks: None) -> None:
     """Nobody asks for the tables one by one then: there is nothing wrong with any of them."""
     workspace.script = [(200, {}, {"statement_id": "1", "status": {"state": "CANCELED"}})]

@@ -26,6 +26,8 @@ POLL_SECONDS = 2.0
 # Databricks says 429 to who asks too often, and 500 to 504 while it is busy: up to 1 + 2 + 4 + 8 + 16 s more then.
 _RETRIES = 6
 _BUSY = (429, 500, 502, 503, 504)
+# To look host and token up may be a request of its own. A token lives longer than this after it is given.
+CONNECTION_SECONDS = 60.0
 BACK_OFF_SECONDS = 0.5
 _GRANT = "grant its user CAN USE on the warehouse, and USE CATALOG, USE SCHEMA and SELECT in the catalog"
 _CURES = {
@@ -64,7 +66,7 @@ _kept: dict[tuple[str, tuple[tuple[str, str | int], ...]], tuple[float, pa.Table
 
 
 def use(connection: Callable[[], tuple[str, str]]) -> None:
-    """Take host and token from a function, which is called for each statement."""
+    """Take host and token from a function, which is called for each statement, and each minute that it takes."""
     global _connection
     _connection = connection
 
@@ -93,27 +95,28 @@ def _ask(text: str, values: Mapping[str, str | int]) -> pa.Table:
         {"name": name, "value": str(value), "type": "BIGINT" if isinstance(value, int) else "STRING"}
         for name, value in values.items()
     ]
-    answer = _request("POST", _STATEMENTS, {
+    connection = _for_a_minute(_connection)
+    answer = _request(connection, "POST", _STATEMENTS, {
         "warehouse_id": settings.sql_warehouse(), "statement": text, "parameters": parameters,
         "format": "JSON_ARRAY", "disposition": "INLINE", "wait_timeout": "50s", "on_wait_timeout": "CONTINUE",
     })  # fmt: skip
     place, deadline = f"{_STATEMENTS}/{answer['statement_id']}", time.monotonic() + PATIENCE_SECONDS
     while (state := answer["status"]["state"]) in ("PENDING", "RUNNING"):
         if time.monotonic() > deadline:
-            _request("POST", f"{place}/cancel", {})
+            _request(connection, "POST", f"{place}/cancel", {})
             raise LakeError(
                 f"the warehouse {settings.sql_warehouse()} has not answered for {PATIENCE_SECONDS / 60:.0f} minutes "
                 f"({state}): look at its page, start it, or take another one (LAKE_SQL_WAREHOUSE)"
             )
         time.sleep(POLL_SECONDS)
-        answer = _request("GET", place)
+        answer = _request(connection, "GET", place)
     if state != "SUCCEEDED":  # one that somebody has cancelled may be as it should
         kind, error = StatementFailed if state == "FAILED" else LakeError, answer["status"].get("error")
         raise kind(f"the warehouse says {state}: {_line(error) if error else 'somebody has ended it, so try again'}")
     result = answer.get("result") or {}
     lists = list(result.get("data_array") or ())
     while following := result.get("next_chunk_internal_link"):
-        result = _request("GET", following)
+        result = _request(connection, "GET", following)
         lists += result.get("data_array") or ()
     return _table(answer["manifest"]["schema"].get("columns") or [], lists)
 
@@ -123,9 +126,24 @@ def _line(error: Mapping[str, Any]) -> str:
     return f"{text}: {_GRANT}" if "INSUFFICIENT_PERMISSIONS" in text or "PERMISSION_DENIED" in text else text
 
 
-def _request(method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _for_a_minute(look_up: Callable[[], tuple[str, str]]) -> Callable[[], tuple[str, str]]:
+    """The same, looked up again only after a minute."""
+    found, at = look_up(), time.monotonic()
+
+    def connection() -> tuple[str, str]:
+        nonlocal found, at
+        if time.monotonic() - at > CONNECTION_SECONDS:
+            found, at = look_up(), time.monotonic()
+        return found
+
+    return connection
+
+
+def _request(
+    connection: Callable[[], tuple[str, str]], method: str, path: str, body: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """One answer of the workspace; LakeError in one line with the cure."""
-    host, token = _connection()
+    host, token = connection()
     target = url(host) + path
     retry = Retry(
         total=_RETRIES, connect=3, read=2, backoff_factor=BACK_OFF_SECONDS, backoff_max=30, allowed_methods=None,

@@ -8,7 +8,7 @@ import pytest
 from include.lake import settings
 from include.lake.errors import LakeError, UsageError
 from include.lake.project import lineage
-from include.lake.state import presence
+from include.lake.state import ledger, presence
 from include.lake.storage import unity_catalog, warehouse
 from tests.databricks.server import Workspace, serving
 from tests.databricks.statements import WAREHOUSE, Statements
@@ -55,6 +55,12 @@ def test_a_missing_right(workspace: Workspace) -> None:
     error = {"error_code": "BAD_REQUEST", "message": "[INSUFFICIENT_PERMISSIONS] User lacks SELECT\nand more"}
     workspace.script = [(200, {}, {"statement_id": "1", "status": {"state": "FAILED", "error": error}})]
     assert "[INSUFFICIENT_PERMISSIONS] User lacks SELECT: grant its user CAN USE on the warehouse" in failure()
+
+
+def test_a_ledger_that_cannot_be_asked_is_not_damaged(workspace: Workspace, on_databricks: None) -> None:
+    workspace.script = [refused(401, "Token is expired")]
+    with pytest.raises(LakeError, match=r"make a new one, and give it to the connection\Z"):
+        ledger.open_ledger()
 
 
 def test_a_quota(workspace: Workspace) -> None:

@@ -19,7 +19,7 @@ from lake_airflow.tasks import PartitionTrigger
 from include.lake import settings
 from include.lake.build import attempt, runner
 from include.lake.engine import databricks
-from include.lake.errors import CheckFailed, InputsMissing, LakeError, UsageError
+from include.lake.errors import CheckFailed, ContractError, InputsMissing, LakeError, UsageError
 from include.lake.project import contracts, lineage
 from include.lake.project.days import day_range
 from include.lake.state import ledger, presence
@@ -292,6 +292,23 @@ def test_another_build_of_the_same_key_comes_first(
     )
     assert buyers.rows("shop.owner") == [("phone", "bob", third)]
     assert {Look().own_state("shop.owner", day).state for day in world} == {FRESH}
+
+
+def test_a_source_without_versions_names_the_cure(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(("a", 1, DAY))
+
+    def refused(*arguments: Any) -> Any:
+        raise RuntimeError("[FGAC_TIME_TRAVEL_NOT_SUPPORTED] Time travel is not supported here.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unity_catalog, "_columns_at", refused)
+        with pytest.raises(ContractError, match="row filter"):
+            store().open(SOURCE)
+    run.sql(f"drop table {EVENT}")
+    run.sql(f"create table {EVENT}_of_others (name string) using delta")
+    run.sql(f"create view {EVENT} as select * from {EVENT}_of_others")
+    with pytest.raises(ContractError, match="is a view"):
+        store().open(SOURCE)
 
 
 @THOROUGH

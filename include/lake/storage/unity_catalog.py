@@ -44,9 +44,11 @@ _TOGETHER = re.compile(
     r"DELTA_CONCURRENT"
 )
 _GONE = re.compile(
-    r"DELTA_VERSION_NOT_FOUND|TIME_TRAVEL|[Cc]annot time travel|FILE_NOT_EXIST|FILE_NOT_FOUND|FileNotFound|"
-    r"DELTA_LOG_FILE_NOT_FOUND|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_STATE_RECOVER"
+    r"DELTA_VERSION_NOT_FOUND|BEYOND_DELETED_FILE_RETENTION|[Cc]annot time travel (Delta table|beyond)|FILE_NOT_EXIST|"
+    r"FILE_NOT_FOUND|FileNotFound|DELTA_LOG_FILE_NOT_FOUND|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_STATE_RECOVER"
 )
+# What it says of what has no versions for us: a view, a table with a row filter or a column mask.
+_NO_VERSIONS = re.compile(r"VIEW_HISTORY|EXPECT_TABLE_NOT_VIEW|TIME_TRAVEL_VIEWS|FGAC_TIME_TRAVEL")
 # How often a run tries to make a table that another run makes at the same time, one second after the other.
 _TRIES = 10
 # Commits that change no row. One that is not listed here is compared with the version before: it costs a query.
@@ -152,6 +154,11 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
             return None
         if _GONE.search(str(error)):
             raise LakeError(f"{table} cannot be read at version {version} any more") from None
+        if _NO_VERSIONS.search(str(error)):
+            raise ContractError(
+                f"{name} is a view, or has a row filter or a column mask, so Databricks shows no versions of it: let "
+                "its owner give you a plain Delta table"
+            ) from None
         raise
     return snapshot
 
@@ -274,7 +281,7 @@ def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
     if not contract.day_column:
         return {}
     require_days(snapshot, contract)
-    return {day: held for day, (held, _) in _files(snapshot, contract).items()}
+    return {day: held for day, (held, _) in _held(snapshot, contract, None, "null as tracked", "''").items()}
 
 
 def _contents(snapshot: Snapshot, contract: Contract, version: int, days: Collection[str]) -> dict[str, str]:

@@ -294,6 +294,15 @@ def test_another_build_of_the_same_key_comes_first(
     assert {Look().own_state("shop.owner", day).state for day in world} == {FRESH}
 
 
+def test_some_rows_of_a_day(run: Any, airflow: Callable[[], Any]) -> None:
+    load(("a", 1, DAY), ("b", 2, DAY), ("c", 3, NEXT))
+    api = airflow().parts[0]
+    snapshot = store().open(SOURCE)
+    assert snapshot
+    rows, number = store().some_rows(snapshot, {"day": [DAY]}, 1)
+    assert (rows.num_rows, number) == (1, 2) and api.asked[-2].endswith("limit 1")
+
+
 def test_a_source_without_versions_names_the_cure(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     load(("a", 1, DAY))
 

@@ -219,6 +219,12 @@ def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None)
     return files.to_table(filter=reduce(and_, conditions) if conditions else None)
 
 
+def some_rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None, limit: int) -> tuple[pa.Table, int]:
+    """The first of these rows, and how many there are."""
+    found = rows(snapshot, where)
+    return found.slice(0, limit), found.num_rows
+
+
 def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> pa.Table:
     """The rows with these values of the only partition column: milliseconds, however many files others have."""
     delta: DeltaTable = snapshot.handle.delta

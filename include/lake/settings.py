@@ -264,7 +264,10 @@ def wheel() -> str:
 
 
 def cluster() -> dict[str, Any]:
-    """The compute of a run (`LAKE_CLUSTER`): nothing for serverless, the id of a cluster, or a new cluster as JSON."""
+    """The compute of a run (`LAKE_CLUSTER`): nothing for serverless, the id of a cluster, or a new cluster as JSON.
+
+    Databricks gives a new cluster no Unity Catalog unless it has a `data_security_mode`.
+    """
     text = os.environ.get("LAKE_CLUSTER") or ""
     if not text:
         return {}
@@ -279,4 +282,4 @@ def cluster() -> dict[str, Any]:
             f"LAKE_CLUSTER={text[:60]!r} is no cluster: leave it empty for serverless, or set it to the id of a "
             "cluster, or to a JSON object with spark_version, node_type_id and num_workers"
         )
-    return {"new_cluster": new}
+    return {"new_cluster": {"data_security_mode": "DATA_SECURITY_MODE_AUTO", **new}}

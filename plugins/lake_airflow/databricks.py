@@ -8,9 +8,10 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from datetime import timedelta
+from typing import Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from lake_airflow.backfill import BackfillTable
@@ -18,12 +19,10 @@ from lake_airflow.tasks import BuildTable, LateDays, partition_and_run
 
 from include.lake import settings
 from include.lake.backfill import request
-from include.lake.errors import CONFLICT, INFRASTRUCTURE, LakeError
+from include.lake.errors import CODE, CONFLICT, INFRASTRUCTURE, LakeError
 from include.lake.project import lineage
 
 CONNECTION = "databricks_default"
-# Databricks ends a run after this time, if its task has no `execution_timeout`. A dead trigger cannot cancel it.
-TIMEOUT_SECONDS = 6 * 3600
 # The newest environment of serverless: from this one on, it keeps computed rows.
 ENVIRONMENT = "5"
 _CURES = {
@@ -43,27 +42,37 @@ _FOUND = "found"
 _ENDED = ("TERMINATING", "TERMINATED", "SKIPPED", "INTERNAL_ERROR")
 # The words of the entry point alone: Databricks itself writes "status code: 503".
 _CLASS = re.compile(r"(?:\A|RunFailed: )(data|code|conflict|infrastructure): ")
+# What Databricks says of a run whose code it could not install or import: it does not get as far as the entry point.
+_NOT_INSTALLED = re.compile(
+    r"library installation failed|LIBRARY_INSTALLATION|PIP_INSTALL|could not install|ModuleNotFoundError|ImportError|"
+    r"(no such file|not found|does not exist)[^\n]*\.whl|\.whl[^\n]*(no such file|not found|does not exist)",
+    re.IGNORECASE,
+)
+_INSTALL = "make deploy, and set LAKE_WHEEL to the path that it prints; the run must reach PyPI, or your mirror of it"
 
 
-def payload(work: str, tables: list[str], first: str, last: str, run: str, **options: str | int) -> dict[str, Any]:
+def payload(
+    work: str, tables: list[str], first: str, last: str, run: str, timeout: timedelta, **options: str | int
+) -> dict[str, Any]:  # fmt: skip
     """The body of api/2.2/jobs/runs/submit, a function of its arguments, the settings and the code of the tables.
 
-    The parameters are those of include/lake/cli/entry.py.
+    timeout: that of the task. Airflow does not count it while a task is deferred, and a dead trigger cancels no run.
+    The parameters are the `Options` of include/lake/cli/entry.py. Databricks passes them on as --name=value.
     """
-    parameters = [work, "--from", first, "--to", last, "--run", run, "--catalog", settings.catalog()]
-    for table in tables:
-        parameters += ["--code-id", f"{table}={lineage.code_id(table)}"]
-    for name, value in options.items():
-        parameters += [f"--{name.replace('_', '-')}", str(value)]
+    parameters = {
+        "work": work, "first": first, "last": last, "run": run, "catalog": settings.catalog(),
+        "codes": ",".join(f"{table}={lineage.code_id(table)}" for table in tables),
+        **{name: str(value) for name, value in options.items()},
+    }  # fmt: skip
     task: dict[str, Any] = {
         "task_key": work,
-        "python_wheel_task": {"package_name": "lake", "entry_point": "lake-run", "parameters": parameters},
+        "python_wheel_task": {"package_name": "lake", "entry_point": "lake-run", "named_parameters": parameters},
         # A failed check fails again. Airflow retries what a retry can cure.
         "max_retries": 0,
     }
     body: dict[str, Any] = {
         "run_name": f"{run.partition('/')[0]}/{tables[0] if len(tables) == 1 else work}/{last}",
-        "timeout_seconds": TIMEOUT_SECONDS,
+        "timeout_seconds": int(timeout.total_seconds()),
         "queue": {"enabled": True},
     }
     if cluster := settings.cluster():
@@ -73,11 +82,6 @@ def payload(work: str, tables: list[str], first: str, last: str, run: str, **opt
         spec = {"environment_version": ENVIRONMENT, "dependencies": [settings.wheel()]}
         body["environments"] = [{"environment_key": "lake", "spec": spec}]
     return body | {"tasks": [task]}
-
-
-def backfill_payload(table: str, asked: request.Request, run: str) -> dict[str, Any]:
-    options = {"mode": asked.mode, "days_per_batch": asked.days_per_batch or request.AUTOMATIC}
-    return payload("backfill", [table], asked.first, asked.last, run, **options)
 
 
 def connection() -> tuple[str, str]:
@@ -117,39 +121,46 @@ def _in_one_line(error: AirflowException) -> AirflowException:
     status = getattr(error, "http_status_code", None)
     cure = f": {_CURES[status]}" if status in _CURES else ""
     reason = re.sub(r"\s+", " ", str(error))[:400]
-    kind = AirflowFailException if status in _FINAL else AirflowException
+    kind = _Refused if status == 400 else AirflowFailException if status in _FINAL else AirflowException
     return kind(f"Databricks refuses the run ({reason}){cure}")
+
+
+class _Refused(AirflowFailException):
+    """What was asked for is wrong: the body, or the token of a run that was deleted."""
 
 
 class Submitted:
     """What the tasks share that submit a run. They are operators of Airflow."""
 
     log: Any
-    defer: Any
+    defer: Callable[..., NoReturn]
     execution_timeout: Any
     _run_id: int | None = None
 
-    def follow(self, context: Any, body: Mapping[str, Any]) -> None:
+    def body(self, context: Any) -> dict[str, Any]:
+        """What is submitted, without the token."""
+        raise NotImplementedError
+
+    def execute(self, context: Any) -> NoReturn:
         """Find the run of this task or submit it, and defer until it ends."""
-        store, hook, run = context.get("task_state_store"), _hook(), None
-        if self.execution_timeout:  # Airflow does not count the time while a task is deferred
-            body = {**body, "timeout_seconds": int(self.execution_timeout.total_seconds())}
-        if token := ((None if store is None else store.get(_KEY)) or {}).get("token"):
-            with suppress(AirflowFailException):  # Databricks refuses the token of a run that was deleted
+        from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        body, store, hook, run = self.body(context), context["task_state_store"], _hook(), None
+        if token := (store.get(_KEY) or {}).get("token"):
+            with suppress(_Refused):  # the run was deleted, or the body is wrong: then the new run says so, too
                 run = _submitted(hook, body, token)
         if run and run["state"].get("life_cycle_state") not in _ENDED:
             self.log.info("found the run %s again", run["run_id"])
-            self._keep(store, {"token": token, _FOUND: True})
+            store.set(_KEY, {"token": token, _FOUND: True}, retention=NEVER_EXPIRE)
         else:
             # There was none, or it failed, or its inputs may have changed since: this try is a new run.
             token = uuid.uuid4().hex
-            self._keep(store, {"token": token})
+            store.set(_KEY, {"token": token}, retention=NEVER_EXPIRE)
             run = _submitted(hook, body, token)
         self._run_id, url = run["run_id"], run["run_page_url"]
         context["ti"].xcom_push("run_page_url", url)
         self.log.info("run %s: %s", self._run_id, url)
-        from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
-
         self.defer(
             trigger=DatabricksExecutionTrigger(
                 run_id=self._run_id, databricks_conn_id=CONNECTION, polling_period_seconds=settings.poll_seconds(),
@@ -158,30 +169,27 @@ class Submitted:
             method_name="ended",
         )  # fmt: skip
 
-    @staticmethod
-    def _keep(store: Any, state: dict[str, Any]) -> None:
-        if store is not None:
-            from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
-            store.set(_KEY, state, retention=NEVER_EXPIRE)
-
-    def end_of_run(self, context: Any, event: dict[str, Any]) -> None:
+    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         """Forget the run, and raise what it ended with. Airflow retries what a retry can cure."""
-        kept: dict[str, Any] = {}
-        if (store := context.get("task_state_store")) is not None:
-            kept = store.get(_KEY) or {}
-            store.delete(_KEY)
+        kept = context["task_state_store"].get(_KEY) or {}
+        context["task_state_store"].delete(_KEY)
         state = json.loads(event["run_state"])
         if state["result_state"] == "SUCCESS":
-            return
+            return self.result(context)
         texts = [error["error"] for error in event.get("errors") or [] if error.get("error")]
         text = "\n".join(texts) or state.get("state_message") or f"the run ended as {state['result_state']}"
-        kind = found[1] if (found := _CLASS.search(text)) else INFRASTRUCTURE
-        text = text[found.start(1) :] if found else text
+        kind = INFRASTRUCTURE
+        if found := _CLASS.search(text):
+            kind, text = found[1], text[found.start(1) :]
+        elif _NOT_INSTALLED.search(text):
+            kind, text = CODE, f"{text}\n{_INSTALL}"
         message = f"{text}\nthe run: {event['run_page_url']}"
         # A cleared task may have found the run that its last try was about to cancel.
         retry = kind in (CONFLICT, INFRASTRUCTURE) and (state["result_state"] != "CANCELED" or _FOUND in kept)
         raise (AirflowException if retry else AirflowFailException)(message)
+
+    def result(self, context: Any) -> dict[str, Any]:
+        return {}
 
     def on_kill(self) -> None:
         """Cancel the run, while this worker is still at it. Afterwards the trigger does."""
@@ -192,20 +200,16 @@ class Submitted:
 class SubmitBuild(Submitted, BuildTable):
     """Build one table for the day of the run, as a run of Databricks."""
 
-    def execute(self, context: Any) -> dict[str, Any]:
+    def body(self, context: Any) -> dict[str, Any]:
         day, run = partition_and_run(context, self.table)
-        self.follow(context, payload("build", [self.table], day, day, run))
-        return self._result(day, run)
+        return payload("build", [self.table], day, day, run, self.execution_timeout)
 
-    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
-        self.end_of_run(context, event)
-        return self._result(*partition_and_run(context, self.table))
-
-    def _result(self, day: str, run: str) -> dict[str, Any]:
+    def result(self, context: Any) -> dict[str, Any]:
         """What the ledger says of the build. Without an answer of the warehouse the task is green all the same."""
         from include.lake.state import ledger
         from include.lake.storage import warehouse
 
+        day, run = partition_and_run(context, self.table)
         use_connection()
         warehouse.forget()
         result: dict[str, Any] = {"table": self.table, "day": day}
@@ -224,27 +228,20 @@ class SubmitBuild(Submitted, BuildTable):
 class SubmitBackfill(Submitted, BackfillTable):
     """Build the due days of one table, as one run of Databricks with its batches inside."""
 
-    def execute(self, context: Any) -> dict[str, Any]:
+    def body(self, context: Any) -> dict[str, Any]:
         asked, run = self.asked(context)
-        self.follow(context, backfill_payload(self.table, asked, run))
-        return {"table": self.table}
-
-    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
-        self.end_of_run(context, event)
-        return {"table": self.table}
+        return payload(
+            "backfill", [self.table], asked.first, asked.last, run, self.execution_timeout,
+            mode=asked.mode, days_per_batch=asked.days_per_batch or request.AUTOMATIC,
+        )  # fmt: skip
 
 
 class SubmitLateDays(Submitted, LateDays):
     """Build the stale days before the day of the run, for all tables of a list, as one run of Databricks."""
 
-    def execute(self, context: Any) -> dict[str, list[str]]:
+    def body(self, context: Any) -> dict[str, Any]:
         day, run = partition_and_run(context, self.tables[0])
-        self.follow(context, payload("late", self.tables, day, day, run, look_back=self.look_back_days))
-        return {}
-
-    def ended(self, context: Any, event: dict[str, Any]) -> dict[str, list[str]]:
-        self.end_of_run(context, event)
-        return {}
+        return payload("late", self.tables, day, day, run, self.execution_timeout, look_back=self.look_back_days)
 
 
 # Operator -> the one that submits a run for the same work.

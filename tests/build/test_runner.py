@@ -324,9 +324,9 @@ def test_a_type_that_differs_is_named(shop, spark) -> None:
 
 
 def test_what_spark_refuses_is_one_line(shop, spark) -> None:
-    shop({"shop/total.sql": SELECT.replace("event.amount", "event.amonut")})
+    shop({"shop/total.sql": SELECT.replace("sum(event.amount)", "sum(event.amount, 1, 2)")})
     load(("a", 1, DAY))
-    with pytest.raises(ContractError, match=r"total\.sql: .*amonut") as error:
+    with pytest.raises(ContractError, match=r"total\.sql: .*sum") as error:
         build(spark)
     assert "\n" not in str(error.value)
 

@@ -8,23 +8,25 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
 
-from tests import airflow_home  # noqa: F401
+from tests import airflow_home
 
 # isort: split
+from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
-from lake_airflow.databricks import SubmitBuild, backfill_payload, payload
+from lake_airflow.backfill import params as backfill_form
+from lake_airflow.databricks import SubmitBuild, Submitted, payload
 
 from include.lake import settings
-from include.lake.backfill import request
 from include.lake.backfill import run as backfill
 from include.lake.cli import entry
 from include.lake.engine import databricks
+from include.lake.errors import UsageError
 from include.lake.project import contracts, lineage, task_lists
 from include.lake.state.look import FRESH, Look
 from include.lake.storage import store, unity_catalog, warehouse
@@ -38,6 +40,7 @@ from tests.shop import DAY, FILES, TABLE
 
 APPROVED = settings.ROOT / "tests" / "approved" / "databricks.json"
 RUN = "wev/scheduled__2026-01-05T16:00:00+00:00"
+HOURS = timedelta(hours=2)
 
 
 @pytest.fixture
@@ -48,20 +51,15 @@ def target(on_databricks: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_every_task_submits_is_as_it_was_approved(target: None) -> None:
     """A review sees what a change does to production. The ids of the code change with each SELECT, and are left out."""
-    found = {
-        f"{listed.dag_id}/{table}": payload("build", [table], DAY, DAY, f"{listed.dag_id}/RUN")
-        for listed in task_lists.read_all()
-        for table in listed.tables
-    }
-    found |= {
-        f"{listed.dag_id}/late_days": payload(
-            "late", listed.tables, DAY, DAY, f"{listed.dag_id}/RUN", look_back=listed.look_back_days
-        )
-        for listed in task_lists.read_all()
-    }
-    (table, *_) = task_lists.read_all()[0].tables
-    asked = request.check([table], DAY, DAY, "due", request.AUTOMATIC, yes=True)
-    found[f"backfill/{table}"] = backfill_payload(table, asked, "backfill/RUN")
+    found = {}
+    for dag in DagBag(airflow_home.ROOT / "dags").dags.values():
+        tasks = [task for task in dag.tasks if isinstance(task, Submitted)]
+        for task in tasks[: 1 if dag.dag_id == "backfill" else None]:
+            run = SimpleNamespace(dag_id=dag.dag_id, run_id="RUN", partition_key=DAY, conf={})
+            form = {name: field.value for name, field in backfill_form().items()}
+            form |= {"first_day": DAY, "last_day": DAY, "tables": [task.task_id], "yes": True}
+            ti = SimpleNamespace(xcom_pull=lambda task_ids: "the plan")
+            found[f"{dag.dag_id}/{task.task_id}"] = task.body({"dag_run": run, "dag": dag, "params": form, "ti": ti})
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
     for table in lineage.in_order():
         if contracts.get(table).is_built:
@@ -75,13 +73,20 @@ def test_what_every_task_submits_is_as_it_was_approved(target: None) -> None:
     ("cluster", "wanted"),
     [
         ("0101-123456-abc", {"existing_cluster_id": "0101-123456-abc"}),
-        ('{"spark_version": "17.3.x"}', {"new_cluster": {"spark_version": "17.3.x"}}),
+        (
+            '{"spark_version": "17.3.x"}',
+            {"new_cluster": {"spark_version": "17.3.x", "data_security_mode": "DATA_SECURITY_MODE_AUTO"}},
+        ),
+        (
+            '{"spark_version": "17.3.x", "data_security_mode": "SINGLE_USER"}',
+            {"new_cluster": {"spark_version": "17.3.x", "data_security_mode": "SINGLE_USER"}},
+        ),
     ],
 )
 def test_compute_of_ones_own(target: None, monkeypatch: pytest.MonkeyPatch, cluster: str, wanted: dict) -> None:
     monkeypatch.setenv("LAKE_CLUSTER", cluster)
     (table, *_) = task_lists.read_all()[0].tables
-    body = payload("build", [table], DAY, DAY, RUN)
+    body = payload("build", [table], DAY, DAY, RUN, HOURS)
     (task,) = body["tasks"]
     assert wanted.items() <= task.items() and task["libraries"] == [{"whl": settings.wheel()}]
     assert "environments" not in body and "environment_key" not in task
@@ -89,7 +94,11 @@ def test_compute_of_ones_own(target: None, monkeypatch: pytest.MonkeyPatch, clus
 
 @pytest.mark.parametrize(
     "arguments",
-    [["build"], ["destroy", "--from", DAY], ["build", "--from", DAY, "--to", DAY, "--run", "a; b", "--catalog", "c"]],
+    [
+        ["--work=build"],
+        [f"--work=build --first={DAY}"],
+        ["--work=build", f"--first={DAY}", f"--last={DAY}", "--run=a; b", "--catalog=c", "--codes=a.b=1"],
+    ],
 )
 def test_wrong_parameters_are_an_error_of_code(arguments: list[str]) -> None:
     with pytest.raises(entry.RunFailed, match=r"^code: "):
@@ -108,6 +117,39 @@ def test_the_same_code_is_the_same_wheel(tmp_path: Path, project: Callable[[dict
 def test_a_backfill_inside_a_run_takes_no_lock(target: None, lake_home: Path) -> None:
     with backfill._claimed(TABLE, [DAY], print):
         assert not lake_home.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[NOT_SUPPORTED_WITH_SERVERLESS] PERSIST TABLE is not supported on serverless compute. SQLSTATE: 0A000",
+        "[CACHE_REQUIRES_NEWER_CLIENT_ON_SERVERLESS_GC] DataFrame caching requires a newer client.",
+    ],
+)
+def test_serverless_that_keeps_no_rows_names_the_cure(text: str) -> None:
+    def persist() -> Any:
+        raise RuntimeError(text)
+
+    with pytest.raises(UsageError, match=r"environment 5.*LAKE_CLUSTER"):
+        databricks.materialise(cast(Any, SimpleNamespace(persist=persist))).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("text", "final"),
+    [
+        ("Library installation failed for library due to user error: lake.whl", True),
+        ("Traceback (most recent call last):\nModuleNotFoundError: No module named 'sqlglot'", True),
+        ("[Errno 2] No such file or directory: '/Volumes/dev/ops/lake/lake-0.0.0+1-py3-none-any.whl'", True),
+        ("RunFailed: infrastructure: ModuleNotFoundError", False),
+        ("Could not reach driver of cluster", False),
+    ],
+)
+def test_a_run_without_its_code_is_not_tried_again(text: str, final: bool) -> None:
+    state = {"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED", "state_message": text}
+    event = {"run_state": json.dumps(state), "errors": [], "run_page_url": "https://workspace"}
+    with pytest.raises(AirflowException) as raised:
+        SubmitBuild(task_id="total", table=TABLE).ended(context(Store()), event)
+    assert isinstance(raised.value, AirflowFailException) == final == ("make deploy" in str(raised.value))
 
 
 # -- on a Spark with Delta
@@ -169,7 +211,7 @@ def context(kept: Store) -> dict[str, Any]:
 
 
 def submit(kept: Store) -> tuple[SubmitBuild, TaskDeferred]:
-    task = SubmitBuild(task_id="total", table=TABLE, execution_timeout=timedelta(hours=2))
+    task = SubmitBuild(task_id="total", table=TABLE, execution_timeout=HOURS)
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(context(kept))
     return task, deferred.value
@@ -222,7 +264,7 @@ def test_whatever_dies_there_is_one_run(workspace: Jobs, cluster: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DatabricksHook, "get_run", killed)
         with pytest.raises(KeyboardInterrupt):
-            SubmitBuild(task_id="total", table=TABLE).execute(context(kept))
+            SubmitBuild(task_id="total", table=TABLE, execution_timeout=HOURS).execute(context(kept))
     assert len(workspace.runs) == 1
     submit(kept)
     submit(kept)
@@ -302,9 +344,11 @@ def test_a_token_that_is_not_valid_any_more(workspace: Jobs, monkeypatch: pytest
     name = "AIRFLOW_CONN_DATABRICKS_DEFAULT"
     monkeypatch.setenv(name, os.environ[name].replace(TOKEN, "an old one"))
     why = r"\ADatabricks refuses the run \(.*Invalid access token.*\): make a new token for the connection"
-    for kept in ({}, {"lake_run": {"token": "x"}}):
+    for state in ({}, {"lake_run": {"token": "x"}}):
+        kept = Store(state)
         with pytest.raises(AirflowFailException, match=why):
-            submit(Store(kept))
+            submit(kept)
+        assert not state or kept == state, "the run may still go on: with a new token there would be two"
 
 
 @THOROUGH
@@ -328,7 +372,7 @@ def test_runs_at_once_of_a_table_kept_by_key(
             buyers.load(day, events)
         runs = []
         for day in world:
-            body = payload("build", ["shop.owner"], day, day, RUN) | {"idempotency_token": f"{number} {day}"}
+            body = payload("build", ["shop.owner"], day, day, RUN, HOURS) | {"idempotency_token": f"{number} {day}"}
             runs.append(workspace._submit(body)[1]["run_id"])
         assert {workspace.wait(run, 240) for run in runs} == {"SUCCESS"}, workspace.runs
         assert buyers.rows("shop.owner") == buyers.expected(world)["shop.owner"]

@@ -48,6 +48,10 @@ enter = databricks.enter
 with connect.session(os.environ["OF_SPARK"], json.loads(os.environ["OF_CONF"]), os.environ["OF_TOKEN"]) as session:
     databricks.enter = lambda: enter(session)
     entry.main(sys.argv[2:])
+from pathlib import Path
+for module in [module for name, module in sys.modules.items() if name.startswith("include.") and module.__file__]:
+    source = Path(module.__file__).read_text()
+    assert "maps_as_pydicts" not in source, f"{module.__name__}: the pyarrow of a cluster is older than 20"
 """
 
 
@@ -135,7 +139,8 @@ class Jobs:
                 number = self._tokens[body["idempotency_token"]] = next(self._numbers)
                 self.runs[number] = {
                     "id": number, "task_id": number * 1000, "name": body["run_name"], "key": task["task_key"],
-                    "wheel": self.folder / wheel.lstrip("/"), "parameters": task["python_wheel_task"]["parameters"],
+                    "wheel": self.folder / wheel.lstrip("/"),
+                    "parameters": [f"--{k}={v}" for k, v in task["python_wheel_task"]["named_parameters"].items()],
                     "timeout": body["timeout_seconds"],
                     "child": None, "cancelled": False, "ended": None, "logs": "", "error": None,
                 }  # fmt: skip

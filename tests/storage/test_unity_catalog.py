@@ -19,7 +19,7 @@ from lake_airflow.tasks import PartitionTrigger
 from include.lake import settings
 from include.lake.build import attempt, runner
 from include.lake.engine import databricks
-from include.lake.errors import CheckFailed, InputsMissing, LakeError, UsageError
+from include.lake.errors import CheckFailed, ContractError, InputsMissing, LakeError, UsageError
 from include.lake.project import contracts, lineage
 from include.lake.project.days import day_range
 from include.lake.state import ledger, presence
@@ -294,6 +294,32 @@ def test_another_build_of_the_same_key_comes_first(
     assert {Look().own_state("shop.owner", day).state for day in world} == {FRESH}
 
 
+def test_some_rows_of_a_day(run: Any, airflow: Callable[[], Any]) -> None:
+    load(("a", 1, DAY), ("b", 2, DAY), ("c", 3, NEXT))
+    api = airflow().parts[0]
+    snapshot = store().open(SOURCE)
+    assert snapshot
+    rows, number = store().some_rows(snapshot, {"day": [DAY]}, 1)
+    assert (rows.num_rows, number) == (1, 2) and api.asked[-2].endswith("limit 1")
+
+
+def test_a_source_without_versions_names_the_cure(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(("a", 1, DAY))
+
+    def refused(*arguments: Any) -> Any:
+        raise RuntimeError("[FGAC_TIME_TRAVEL_NOT_SUPPORTED] Time travel is not supported here.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unity_catalog, "_columns_at", refused)
+        with pytest.raises(ContractError, match="row filter"):
+            store().open(SOURCE)
+    run.sql(f"drop table {EVENT}")
+    run.sql(f"create table {EVENT}_of_others (name string) using delta")
+    run.sql(f"create view {EVENT} as select * from {EVENT}_of_others")
+    with pytest.raises(ContractError, match="is a view"):
+        store().open(SOURCE)
+
+
 @THOROUGH
 def test_older_versions_that_are_gone(shop: Any) -> None:
     """Then all keys are computed."""
@@ -450,7 +476,7 @@ def test_all_sensors_share_one_statement(run: Any, airflow: Callable[[], Any]) -
         patch.setattr(shared_look, "GATHER_SECONDS", 0.5)
         events = asyncio.run(wait())
     assert len(events) == 480 and all(isinstance(event, TaskSuccessEvent) for event in events)
-    assert len(api.asked) == 1
+    assert len(api.asked) == 1 and "rlike" not in api.asked[0], "no reader reads earlier days of the source"
 
     report = ("shop.report",)
     asks = [Ask(table, report, day) for day in (DAY, NEXT) for table in ("shop.total", "shop.hours", "shop.never")]

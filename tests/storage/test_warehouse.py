@@ -7,8 +7,9 @@ import pytest
 
 from include.lake import settings
 from include.lake.errors import LakeError, UsageError
-from include.lake.state import presence
-from include.lake.storage import warehouse
+from include.lake.project import lineage
+from include.lake.state import ledger, presence
+from include.lake.storage import unity_catalog, warehouse
 from tests.databricks.server import Workspace, serving
 from tests.databricks.statements import WAREHOUSE, Statements
 
@@ -56,10 +57,47 @@ def test_a_missing_right(workspace: Workspace) -> None:
     assert "[INSUFFICIENT_PERMISSIONS] User lacks SELECT: grant its user CAN USE on the warehouse" in failure()
 
 
+def test_a_ledger_that_cannot_be_asked_is_not_damaged(workspace: Workspace, on_databricks: None) -> None:
+    workspace.script = [refused(401, "Token is expired")]
+    with pytest.raises(LakeError, match=r"make a new one, and give it to the connection\Z"):
+        ledger.open_ledger()
+
+
 def test_a_quota(workspace: Workspace) -> None:
     workspace.script = [refused(429, "quota")] * 20
     assert "says 429 (quota): it has more requests than its quota allows" in failure()
     assert len(workspace.requests) == 7, "it was tried again and again before"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_workspace_that_is_busy(workspace: Workspace, status: int) -> None:
+    answer = {"statement_id": "1", "status": {"state": "SUCCEEDED"}, "manifest": {"schema": {}}}
+    workspace.script = [refused(status, "busy"), (200, {}, answer)]
+    assert warehouse.sql("select 1", {}).num_rows == 0 and len(workspace.requests) == 2
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(60.0, 1), (-1.0, 5)])
+def test_the_connection_is_looked_up_once_a_minute(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, seconds: float, looks: int
+) -> None:
+    """A token that expires within a long statement is looked up again."""
+    asked = []
+    monkeypatch.setattr(warehouse, "CONNECTION_SECONDS", seconds)
+    monkeypatch.setattr(warehouse, "_connection", lambda: asked.append(1) or (workspace.host, workspace.token))
+    running: Any = {"statement_id": "1", "status": {"state": "RUNNING"}}
+    done = running | {"status": {"state": "SUCCEEDED"}, "manifest": {"schema": {}}}
+    workspace.script = [(200, {}, answer) for answer in (running, running, running, done)]
+    warehouse.sql("select 1", {})
+    assert (len(workspace.requests), len(asked)) == (4, looks)
+
+
+def test_a_statement_that_somebody_cancels(workspace: Workspace, on_databricks: None) -> None:
+    """Nobody asks for the tables one by one then: there is nothing wrong with any of them."""
+    workspace.script = [(200, {}, {"statement_id": "1", "status": {"state": "CANCELED"}})]
+    wanted = {table: unity_catalog.Wanted("2026-01-05", "2026-01-05") for table in lineage.in_order()}
+    with pytest.raises(LakeError, match="CANCELED"):
+        unity_catalog.presence(wanted)
+    assert len(workspace.requests) == 1
 
 
 def test_a_warehouse_that_does_not_start(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +143,7 @@ def test_rows_are_kept_from_when_they_came(workspace: Workspace, monkeypatch: py
 def test_a_look_at_no_table_asks_nothing(workspace: Workspace, on_databricks: None) -> None:
     """As of the page of somebody who may read no DAG."""
     presence.look_at([])
-    assert workspace.requests == []
+    assert presence.missing([]) == {} and workspace.requests == []
 
 
 def test_a_statement_that_fails_says_so(workspace: Workspace) -> None:
@@ -138,7 +176,7 @@ def test_values_keep_their_types() -> None:
             "f": "DECIMAL(38,0)", "g": "DOUBLE", "h": "DATE", "i": "STRING",
         }.items()
     ]  # fmt: skip
-    row = ["1", '{"x": 2}', '["y", null]', "2026-01-05T01:02:03.000004Z", "true", "99", "NaN", "2026-01-05", ""]
+    row = ["1", '{"x": "2"}', '["y", null]', "2026-01-05T01:02:03.000004Z", "true", "99", "NaN", "2026-01-05", ""]
     (typed,) = warehouse._table(columns, [row]).to_pylist(maps_as_pydicts="strict")
     assert (typed["a"], typed["b"], typed["c"], typed["e"]) == (1, {"x": 2}, ["y", None], True)
     assert typed["d"].isoformat() == "2026-01-05T01:02:03.000004+00:00" and typed["g"] != typed["g"]
@@ -148,6 +186,6 @@ def test_values_keep_their_types() -> None:
     assert warehouse._table(columns, [row, [None] * 9])["b"].to_pylist() == [[("x", 2), ("y", None)], None]
     nested = [{"name": "n", "type_text": "ARRAY<ARRAY<INT>>"}, {"name": "m", "type_text": "MAP<STRING, BOOLEAN>"}]
     table = warehouse._table(nested, [['[["1"], [], null]', '{"x": "true"}'], ["[]", "{}"]])
-    assert table.to_pydict() == {"n": [[[1], [], None], []], "m": [[("x", True)], []]}
+    assert table.to_pydict() == {"n": ['[["1"], [], null]', "[]"], "m": [[("x", True)], []]}
     assert warehouse._table(columns, [[None] * 9]).to_pylist() == [dict.fromkeys("abcdefghi")]
     assert warehouse._table(columns, []).num_rows == 0

@@ -529,10 +529,12 @@ def _show(options: Any) -> None:
     if contract.day_column and not options.day:
         raise UsageError(f"{contract.table} has days: name one with --day D")
     day = _partition(contract, options.day) if contract.day_column else ""
-    rows = store().rows(snapshot, {contract.day_column: [day]} if contract.day_column else None)
-    note = _about_no_rows(contract, day) if day and not rows.num_rows else ""
+    where = {contract.day_column: [day]} if contract.day_column else None
+    rows, number = store().some_rows(snapshot, where, options.rows)
+    note = _about_no_rows(contract, day) if day and not number else ""
     # The newest layout of the table first: what a reader wants to see is its contract's order.
-    _print_rows(rows.select([name for name in contract.column_names if name in rows.column_names]), options.rows)
+    shown = rows.select([name for name in contract.column_names if name in rows.column_names])
+    _print_rows(shown, options.rows, number)
     print(f"{note}stored in {snapshot.address}")
 
 
@@ -549,13 +551,14 @@ def _about_no_rows(contract: contracts.Contract, day: str) -> str:
     return f"{contract.table} of {day} has no rows: {what}{state.why.splitlines()[0]}\n"
 
 
-def _print_rows(rows: Any, count: int) -> None:
-    """The first rows of an Arrow table, and how many there are."""
+def _print_rows(rows: Any, count: int, of: int | None = None) -> None:
+    """The first rows of an Arrow table, and how many there are, `of` if it has not all of them."""
     from include.lake.cli import text
 
     shown = rows.slice(0, count)
     print("\n".join(text.table(shown)))
-    print(counted(rows.num_rows, "row") + (f", {shown.num_rows} shown" if shown.num_rows < rows.num_rows else ""))
+    number = rows.num_rows if of is None else of
+    print(counted(number, "row") + (f", {shown.num_rows} shown" if shown.num_rows < number else ""))
 
 
 def _partition(contract: contracts.Contract, text: str) -> str:

@@ -1,5 +1,6 @@
 """Databricks, from inside a run of it: the session that the run has. Everybody else submits a run, see the plugins."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 SESSION_CONF = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
 _NO_SERVER = "LAKE_ENGINE=databricks: Databricks starts what it needs, there is no server of ours"
 _ELSEWHERE = "LAKE_ENGINE=databricks: only a run of Databricks computes: trigger the DAG, or its task, in Airflow"
+
+# What serverless says where it keeps no computed rows.
+_NO_CACHE = re.compile(r"NOT_SUPPORTED_WITH_SERVERLESS\W+(PERSIST|CACHE)|CACHE_REQUIRES_NEWER_CLIENT")
+_CURE_OF_CACHE = (
+    "serverless refuses to keep the rows of a build: it needs environment 5, and the preview of its DataFrame cache "
+    "switched on; where that is not allowed, set LAKE_CLUSTER"
+)
 
 # Of the port `Engine`, with the functions below.
 types, collect, kind = spark.types, spark.collect, kinds.of
@@ -67,8 +75,13 @@ class _Cached(spark.Cached):
 @contextmanager
 def materialise(frame: "DataFrame") -> Iterator[_Cached]:
     """The rows, computed once whatever reads them in the block."""
-    with spark.materialise(frame) as kept:
-        yield _Cached(kept.frame)
+    try:
+        with spark.materialise(frame) as kept:
+            yield _Cached(kept.frame)
+    except Exception as error:
+        if _NO_CACHE.search(str(error)):
+            raise UsageError(_CURE_OF_CACHE) from error
+        raise
 
 
 def start() -> NoReturn:

@@ -141,6 +141,8 @@ def open_ledger() -> Snapshot | None:
     except UsageError:  # of a setting: the ledger may be as it should
         raise
     except LakeError as error:
+        if settings.on_databricks():  # the error has its cure, and nobody makes the ledger again there
+            raise
         raise LakeError(f"{error}; {_CURE}") from None
     if snapshot and not set(snapshot.columns) >= set(SCHEMA.names):
         raise LakeError(f"{TABLE} was written by an older version of the lake: ./lake ledger rebuild makes it again")

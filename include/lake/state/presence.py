@@ -61,7 +61,7 @@ def missing(asks: Collection[Ask]) -> dict[Ask, dict[str, str] | LakeError]:
             ranges.setdefault(ask.table, []).extend(_days(widest, ask))
         except LakeError as error:
             answers[ask] = error
-    look = _Presence({table: (min(days), max(days)) for table, days in ranges.items() if days})
+    look = _Presence({table: (min(days), max(days)) for table, days in ranges.items() if days}, widest.first_days_of)
     for ask in asks:
         if ask not in answers:
             try:
@@ -79,16 +79,24 @@ def _days(look: Look, ask: Ask) -> list[str]:
 
 
 class _Widest(Look):
-    """A look for which every input goes back to the beginning: it gives the most that can be asked for."""
+    """A look for which every input goes back to the beginning: it gives the most that can be asked for.
+
+    first_days_of: the tables whose first day matters, because a reader reads earlier days of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_days_of: set[str] = set()
 
     def _first_day(self, table: str) -> str | None:
+        self.first_days_of.add(table)
         return "0001-01-01"
 
 
 class _Presence(Look):
     """A look that knows nothing but whether days are there."""
 
-    def __init__(self, ranges: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, ranges: Mapping[str, tuple[str, str]], first_days_of: Collection[str]) -> None:
         super().__init__()
         self._texts: dict[str, list[str]] = {}
         self._there: dict[str, unity_catalog.Presence | LakeError] = {}
@@ -100,7 +108,7 @@ class _Presence(Look):
                 self._there[table] = error
         self._there |= unity_catalog.presence(
             {
-                table: unity_catalog.Wanted(first, last, tuple(self._texts.get(table, ())))
+                table: unity_catalog.Wanted(first, last, tuple(self._texts.get(table, ())), table in first_days_of)
                 for table, (first, last) in ranges.items()
                 if table not in self._there
             }

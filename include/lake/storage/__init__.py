@@ -118,6 +118,11 @@ class Store(Protocol):
     def rows(self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> "pa.Table":
         """The rows; of those columns that `where` names, only the rows with one of its values."""
 
+    def some_rows(
+        self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None, limit: int
+    ) -> "tuple[pa.Table, int]":
+        """At most so many of these rows, and how many there are."""
+
     def values(self, snapshot: Snapshot, column: str, keys: Sequence[str], expressions: Sequence[str]) -> "pa.Table":
         """The values of some aggregates, in the SQL of the store (`dialect`), for each of some keys of a column."""
 

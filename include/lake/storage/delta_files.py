@@ -267,6 +267,12 @@ def _whole_files(snapshot: Snapshot) -> Iterator[None]:
         raise OSError(EIO, "is torn", f"{snapshot.address}/{torn[1]}") from None
 
 
+def some_rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None, limit: int) -> tuple[pa.Table, int]:
+    """The first of these rows, and how many there are."""
+    found = rows(snapshot, where)
+    return found.slice(0, limit), found.num_rows
+
+
 def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> pa.Table:
     """The rows with these values of the only partition column: milliseconds, however many files others have."""
     delta: DeltaTable = snapshot.handle.delta

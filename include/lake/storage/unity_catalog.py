@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
@@ -44,9 +44,11 @@ _TOGETHER = re.compile(
     r"DELTA_CONCURRENT"
 )
 _GONE = re.compile(
-    r"DELTA_VERSION_NOT_FOUND|TIME_TRAVEL|[Cc]annot time travel|FILE_NOT_EXIST|FILE_NOT_FOUND|FileNotFound|"
-    r"DELTA_LOG_FILE_NOT_FOUND|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_STATE_RECOVER"
+    r"DELTA_VERSION_NOT_FOUND|BEYOND_DELETED_FILE_RETENTION|[Cc]annot time travel (Delta table|beyond)|FILE_NOT_EXIST|"
+    r"FILE_NOT_FOUND|FileNotFound|DELTA_LOG_FILE_NOT_FOUND|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_STATE_RECOVER"
 )
+# What it says of what has no versions for us: a view, a table with a row filter or a column mask.
+_NO_VERSIONS = re.compile(r"VIEW_HISTORY|EXPECT_TABLE_NOT_VIEW|TIME_TRAVEL_VIEWS|FGAC_TIME_TRAVEL")
 # How often a run tries to make a table that another run makes at the same time, one second after the other.
 _TRIES = 10
 # Commits that change no row. One that is not listed here is compared with the version before: it costs a query.
@@ -83,7 +85,7 @@ def literal(value: str | int) -> str:
 
 
 def _sql(text: str, values: Values | None = None) -> list[dict[str, Any]]:
-    return _read(text, values).to_pylist(maps_as_pydicts="strict")
+    return _read(text, values).to_pylist()  # a map is a list of pairs: the pyarrow of a cluster makes no dicts of them
 
 
 def _read(text: str, values: Values | None = None, kept_seconds: float | None = None) -> pa.Table:
@@ -152,6 +154,11 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
             return None
         if _GONE.search(str(error)):
             raise LakeError(f"{table} cannot be read at version {version} any more") from None
+        if _NO_VERSIONS.search(str(error)):
+            raise ContractError(
+                f"{name} is a view, or has a row filter or a column mask, so Databricks shows no versions of it: let "
+                "its owner give you a plain Delta table"
+            ) from None
         raise
     return snapshot
 
@@ -160,7 +167,7 @@ def open(table: str, version: int | None = None, places: Collection[str] | None 
 def _detail(name: str, version: int, committed_at: datetime) -> dict[str, Any]:
     """What the catalog says of a table with this newest commit. A table made again has its versions at other times."""
     (detail,) = _sql(f"describe detail {name}")
-    return {**detail, "properties": detail["properties"] or {}}
+    return {**detail, "properties": dict(detail["properties"] or ())}
 
 
 @lru_cache(maxsize=1000)
@@ -185,28 +192,20 @@ def _ledger_columns(name: str) -> tuple[str, ...]:
     return tuple(_columns(name))
 
 
-def _recorded() -> list[dict[str, Any]]:
-    """The newest version of every table of ours that the ledger knows, and when it came."""
-    ledger = address(contracts.LEDGER)
+def _as_recorded(table: str) -> Snapshot | None:
+    """A table of ours as the ledger knows it: its newest version. One statement asks for all tables."""
+    name, contract = address(contracts.LEDGER), contracts.get(table)
     try:
-        return _sql(
-            f"select `table`, table_id, max(version) as version, max(built_at) as built_at from {ledger} "
+        rows = _sql(
+            f"select `table`, table_id, max(version) as version, max(built_at) as built_at from {name} "
             "group by `table`, table_id"
         )
     except LakeError as error:
         if _ABSENT.search(str(error)):
-            return []
+            return None
         raise
-
-
-def _as_recorded(table: str) -> Snapshot | None:
-    """A table of ours as the ledger knows it."""
-    rows = (row for row in _recorded() if row["table"] == table)
-    newest = max(rows, key=lambda row: row["built_at"], default=None)
-    if newest is None:
-        return None
-    contract = contracts.get(table)
-    return Snapshot(
+    newest = max((row for row in rows if row["table"] == table), key=lambda row: row["built_at"], default=None)
+    return None if newest is None else Snapshot(
         table, newest["table_id"], newest["version"], address(table), tuple(contract.column_names),
         contract.partitioned_by, {},
     )  # fmt: skip
@@ -282,7 +281,7 @@ def days(snapshot: Snapshot, contract: Contract) -> dict[str, PartitionFiles]:
     if not contract.day_column:
         return {}
     require_days(snapshot, contract)
-    return {day: held for day, (held, _) in _files(snapshot, contract).items()}
+    return {day: held for day, (held, _) in _held(snapshot, contract, None, "null as tracked", "''").items()}
 
 
 def _contents(snapshot: Snapshot, contract: Contract, version: int, days: Collection[str]) -> dict[str, str]:
@@ -417,7 +416,7 @@ def _of_ours(row: dict[str, Any], contract: Contract) -> dict[str, int] | None:
         rows = dict.fromkeys(record.places, 1)
     else:
         rows = {day: facts.rows for day, facts in record.days.items()}
-    written = int((row["operationMetrics"] or {}).get("numOutputBytes") or 0)
+    written = int(dict(row["operationMetrics"] or ()).get("numOutputBytes") or 0)
     total = sum(rows.values()) or 1
     return {day: written * count // total for day, count in rows.items()}
 
@@ -436,8 +435,19 @@ def _open_files(snapshot: Snapshot, column: str | None, places: Collection[str])
 
 def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
     """The rows; of those columns that `where` names, only the rows with one of its values."""
+    text, values = _from(snapshot, where)
+    return _read(f"select *{text}", values)
+
+
+def some_rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None, limit: int) -> tuple[pa.Table, int]:
+    """Some of these rows, and how many there are: the statement API refuses results above 25 MiB."""
+    text, values = _from(snapshot, where)
+    return _read(f"select *{text} limit {limit}", values), _sql(f"select count(*) as number{text}", values)[0]["number"]
+
+
+def _from(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None) -> tuple[str, dict[str, str]]:
     condition, values = _condition(where or {})
-    return _read(f"select * from {_at(snapshot) if snapshot.handle else snapshot.address}{condition}", values)
+    return f" from {_at(snapshot) if snapshot.handle else snapshot.address}{condition}", values
 
 
 def values(snapshot: Snapshot, column: str, keys: Sequence[str], expressions: Sequence[str]) -> pa.Table:
@@ -468,16 +478,14 @@ def _create(table: str, columns: str, partitioned_by: Sequence[str], about: str)
         f"create table if not exists {address(table)} ({columns}) using delta{layout} comment {literal(about)} "
         f"tblproperties ({properties})"
     )
-    for attempt in range(_TRIES):
+    for left in reversed(range(_TRIES)):
         try:
             _make(table, text)
             return
         except Exception as error:
             # Of two runs that make a table at once, Delta refuses one. It is there for both, now or in a moment.
-            if not _TOGETHER.search(str(error)) or attempt + 1 == _TRIES:
+            if not _TOGETHER.search(str(error)) or not left:
                 raise
-        if open(table) is not None:
-            return
         time.sleep(1)
 
 
@@ -638,15 +646,7 @@ def _type(kind: pa.DataType) -> str:
     return "timestamp" if pa.types.is_timestamp(kind) else {"int64": "bigint"}.get(str(kind), str(kind))
 
 
-def replace(
-    contract: Contract,
-    rows: pa.Table | Callable[[], pa.RecordBatchReader],
-    *,
-    partitions: Collection[str] = (),
-    record: Mapping[str, Any] | None = None,
-    since: Snapshot | None = None,
-    guard: Callable[[dict[str, int]], None] | None = None,
-) -> int:
+def replace(contract: Contract, *_: Any, **__: Any) -> NoReturn:
     """Never: a build writes with Spark, and the sources are tables of somebody else."""
     raise LakeError(f"./lake load does not write {contract.table} in {settings.catalog()}: its owner writes it there")
 
@@ -661,18 +661,19 @@ def maintain(table: str, older_than: timedelta = KEPT) -> Maintained:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a table: its days first..last, and of each day the values of some aggregates."""
+    """What is asked of a table: its days first..last, of each day the values of some aggregates, and its first day."""
 
     first: str
     last: str
     values: tuple[str, ...] = ()
+    first_day: bool = False
 
 
 @dataclass
 class Presence:
     """What is there of a table. `days`: a day with rows of a source, and its values as texts.
 
-    `first`: its first day of all. `built`, `empty`: days that the ledger knows so.
+    `first`: its first day of all, if it was asked for. `built`, `empty`: days that the ledger knows so.
     """
 
     days: dict[str, list[str | None]] = field(default_factory=dict)
@@ -682,25 +683,30 @@ class Presence:
 
 
 def presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence | LakeError]:
-    """Table -> what is there of it, in one statement for 80 tables; a source that does not exist is left out.
+    """Table -> what is there of it, in one statement; a source that does not exist is left out.
 
     Where the warehouse refuses the statement because of one table, that table has the error. The others are asked for
     without it.
     """
     found: dict[str, Presence | LakeError] = {}
-    for tables in _lists(wanted, _BOUND // 3):  # each binds three values
+    days = {day for one in wanted.values() for day in (one.first, one.last)}
+    at_once = len(wanted) if len(days) <= _BOUND else _BOUND // 2  # each table has two days
+    for tables in _lists(wanted, at_once) if wanted else ():
         found |= _presence({table: wanted[table] for table in tables})
     return found
 
 
 def _presence(wanted: Mapping[str, Wanted]) -> dict[str, Presence | LakeError]:
-    values: dict[str, str] = {}
-    parts: dict[str, str] = {}
-    for number, (table, one) in enumerate(sorted(wanted.items())):
-        values |= {f"table_{number}": table, f"first_{number}": one.first, f"last_{number}": one.last}
-        if contracts.get(table).is_source:
-            parts[table] = _presence_of_source(table, number, one)
-    parts[contracts.LEDGER] = _presence_in_ledger(range(len(wanted)))
+    days = sorted({day for one in wanted.values() for day in (one.first, one.last)})
+    names = {day: f"day_{number}" for number, day in enumerate(days)}
+    ranges = {table: f"between :{names[one.first]} and :{names[one.last]}" for table, one in wanted.items()}
+    parts = {
+        table: _presence_of_source(table, ranges[table], wanted[table])
+        for table in sorted(wanted)
+        if contracts.get(table).is_source
+    }
+    parts[contracts.LEDGER] = _presence_in_ledger(ranges)
+    values = dict(zip(names.values(), days, strict=True))
     refused: dict[str, LakeError] = {}
     rows = _rows_of(parts, values, refused)
     if (of_ledger := refused.pop(contracts.LEDGER, None)) and not _says_absent(of_ledger, contracts.LEDGER):
@@ -727,7 +733,7 @@ def _rows_of(
     if not parts:
         return []
     text = " union all ".join(parts.values())
-    bound = {name: values[name] for name in re.findall(r":([a-z]+_\d+)", text)}
+    bound = {name: values[name] for name in re.findall(r":(day_\d+)", text)}
     try:
         return _read(text, bound, kept_seconds=0).to_pylist()
     except StatementFailed as error:
@@ -746,31 +752,33 @@ def _says_absent(error: Exception, table: str) -> bool:
     return bool(_ABSENT.search(str(error))) and quoted in str(error)
 
 
-def _presence_of_source(table: str, number: int, wanted: Wanted) -> str:
+def _presence_of_source(table: str, days: str, wanted: Wanted) -> str:
     name, day = address(table), contracts.get(table).day_column
     start = f"select {literal(table)} as name, 'days' as fact, "
     if not day:
         return f"{start}'' as day, '' as shown from {name} where false"
     texts = ", ".join(f"cast({value} as string)" for value in wanted.values)
-    return (
+    text = (
         f"{start}cast(`{day}` as string) as day, to_json(array({texts})) as shown from {name} "
-        f"where `{day}` between :first_{number} and :last_{number} group by `{day}` union all "
-        f"select {literal(table)}, 'first', cast(min(`{day}`) as string), '' from {name} "
-        f"where `{day}` rlike '^[0-9]{{4}}-'"
+        f"where `{day}` {days} group by `{day}`"
     )
+    if wanted.first_day:  # which may read the whole table
+        text += (
+            f" union all select {literal(table)}, 'first', cast(min(`{day}`) as string), '' from {name} "
+            f"where `{day}` rlike '^[0-9]{{4}}-'"
+        )
+    return text
 
 
-def _presence_in_ledger(numbers: Iterable[int]) -> str:
-    tables = ", ".join(f":table_{number}" for number in numbers)
-    ranges = " or ".join(
-        f"(`table` = :table_{number} and `partition` between :first_{number} and :last_{number})" for number in numbers
-    )
+def _presence_in_ledger(ranges: Mapping[str, str]) -> str:
+    tables = ", ".join(map(literal, sorted(ranges)))
+    days = " or ".join(f"(`table` = {literal(table)} and `partition` {ranges[table]})" for table in sorted(ranges))
     # Rows of a table that was dropped since, and made again, speak of another one.
     newest = "max_by(table_id, built_at) over (partition by `table`)"
     rows = f"(select *, {newest} as newest from {address(contracts.LEDGER)} where `table` in ({tables}))"
     return (
         f"select distinct `table` as name, status as fact, `partition` as day, '' as shown from {rows} "
-        f"where table_id = newest and status in ('built', 'empty') and ({ranges}) union all "
+        f"where table_id = newest and status in ('built', 'empty') and ({days}) union all "
         f"select `table`, 'first', min(`partition`), '' from {rows} where table_id = newest and status = 'built' "
         "group by `table`"
     )

@@ -23,8 +23,11 @@ KEPT_SECONDS = 60.0
 # A classic warehouse starts within minutes. One that does not in this time needs somebody.
 PATIENCE_SECONDS = 600.0
 POLL_SECONDS = 2.0
-# Databricks says 429 to who asks too often, and 503 while it is busy: up to 1 + 2 + 4 + 8 + 16 s more then.
+# Databricks says 429 to who asks too often, and 500 to 504 while it is busy: up to 1 + 2 + 4 + 8 + 16 s more then.
 _RETRIES = 6
+_BUSY = (429, 500, 502, 503, 504)
+# To look host and token up may be a request of its own. A token lives longer than this after it is given.
+CONNECTION_SECONDS = 60.0
 BACK_OFF_SECONDS = 0.5
 _GRANT = "grant its user CAN USE on the warehouse, and USE CATALOG, USE SCHEMA and SELECT in the catalog"
 _CURES = {
@@ -63,7 +66,7 @@ _kept: dict[tuple[str, tuple[tuple[str, str | int], ...]], tuple[float, pa.Table
 
 
 def use(connection: Callable[[], tuple[str, str]]) -> None:
-    """Take host and token from a function, which is called for each statement."""
+    """Take host and token from a function, which is called for each statement, and each minute that it takes."""
     global _connection
     _connection = connection
 
@@ -92,26 +95,28 @@ def _ask(text: str, values: Mapping[str, str | int]) -> pa.Table:
         {"name": name, "value": str(value), "type": "BIGINT" if isinstance(value, int) else "STRING"}
         for name, value in values.items()
     ]
-    answer = _request("POST", _STATEMENTS, {
+    connection = _for_a_minute(_connection)
+    answer = _request(connection, "POST", _STATEMENTS, {
         "warehouse_id": settings.sql_warehouse(), "statement": text, "parameters": parameters,
         "format": "JSON_ARRAY", "disposition": "INLINE", "wait_timeout": "50s", "on_wait_timeout": "CONTINUE",
     })  # fmt: skip
     place, deadline = f"{_STATEMENTS}/{answer['statement_id']}", time.monotonic() + PATIENCE_SECONDS
     while (state := answer["status"]["state"]) in ("PENDING", "RUNNING"):
         if time.monotonic() > deadline:
-            _request("POST", f"{place}/cancel", {})
+            _request(connection, "POST", f"{place}/cancel", {})
             raise LakeError(
                 f"the warehouse {settings.sql_warehouse()} has not answered for {PATIENCE_SECONDS / 60:.0f} minutes "
                 f"({state}): look at its page, start it, or take another one (LAKE_SQL_WAREHOUSE)"
             )
         time.sleep(POLL_SECONDS)
-        answer = _request("GET", place)
-    if state != "SUCCEEDED":
-        raise StatementFailed(f"the warehouse says {state}: {_line(answer['status'].get('error') or {})}")
+        answer = _request(connection, "GET", place)
+    if state != "SUCCEEDED":  # one that somebody has cancelled may be as it should
+        kind, error = StatementFailed if state == "FAILED" else LakeError, answer["status"].get("error")
+        raise kind(f"the warehouse says {state}: {_line(error) if error else 'somebody has ended it, so try again'}")
     result = answer.get("result") or {}
     lists = list(result.get("data_array") or ())
     while following := result.get("next_chunk_internal_link"):
-        result = _request("GET", following)
+        result = _request(connection, "GET", following)
         lists += result.get("data_array") or ()
     return _table(answer["manifest"]["schema"].get("columns") or [], lists)
 
@@ -121,13 +126,28 @@ def _line(error: Mapping[str, Any]) -> str:
     return f"{text}: {_GRANT}" if "INSUFFICIENT_PERMISSIONS" in text or "PERMISSION_DENIED" in text else text
 
 
-def _request(method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _for_a_minute(look_up: Callable[[], tuple[str, str]]) -> Callable[[], tuple[str, str]]:
+    """The same, looked up again only after a minute."""
+    found, at = look_up(), time.monotonic()
+
+    def connection() -> tuple[str, str]:
+        nonlocal found, at
+        if time.monotonic() - at > CONNECTION_SECONDS:
+            found, at = look_up(), time.monotonic()
+        return found
+
+    return connection
+
+
+def _request(
+    connection: Callable[[], tuple[str, str]], method: str, path: str, body: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """One answer of the workspace; LakeError in one line with the cure."""
-    host, token = _connection()
+    host, token = connection()
     target = url(host) + path
     retry = Retry(
         total=_RETRIES, connect=3, read=2, backoff_factor=BACK_OFF_SECONDS, backoff_max=30, allowed_methods=None,
-        status_forcelist=(429, 503), raise_on_status=False, respect_retry_after_header=True,
+        status_forcelist=_BUSY, raise_on_status=False, respect_retry_after_header=True,
     )  # fmt: skip
     try:
         with requests.Session() as session:
@@ -162,40 +182,23 @@ def _table(columns: list[dict[str, Any]], lists: list[list[str | None]]) -> pa.T
 
 
 def _array(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_nested(kind):
-        return _nested([None if text is None else json.loads(text) for text in texts], kind)
     if pa.types.is_timestamp(kind):  # the cast of Arrow takes no offset such as +00:00 in some texts and Z in others
         return pa.array([None if text is None else datetime.fromisoformat(text) for text in texts], kind)
-    return pa.array(texts, pa.string()).cast(kind)
-
-
-def _nested(values: Sequence[list[Any] | dict[str, Any] | None], kind: pa.DataType) -> pa.Array:
-    """Lists or maps. The API gives what is in them as texts, too: `{"dropped":"3"}`."""
-    offsets: list[int | None] = []
-    inner: list[Any] = []
-    for value in values:
-        offsets.append(None if value is None else len(inner))
-        inner += value.items() if isinstance(value, dict) else value or ()
-    ends = pa.array([*offsets, len(inner)], pa.int32())
+    if not pa.types.is_nested(kind):
+        return pa.array(texts, pa.string()).cast(kind)
+    # A list or a map. The API gives what is in it as texts, too: `{"dropped":"3"}`.
+    values = [None if text is None else json.loads(text) for text in texts]
     if pa.types.is_map(kind):
-        keys = _inner([key for key, _ in inner], kind.key_type)
-        return pa.MapArray.from_arrays(ends, keys, _inner([item for _, item in inner], kind.item_type), kind)
-    return pa.ListArray.from_arrays(ends, _inner(inner, kind.value_type), kind)
-
-
-def _inner(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_nested(kind):
-        return _nested(values, kind)
-    return _array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values], kind)
+        return pa.array(values, pa.map_(pa.string(), pa.string())).cast(kind)
+    return pa.array(values, pa.list_(pa.string())).cast(kind)
 
 
 def _arrow_type(text: str) -> pa.DataType:
-    name, _, inner = text.upper().partition("<")
-    inner = inner.removesuffix(">")
-    if name == "ARRAY":
-        return pa.list_(_arrow_type(inner))
-    if name == "MAP" and (parts := re.fullmatch(r"(\w+), ?(.+)", inner)):
-        return pa.map_(_arrow_type(parts[1]), _arrow_type(parts[2]))
+    name = text.upper()
+    if of_map := re.fullmatch(r"MAP<STRING, ?(\w+)>", name):
+        return pa.map_(pa.string(), _arrow_type(of_map[1]))
+    if of_list := re.fullmatch(r"ARRAY<(\w+)>", name):
+        return pa.list_(_arrow_type(of_list[1]))
     if decimal := re.fullmatch(r"DECIMAL\((\d+), ?(\d+)\)", name):
         return pa.decimal128(int(decimal[1]), int(decimal[2]))
-    return _ARROW.get(name, pa.string())  # such as a STRUCT: as it is written
+    return _ARROW.get(name, pa.string())  # such as a STRUCT, or a list of lists: as it is written

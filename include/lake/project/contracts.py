@@ -166,6 +166,7 @@ class Contract(_Strict):
         reads must not be NaN, unless the check asks isnan() or nanvl() of it. :start_date and :end_date are the
         days of the build.
     reads: earlier days that the SELECT reads of an input: a number of days, or `all`; the day alone where not listed.
+        A build shows it no others.
     patience_hours: how long a sensor waits for a day of this table.
     ready_when: of a source: SQL with aggregates over the rows of a day (`max(hour) = '23'`) that is true once the day
         is complete; without it a day is there with its first row.

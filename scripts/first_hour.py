@@ -142,15 +142,42 @@ def view(spark: Any, schema: str) -> str:
     return _expected(code_id == "abc" and "TABLE_OR_VIEW_NOT_FOUND" in absent, f"{code_id}, {absent[:200]}")
 
 
+def two_at_once(spark: Any, schema: str) -> str:
+    """20 Of two builds of one empty day at once, the day has the rows of one (build/runner.py: _build_days)."""
+
+    def write(number: int) -> str:
+        try:
+            _write(spark.sql(f"select {number} as number, '2026-02-01' as day"), schema, "2026-02-01")
+        except Exception as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(2) as pool:
+        errors = "".join(pool.map(write, (1, 2)))
+    count = spark.sql(f"select * from {schema}.days where day = '2026-02-01'").count()
+    return _expected(count == 1 and (not errors or "DELTA_" in errors), f"it has {count} rows, {errors[:200]}")
+
+
+def libraries(spark: Any, schema: str) -> str:
+    """21 The libraries of a run, and rows that come as Arrow (storage/unity_catalog.py: _read)."""
+    import pyarrow
+    import pyspark
+
+    rows = spark.createDataFrame(pyarrow.table({"facts": [{"a": 1}]})).toArrow()
+    told = f"PySpark {pyspark.__version__}, pyarrow {pyarrow.__version__}, Python {sys.version.split()[0]}"
+    return _expected(rows.num_rows == 1, told) + f": {told}"
+
+
 CHECKS: list[Callable[[Any, str], str]] = [
     persist, replace_where, empty_over_empty, old_version, row_tracking, features, retention, number_taken,
-    empty_with_number, one_of_two, whole_table, files_gone, view,
+    empty_with_number, one_of_two, whole_table, files_gone, view, two_at_once, libraries,
 ]  # fmt: skip
 # What a session of Spark cannot try.
 BY_HAND = """\
 By hand: 6 let a check fail, and compare the task's error with the run's; 7 seconds of a cold and of a warm start;
 8 ask for the run 1, and with an expired token; 9 the shortest auto-stop of the warehouse; 12 cancel a run, and clear
-its task; 19 after a week, the operations of Databricks itself in the history: see _STILL in unity_catalog.py."""
+its task; 19 after a week, the operations of Databricks itself in the history: see _STILL in unity_catalog.py; 22 where
+Airflow runs, ./lake status with LAKE_ENGINE=databricks: it asks the SQL warehouse."""
 
 
 def main(schema: str, spark: Any = None) -> int:

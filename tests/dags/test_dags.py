@@ -281,6 +281,7 @@ def family(tmp_path, monkeypatch):
         ('["we_mart.wv_comm_user"]', '"we_mart.wv_comm_user"', ":8: a step is"),
         ('"members"', '"sessions"', ":9: step 'sessions': a label"),
         ('"members"', '"inputs"', ":8: step 'inputs': a label"),
+        ('"members"', '"late_days"', ":8: step 'late_days': a label"),
         ('"members"', '"The members"', ":8: step 'The members': a label"),
         ("we_mart.wv_comm_user", "we_mart.wv_com_user", ":8: there is no table 'we_mart.wv_com_user': did you mean"),
         ("we_mart.wv_comm_user", "we_mart.we_user", ":8: we_mart.we_user is a source: nothing builds it"),

@@ -20,7 +20,7 @@ from include.lake.errors import ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import Contract
 from include.lake.project.current import held
-from include.lake.project.task_lists import INPUTS, TaskList, paths, read
+from include.lake.project.task_lists import INPUTS, LATE_DAYS, TaskList, paths, read
 
 _DAGS = Path(__file__).parents[2]
 # Airflow requires a start date although catchup is off. Any day before the first day of a run will do.
@@ -37,9 +37,10 @@ RETRIES = {
 }
 # The largest day takes minutes. A build that runs for two hours hangs.
 BUILD_TIMEOUT = timedelta(hours=2)
-
-LATE_DAYS = "late_days"
-LATE_DAYS_DOCS = "Builds the days before that of the run again where late data made them stale (`look_back_days`)."
+LATE_DAYS_DOCS = (
+    "Builds the days before that of the run again that late data, or another SELECT or contract, made stale "
+    "(`look_back_days`)."
+)
 
 
 @held(save=True)

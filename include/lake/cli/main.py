@@ -525,6 +525,7 @@ def _show(options: Any) -> None:
         return
     snapshot = store().open(contract.table)
     if snapshot is None:
+        lineage.in_order([contract.table])  # an error if it is broken: then nothing makes it
         raise LakeError(f"{contract.table} does not exist yet: {_maker(contract)}")
     if contract.day_column and not options.day:
         raise UsageError(f"{contract.table} has days: name one with --day D")
@@ -581,6 +582,8 @@ def _maker(contract: contracts.Contract, first: str = "D", last: str = "D") -> s
 
 
 def _lineage(options: Any) -> None:
+    if options.table is not None:
+        lineage.in_order([options.table])  # an error for a broken one, and for a circle, of which the tree has no end
     order = lineage.in_order()
     _name_broken()
     if options.table is None:
@@ -588,8 +591,6 @@ def _lineage(options: Any) -> None:
             made_of = ", ".join(lineage.inputs(name))
             print(f"{name} <- {made_of}" if made_of else f"{name} (source)")
         return
-
-    lineage.in_order([options.table])  # an error for a circle, of which the tree has no end
 
     def tree(name: str, depth: int, earlier: int | str = 0) -> None:
         many = "all earlier days" if earlier == "all" else counted(int(earlier), "earlier day")

@@ -112,7 +112,10 @@ def _with_line(text: str, steps: ast.List, table: str) -> str:
     rest = content[begin:end].rstrip(b" \t")
     comma = b"," if last and b"," not in re.sub(rb"#[^\n]*", b"", rest) else b""
     newline = b"" if rest.endswith(b"\n") else b"\n"
-    labels = {value.value for value in ast.walk(steps) if isinstance(value, ast.Constant)} | {task_lists.INPUTS}
+    labels = {value.value for value in ast.walk(steps) if isinstance(value, ast.Constant)} | {
+        task_lists.INPUTS,
+        task_lists.LATE_DAYS,
+    }
     name = table.partition(".")[2]
     label = table.replace(".", "_") if name in labels else name
     line = f'    {{"step": "{label}", "list": ["{table}"]}},\n'.encode()

@@ -22,6 +22,7 @@ from include.lake.project.periods import Grain
 
 FIELDS = ("dag_id", "owner", "schedule", "timezone", "look_back_days", "dag_task_list")
 INPUTS = "inputs"  # the task group of the sensors
+LATE_DAYS = "late_days"  # the task that builds late days
 # The DAGs that are no task list. Airflow keeps one DAG of each id: a list of the same name would hide it.
 OTHER_DAGS = {"backfill": "dags/backfill.py", "lake_maintenance": "dags/maintenance.py"}
 # Every night looks at this many days at most; older ones are a matter for a backfill.
@@ -142,9 +143,10 @@ def parse(text: str, path: Path, twins: list[Path]) -> tuple[TaskList, tuple[tup
         if not (sorted(keys, key=str) == ["list", "step"] and _is_list_of_texts(step["list"])):
             raise wrong('a step is {"step": "a label", "list": ["schema.table", …]}', item.lineno)
         label = step["step"]
-        if not (isinstance(label, str) and _LABEL.fullmatch(label)) or label in {INPUTS, *steps}:
+        if not (isinstance(label, str) and _LABEL.fullmatch(label)) or label in {INPUTS, LATE_DAYS, *steps}:
             raise wrong(
-                f"step {label!r}: a label of a-z, 0-9 and _ that no other step has (nor `{INPUTS}`)", item.lineno
+                f"step {label!r}: a label of a-z, 0-9 and _ that no other step has (nor `{INPUTS}`, nor `{LATE_DAYS}`)",
+                item.lineno,
             )
         for table, line in zip(step["list"], _lines_of_tables(item), strict=True):
             if table in lines:

@@ -288,7 +288,8 @@ def test_all_failed_checks_are_named_and_sensitive_values_masked(shop, spark) ->
 @pytest.mark.parametrize(
     ("check", "told"),
     [
-        ("total >", "does not parse"),
+        ("total >", "does not parse: something is missing, near `>`"),
+        ("total", "is a column and no condition: write one, such as `total is not null`"),
         ("rand() < 1", "rand() makes two builds differ"),
         ("select name from shop.other as o", "reads shop.other; there are shop.event, shop.total, this"),
         ("total > (select 1)", "is a SELECT that gives the rows"),

@@ -100,7 +100,10 @@ def _parse(text: str, wrong: Callable[..., ContractError]) -> tuple[exp.Expr, li
         told = error.errors if isinstance(error, sqlglot.errors.ParseError) else []
         first = told[0] if told else {}
         what = str(first.get("description") or error).splitlines()[0]
-        raise wrong(f"does not parse: {what}", first.get("line")) from None
+        if "Required keyword" in what:  # it names a class of sqlglot
+            what = "something is missing"
+        near = f", near `{first['highlight']}`" if first.get("highlight") else ""
+        raise wrong(f"does not parse: {what}{near}", first.get("line")) from None
     if len(trees) != 1:
         raise wrong("must be exactly one SELECT")
     for token in tokens:
@@ -162,6 +165,7 @@ def parse_checks(contract: Contract, inputs: list[Contract]) -> tuple[ParsedChec
     }
     # The runner fills RUN_TIMESTAMP when it writes.
     relations[THIS] = [(c.name, c.sensitive) for c in contract.columns if c.name != RUN_TIMESTAMP]
+    types = {column.name.lower(): column.type for column in contract.columns}
     found = []
     for number, check in enumerate(contract.checks):
 
@@ -185,6 +189,8 @@ def parse_checks(contract: Contract, inputs: list[Contract]) -> tuple[ParsedChec
                 raise wrong("a check with a window is a SELECT that gives the rows that break it")
             kind = "day" if any(map(_is_aggregate, tree.walk())) else "row"
             reader.check(tree, {"": relations[THIS]})
+            if isinstance(tree, exp.Column) and types.get(tree.name.lower()) not in ("boolean", None):
+                raise wrong(f"is a column and no condition: write one, such as `{tree.name} is not null`")
         found.append(ParsedCheck(check.sql, spans, kind, check.severity, gives, _doubles(tree, contract)))
     return tuple(found)
 

@@ -531,7 +531,10 @@ def _show(options: Any) -> None:
         raise UsageError(f"{contract.table} has days: name one with --day D")
     day = _partition(contract, options.day) if contract.day_column else ""
     where = {contract.day_column: [day]} if contract.day_column else None
-    rows, number = store().some_rows(snapshot, where, options.rows)
+    rows = store().rows(snapshot, where, options.rows if where else None)
+    number = rows.num_rows
+    if where and number == options.rows:  # there may be more
+        number = store().values(snapshot, str(contract.day_column), [day], ["count(*) as number"])["number"][0].as_py()
     note = _about_no_rows(contract, day) if day and not number else ""
     # The newest layout of the table first: what a reader wants to see is its contract's order.
     shown = rows.select([name for name in contract.column_names if name in rows.column_names])

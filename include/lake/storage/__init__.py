@@ -115,13 +115,13 @@ class Store(Protocol):
         Where older commits were cleaned away, the first one that is left stands for them: it changed every day.
         """
 
-    def rows(self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> "pa.Table":
-        """The rows; of those columns that `where` names, only the rows with one of its values."""
+    def rows(
+        self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None, limit: int | None = None
+    ) -> "pa.Table":
+        """The rows; of those columns that `where` names, only the rows with one of its values.
 
-    def some_rows(
-        self, snapshot: Snapshot, where: Mapping[str, Collection[str]] | None, limit: int
-    ) -> "tuple[pa.Table, int]":
-        """At most so many of these rows, and how many there are."""
+        limit: more rows are not needed. A store may give them all the same.
+        """
 
     def values(self, snapshot: Snapshot, column: str, keys: Sequence[str], expressions: Sequence[str]) -> "pa.Table":
         """The values of some aggregates, in the SQL of the store (`dialect`), for each of some keys of a column."""

@@ -239,8 +239,8 @@ def files_of(delta: DeltaTable) -> dataset.Dataset:
     return delta.to_pyarrow_dataset(filesystem=file_system(delta), parquet_read_options=_PARQUET)
 
 
-def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
-    """The rows; of those columns that `where` names, only the rows with one of its values."""
+def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None, limit: int | None = None) -> pa.Table:
+    """The rows; of those columns that `where` names, only the rows with one of its values. It gives them all."""
     delta: DeltaTable = snapshot.handle.delta
     if not {*(where or ())} <= {*snapshot.columns}:
         require_days(snapshot, contracts.get(snapshot.table))
@@ -265,12 +265,6 @@ def _whole_files(snapshot: Snapshot) -> Iterator[None]:
         if not (torn := _TORN_FILE.search(str(error))):
             raise
         raise OSError(EIO, "is torn", f"{snapshot.address}/{torn[1]}") from None
-
-
-def some_rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None, limit: int) -> tuple[pa.Table, int]:
-    """The first of these rows, and how many there are."""
-    found = rows(snapshot, where)
-    return found.slice(0, limit), found.num_rows
 
 
 def _rows_of_partitions(snapshot: Snapshot, column: str, values: list[str]) -> pa.Table:

@@ -433,21 +433,14 @@ def _open_files(snapshot: Snapshot, column: str | None, places: Collection[str])
     _sql(f"select count(distinct _metadata.file_name) as files from {_at(snapshot)}{condition}", bound)
 
 
-def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None) -> pa.Table:
-    """The rows; of those columns that `where` names, only the rows with one of its values."""
-    text, values = _from(snapshot, where)
-    return _read(f"select *{text}", values)
+def rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None = None, limit: int | None = None) -> pa.Table:
+    """The rows; of those columns that `where` names, only the rows with one of its values.
 
-
-def some_rows(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None, limit: int) -> tuple[pa.Table, int]:
-    """Some of these rows, and how many there are: the statement API refuses results above 25 MiB."""
-    text, values = _from(snapshot, where)
-    return _read(f"select *{text} limit {limit}", values), _sql(f"select count(*) as number{text}", values)[0]["number"]
-
-
-def _from(snapshot: Snapshot, where: Mapping[str, Collection[str]] | None) -> tuple[str, dict[str, str]]:
+    limit: more rows are not needed. The statement API refuses results above 25 MiB.
+    """
     condition, values = _condition(where or {})
-    return f" from {_at(snapshot) if snapshot.handle else snapshot.address}{condition}", values
+    place = _at(snapshot) if snapshot.handle else snapshot.address
+    return _read(f"select * from {place}{condition}" + (f" limit {limit}" if limit else ""), values)
 
 
 def values(snapshot: Snapshot, column: str, keys: Sequence[str], expressions: Sequence[str]) -> pa.Table:

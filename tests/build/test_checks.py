@@ -316,7 +316,7 @@ def test_sensitive_values_stay_masked_under_an_alias_and_in_errors_of_the_engine
 @pytest.mark.spark
 def test_a_check_that_the_engine_does_not_understand_names_the_contract(shop, spark) -> None:
     load(("a", 1, DAY))
-    for check in ("total", "map(total, 1) > '2026-01-01'", "select date_add(total, 1) from this"):
+    for check in ("size(total) > 0", "map(total, 1) > '2026-01-01'", "select date_add(total, 1) from this"):
         if "date_add" in check and settings.engine() == settings.SAIL:
             continue  # Sail adds days to a number
         shop(with_checks("total > 0", check))

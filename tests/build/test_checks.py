@@ -179,6 +179,11 @@ def test_days_are_filled_in_everywhere(project) -> None:
             'External: Compute error: Error evaluating filter predicate: Execution("Kim"). SQLSTATE: 22000',
             "*** SQLSTATE: 22000",
         ),
+        (
+            "External: Compute error: Error evaluating filter predicate: External(Syntax(\n~~~~\nregex parse error:\n"
+            "    (Kim\n    ^\nerror: unclosed group\n~~~~\n)). SQLSTATE: 22000",
+            "regex parse error: *** SQLSTATE: 22000",
+        ),
         ("Division by zero. SQLSTATE: 22000", "Division by zero. SQLSTATE: 22000"),
     ],
 )

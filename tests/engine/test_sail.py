@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.errors import SparkRuntimeException
 
 from include.lake import settings
 from include.lake.build import cases, failures, runner
@@ -60,6 +61,26 @@ def test_an_error_has_the_class_of_its_cause(spark: Any) -> None:
         assert kind(of_rows) == DATA, of_rows
     for of_the_text in ("selec 1", "select nothing", "select 1 from nowhere", "select no_such_function(1)"):
         assert kind(of_the_text) == CODE, of_the_text
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        ("cast(x as int) > 0", "Cast error: Cannot cast string '('"),
+        ("regexp_replace(x, x, 'b') = x", "unclosed group"),
+        ("x rlike x", "error: unclosed group\n"), ("to_timestamp(x) is null", "invalid timestamp: ("),
+        ("5 % (length(x) - 1) = 0", "Remainder by zero"),
+    ],
+)  # fmt: skip
+def test_an_error_in_a_filter_over_files_tells_its_reason(
+    spark: Any, lake_home: Path, condition: str, reason: str
+) -> None:
+    rows = spark.sql("select * from values ('(') as t(x)")
+    with sail.materialise(rows) as stage, pytest.raises(SparkRuntimeException) as error:
+        sail.collect(stage.frame.where(condition))
+    told = str(error.value)
+    assert reason in told and "filter predicate" not in told
+    assert told.endswith(" SQLSTATE: 22000") and sail.kind(error.value) == DATA
 
 
 def test_rows_are_computed_once_and_nothing_of_them_stays(spark: Any, lake_home: Path) -> None:

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from include.lake import settings
 from include.lake.build import failures
-from include.lake.engine import engine
+from include.lake.engine import engine, kinds
 from include.lake.errors import CONFLICT, DATA, CheckFailed, ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
@@ -22,8 +22,6 @@ _SHOWN_ROWS = 20
 _ALL = 2**31 - 1
 _SHOWN_LENGTH = 200
 HIDDEN = "***"
-# The state of an error of values that has none of its own.
-_OF_DATA = "22000"
 # Beginnings of messages of Sail, Arrow and Spark that are the same whatever the rows are. Behind them may be a value.
 _BEGINNINGS = (
     r"\[(ARITHMETIC_OVERFLOW|ASSERT_TRUE|CANNOT_PARSE_TIMESTAMP|CAST_INVALID_INPUT|CAST_OVERFLOW|DATETIME_OVERFLOW|"
@@ -55,11 +53,6 @@ _CASTS = [
         rf"(?P<after> to (value of {_OF_ARROW} type|type {_OF_ARROW}))",
     )
 ]
-# What Sail puts around a message where it computes while it reads files.
-_AROUND = re.compile(
-    r'\AExternal: Compute error: Error evaluating filter predicate: (Execution\("|External\(Syntax\([\s~]*)?'
-)
-_ARROWS_CAST = re.compile(r'\AArrowError\(CastError\("')
 # Behind the state Spark shows the place in the SELECT.
 _STATE = re.compile(r"(.*)(SQLSTATE: [0-9A-Z]{5})(?:\W*)(\n== SQL.*)?", re.DOTALL)
 
@@ -219,7 +212,7 @@ def masked(error: Exception, contract: Contract) -> Exception:
     kind = failures.kind(error)
     if kind == CONFLICT or not any(map(_has_sensitive, (contract.table, *lineage.inputs(contract.table)))):
         return error
-    state = error.getSqlState() or (_OF_DATA if kind == DATA else None)
+    state = error.getSqlState() or (kinds.OF_DATA if kind == DATA else None)
     return MaskedError(without_values("\n".join(failures.root_cause(error))), state)
 
 
@@ -227,7 +220,7 @@ def without_values(message: str) -> str:
     """What of a message is known to be no value of a row: how it begins, the types of a cast, and the SQLSTATE."""
     stated = _STATE.fullmatch(message)
     head, state, place = stated.groups() if stated else (message, "", "")
-    head = _ARROWS_CAST.sub("Cast error: ", _AROUND.sub("", head, count=1), count=1)
+    head = kinds.plain(head)
     cast = next((found for found in (cast.match(head) for cast in _CASTS) if found), None)
     beginning = _BEGINNING.match(head)
     if cast:

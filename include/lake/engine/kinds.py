@@ -29,6 +29,15 @@ _CONFLICTS = (
     # Of an input that nobody wrote for a week, and somebody does now: what we read is not the newest version any more.
     "BEYOND_DELETED_FILE_RETENTION",
 )  # fmt: skip
+# The state of an error of values that has none: Sail has classes of errors alone.
+OF_DATA = "22000"
+# What Sail puts around an error of values where it computes a filter while it reads a file. Then come the kind of the
+# error, and mostly what is wrong, in quotes.
+_IN_FILTER = re.compile(r"\A(External: )?(Compute error: )?Error evaluating filter predicate: ")
+_QUOTED = re.compile(r'(?:ArrowError\()?(\w+)\("((?:[^"\\]|\\.)*)"\)')
+_SHOWN_AS = {"CastError": "Cast error: ", "ComputeError": "Compute error: ", "ParseError": "Parser error: ",
+             "ArithmeticOverflow": "Arithmetic overflow: ",
+             "InvalidArgumentError": "Invalid argument error: "}  # fmt: skip
 _SQLSTATE = re.compile(r"\bSQLSTATE: (\w\w)")
 
 
@@ -45,3 +54,16 @@ def of(error: BaseException) -> str | None:
         return _CLASSES.get(state[:2], INFRASTRUCTURE)
     # An error without a state is one of the engine or its machine, and not of what it was asked for.
     return INFRASTRUCTURE if is_spark or type(error).__module__.startswith("grpc") else None
+
+
+def plain(message: str) -> str:
+    """The message of an error in a filter of Sail, as the same error is shown elsewhere; other messages as they are."""
+    if not (around := _IN_FILTER.match(message)):
+        return message
+    inner = message[around.end() :]
+    if quoted := _QUOTED.match(inner):
+        text = re.sub(r"\\(.)", lambda escaped: {"n": "\n", "t": "\t"}.get(escaped[1], escaped[1]), quoted[2])
+        return _SHOWN_AS.get(quoted[1], "") + text
+    if inner.startswith("ArrowError(DivideByZero"):
+        return "Divide by zero error"
+    return re.sub(r"\A(\w+\()*[\s~]*", "", inner)  # External(Syntax(, a line of ~, and what is wrong

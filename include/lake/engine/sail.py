@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 # Settings of every session: SELECTs take days from UTC, and casts do not depend on a timezone.
 SESSION_CONF = {"spark.sql.session.timeZone": "UTC"}
-# The state that an error of data gets. Sail itself gives none: it has classes of errors alone.
-_OF_DATA = "22000"
 # Classes of errors that Sail raises before it computes anything.
 _OF_CODE = ("AnalysisException", "ParseException", "UnsupportedOperationException", "IllegalArgumentException")
 # Classes of errors that say the values of rows are the cause.
@@ -46,11 +44,6 @@ _OF_ARROW = (
     "Cast error", "Compute error", "Parser error", "Divide by zero", "Arithmetic overflow", "to store in a Decimal",
     "non UTF-8 data", "regex parse error", "Page uncompressed size overflow",
 )  # fmt: skip
-# How it shows an error of values in a filter, which it computes while it reads a file: the kind, and what is wrong.
-_IN_FILTER = re.compile(r'Error evaluating filter predicate: (?:ArrowError\()?(\w+)(?:\("((?:[^"\\]|\\.)*)"\))?')
-_SHOWN_AS = {"CastError": "Cast error: ", "ComputeError": "Compute error: ", "ParseError": "Parser error: ",
-             "DivideByZero": "Divide by zero error", "ArithmeticOverflow": "Arithmetic overflow: ",
-             "InvalidArgumentError": "Invalid argument error: "}  # fmt: skip
 # Sail panics where a value says that a text has a negative length, or one beyond all memory.
 _OF_LENGTHS = 'panicked with message "capacity overflow"'
 # Sail finds out only when it computes that a function does not take values of such types.
@@ -255,19 +248,11 @@ def _computing() -> Iterator[None]:
             raise AnalysisException(str(error)) from None
         if _OF_LENGTHS in str(error):
             reason = "capacity overflow: the length that a function such as lpad() takes is negative, or too big"
-            raise SparkRuntimeException(f"{reason}. SQLSTATE: {_OF_DATA}") from None
+            raise SparkRuntimeException(f"{reason}. SQLSTATE: {kinds.OF_DATA}") from None
         if type(error).__name__ in (*_OF_CODE, *_OF_VALUES) or any(text in str(error) for text in _OF_ARROW):
-            reason = _of_filter(str(error)).rstrip(".")
-            raise SparkRuntimeException(f"{reason}. SQLSTATE: {_OF_DATA}") from None
+            reason = kinds.plain(str(error)).rstrip(".")
+            raise SparkRuntimeException(f"{reason}. SQLSTATE: {kinds.OF_DATA}") from None
         raise
-
-
-def _of_filter(message: str) -> str:
-    """The message of an error in a filter, as the same error is shown elsewhere."""
-    found = _IN_FILTER.search(message)
-    if not found:
-        return message
-    return _SHOWN_AS.get(found[1], "") + re.sub(r"\\(.)", r"\1", found[2] or "")
 
 
 def kind(error: BaseException) -> str | None:

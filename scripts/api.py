@@ -59,7 +59,7 @@ class Api:
 
 def families() -> list[str]:
     """The families of DAGs that a script starts and follows: FAMILIES=wev,rudder,audio, by default wev."""
-    there = sorted({path.parent.parent.name for path in task_lists.paths()})
+    there = task_lists.families()
     named = settings.started_families() or [_FAMILY]
     if wrong := [name for name in named if name not in there]:
         raise UsageError(f"FAMILIES={','.join(named)}: there is no family {wrong[0]}; there are {', '.join(there)}")

@@ -160,8 +160,8 @@ def _tell_problems(problems: ImportErrors) -> None:
 
 def watch(running: Stack, say: Clock, api: Api, day: str, problems: ImportErrors) -> bool:
     """Switch the DAGs on and follow their runs of `day`. False if a run fails or takes too long."""
-    began = time.time()
-    for dag_id in dag_ids():
+    began, followed = time.time(), dag_ids()
+    for dag_id in followed:
         is_there = partial(parsed, api, dag_id, problems)
         until(
             running,
@@ -175,7 +175,7 @@ def watch(running: Stack, say: Clock, api: Api, day: str, problems: ImportErrors
         with suppress(NoAnswer):  # it may not be parsed yet: its switch is in the UI
             api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
         say(f"{dag_id} is not followed: it runs when its week or month is over")
-    say(f"following {', '.join(dag_ids())} for {day}")
+    say(f"following {', '.join(followed)} for {day}")
     shown: dict[tuple[str, str], str] = {}
     deferred_at: dict[tuple[str, str], float] = {}
     waiting: set[tuple[str, str]] = set()
@@ -186,7 +186,7 @@ def watch(running: Stack, say: Clock, api: Api, day: str, problems: ImportErrors
         running.check()
         try:
             _tell_problems(problems)
-            for dag_id in dag_ids():
+            for dag_id in followed:
                 run = _run_of(api, dag_id, day)
                 if run is None:
                     if time.time() - began > OWN_RUN_SECONDS:
@@ -230,11 +230,11 @@ def watch(running: Stack, say: Clock, api: Api, day: str, problems: ImportErrors
         say.still(f"building {', '.join(busy)}" if busy else "waiting for the scheduler")
         if RED in states.values():
             return False  # the other DAG waits for a table of the red run
-        if all(states.get(dag_id) == GREEN for dag_id in dag_ids()):
+        if all(states.get(dag_id) == GREEN for dag_id in followed):
             return True
         if time.time() - began > PATIENCE_SECONDS:
             left = [
-                f"{dag_id} ({states.get(dag_id, 'no run yet')})" for dag_id in dag_ids() if states.get(dag_id) != GREEN
+                f"{dag_id} ({states.get(dag_id, 'no run yet')})" for dag_id in followed if states.get(dag_id) != GREEN
             ]
             say(f"not done within {PATIENCE_SECONDS / 60:.0f} minutes: {', '.join(left)}; the UI tells why")
             return False

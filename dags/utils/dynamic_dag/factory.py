@@ -20,7 +20,7 @@ from include.lake.errors import ContractError, LakeError
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import Contract
 from include.lake.project.current import held
-from include.lake.project.task_lists import INPUTS, LATE_DAYS, TaskList, paths, read
+from include.lake.project.task_lists import INPUTS, LATE_DAYS, TaskList, families, paths, read
 
 _DAGS = Path(__file__).parents[2]
 # Airflow requires a start date although catchup is off. Any day before the first day of a run will do.
@@ -62,20 +62,16 @@ def dags_of(family: str) -> dict[str, DAG]:
     return dags
 
 
-def _families() -> list[str]:
-    return sorted({path.parent.parent.name for path in paths()})
-
-
 def _without_list(family: str) -> str:
-    near = difflib.get_close_matches(family, _families(), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_families())}"
+    near = difflib.get_close_matches(family, families(), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(families())}"
     return f'dags_of("{family}"): there is no task list in dags/utils/dynamic_dag/{family}/task_list; {hint}'
 
 
 def without_dag_file() -> list[str]:
     """What to do about each family whose task lists no DAG file reads. Nothing else says that its DAGs are gone."""
     problems = []
-    for family in _families():
+    for family in families():
         file = _DAGS / f"{family}.py"
         if not file.exists():
             problems.append(
@@ -96,8 +92,8 @@ def _reads(file: Path, family: str) -> bool:
     except (SyntaxError, ValueError):  # Airflow says so
         return True
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    families = [call.args[:1] for call in calls if ast.unparse(call.func).rpartition(".")[2] == "dags_of"]
-    return any(not (asked and isinstance(asked[0], ast.Constant)) or asked[0].value == family for asked in families)
+    arguments = [call.args[:1] for call in calls if ast.unparse(call.func).rpartition(".")[2] == "dags_of"]
+    return any(not (asked and isinstance(asked[0], ast.Constant)) or asked[0].value == family for asked in arguments)
 
 
 class BrokenFiles(DAG):

@@ -108,9 +108,7 @@ def view(table: str) -> tuple[pa.Table, list[str]]:
 def _register_inputs(spark: SparkSession, lake: Look, table: str, start: str, end: str, case: str | None) -> list[str]:
     """Make the views of the inputs; gives what is missing in them."""
     if case is not None:
-        rows = cases.read(cases.path(table, case)).inputs
-        for name in lineage.inputs(table):
-            cases.register(spark, name, rows.get(name, []))
+        cases.register_inputs(spark, cases.read(cases.path(table, case)), start, end)
         return []
     seen = lineage.days_read(table, start, end)
     missing = [name for name in lineage.inputs(table) if not _register(spark, lake, name, seen.get(name))]
@@ -125,10 +123,7 @@ def _register(spark: SparkSession, lake: Look, table: str, days: tuple[str, str]
     if snapshot is None:
         cases.register(spark, table, [])
         return False
-    name = lineage.view_name(table)
-    engine().view(spark, f"{lineage.OURS}all_{name}" if days else name, snapshot.address, snapshot.version)
-    if days:
-        scopes.within(spark.table(f"{lineage.OURS}all_{name}"), table, days).createOrReplaceTempView(name)
+    scopes.view_of_days(spark, snapshot, days)
     return True
 
 

@@ -279,13 +279,7 @@ def run(spark: SparkSession, case: Case) -> list[str]:
 
     It reads and writes no table: the case's rows are views of the session.
     """
-    seen = lineage.days_read(case.table, case.start, case.end)
-    for name in lineage.inputs(case.table):
-        rows = case.inputs.get(name, [])
-        if name in seen:
-            first, last = seen[name]
-            rows = [row for row in rows if first <= str(row.get(str(contracts.get(name).day_column))) <= last]
-        register(spark, name, rows)
+    register_inputs(spark, case, case.start, case.end)
     frame = runner.compute(spark, case.table, case.start, case.end)
     types = {c.name: c.type for c in contracts.get(case.table).columns if c.name != RUN_TIMESTAMP}
     columns = [name for name in types if any(name in row for row in case.expect)]
@@ -298,6 +292,17 @@ def run(spark: SparkSession, case: Case) -> list[str]:
     if dropped != case.dropped:
         problems.append(f"dropped:    expected {case.dropped}, is {dropped}")
     return problems
+
+
+def register_inputs(spark: SparkSession, case: Case, start: str, end: str) -> None:
+    """Make the rows of a case the views that a build of start..end reads."""
+    seen = lineage.days_read(case.table, start, end)
+    for name in lineage.inputs(case.table):
+        rows = case.inputs.get(name, [])
+        if name in seen:
+            first, last = seen[name]
+            rows = [row for row in rows if first <= str(row.get(str(contracts.get(name).day_column))) <= last]
+        register(spark, name, rows)
 
 
 # Session -> table -> a frame without rows. Most inputs of a case are empty: a frame is made once.

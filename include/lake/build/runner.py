@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from include.lake import settings
 from include.lake.build import failures
 from include.lake.engine import engine
-from include.lake.errors import CONFLICT, CheckFailed, ContractError, InputsMissing, LakeError, WriteConflict
+from include.lake.errors import CONFLICT, CheckFailed, InputsMissing, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
 from include.lake.project.periods import Period, key_ranges, keys, keys_of_days, spans
@@ -209,7 +209,7 @@ def _entered(
         getattr(error, "broken", {}), "\n".join(failures.root_cause(error)),
     )  # fmt: skip
     if isinstance(error, AnalysisException):
-        return ContractError(f"{settings.shown(contract.select_path)}: {str(error).splitlines()[0]}")
+        return failures.wrong_select(error, contract)
     return error
 
 

@@ -115,19 +115,25 @@ def scope(
         else:
             seen = lineage.days_read(contract.table, days[0], days[-1])
             for name in lineage.inputs(contract.table):
-                if name in seen:
-                    rows = views.table(f"{OURS}all_{lineage.view_name(name)}", look.snapshot(name))
-                    views.rows(lineage.view_name(name), within(rows, name, seen[name]))
-                else:
-                    views.table(lineage.view_name(name), look.snapshot(name))
+                snapshot = look.snapshot(name)
+                assert snapshot is not None, f"{name} is there: absent_inputs was empty"
+                views.names += view_of_days(spark, snapshot, seen.get(name))
             yield Scope(contract, days)
     finally:
         views.drop()
 
 
-def within(rows: DataFrame, table: str, days: tuple[str, str]) -> DataFrame:
-    """The rows of a table from one day to another one, both included."""
-    return rows.where(F.col(str(contracts.get(table).day_column)).between(*days))
+def view_of_days(spark: SparkSession, snapshot: Snapshot, days: tuple[str, str] | None) -> list[str]:
+    """Make the view of a table, of the days from, to alone if they are given; gives the names of all views."""
+    name = lineage.view_name(snapshot.table)
+    if days is None:
+        engine().view(spark, name, snapshot.address, snapshot.version)
+        return [name]
+    whole = f"{OURS}all_{name}"
+    engine().view(spark, whole, snapshot.address, snapshot.version)
+    rows = spark.table(whole).where(F.col(str(contracts.get(snapshot.table).day_column)).between(*days))
+    rows.createOrReplaceTempView(name)
+    return [whole, name]
 
 
 class _Views:
@@ -138,22 +144,22 @@ class _Views:
 
     def __init__(self, spark: SparkSession, look: Look) -> None:
         self.spark, self.look = spark, look
-        self._names = [lineage.view_name(lineage.THIS), lineage.view_name(PUBLISHED)]  # of the audit and of compute()
+        self.names = [lineage.view_name(lineage.THIS), lineage.view_name(PUBLISHED)]  # of the audit and of compute()
 
     def table(self, name: str, snapshot: Snapshot | None) -> DataFrame:
         """Make a view of a table at one version."""
         assert snapshot is not None, f"the table of the view {name} is there: absent_inputs was empty"
-        self._names.append(name)
+        self.names.append(name)
         engine().view(self.spark, name, snapshot.address, snapshot.version)
         return self.spark.table(name)
 
     def rows(self, name: str, rows: DataFrame) -> None:
         """Make a view of the rows of a frame."""
-        self._names.append(name)
+        self.names.append(name)
         rows.createOrReplaceTempView(name)
 
     def drop(self) -> None:
-        for name in self._names:
+        for name in self.names:
             with suppress(PySparkException):  # of Sail, if the view is not there; of both, if the server is dead
                 self.spark.catalog.dropTempView(name)
 
@@ -186,7 +192,7 @@ def _scope_of_keys(views: _Views, contract: Contract, days: list[str], whole: bo
                 )
             rows = rows.where(F.col(one.day_column).isin(taken))
         views.rows(_taken(name), rows)
-    if not goes_on:
+    if not whole and not goes_on:
         # Their rows are read as they are now. So the build takes in what has changed there: a key that came with one
         # load, and goes with the next, would be touched by neither.
         days = [day for day in taken if day in days or look.own_state(table, day).state != FRESH]

@@ -196,6 +196,11 @@ def paths(family: str | None = None) -> list[Path]:
     return current.project().list_paths(family)
 
 
+def families() -> list[str]:
+    """The folders of task lists, sorted."""
+    return sorted({path.parent.parent.name for path in paths()})
+
+
 def read(path: Path) -> TaskList:
     """Read and check one task list and the tables that it needs; ContractError names file, line and cure."""
     return current.project().task_list(path)

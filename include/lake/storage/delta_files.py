@@ -3,7 +3,6 @@
 Its functions are those of the port `Store`. It opens the Delta log of a table by its address alone.
 """
 
-import builtins
 import json
 import os
 import re
@@ -185,7 +184,7 @@ def open_table(table: str, version: int | None = None) -> DeltaTable | None:
     # Delta-rs takes a commit without a word in it for one that changed nothing: the rows of the day before a power cut.
     if version is None and (folder := _local(where)):
         newest = _commit_file(folder, delta.version())
-        with suppress(FileNotFoundError), builtins.open(newest, "rb") as file:
+        with suppress(FileNotFoundError), newest.open("rb") as file:
             if not file.read(_FIRST_WORDS).strip(b"{} \r\n"):
                 raise LakeError(f"{table}: {_torn(newest)}")
     return delta

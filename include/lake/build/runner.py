@@ -56,6 +56,7 @@ class Outcome:
     note: str = ""
 
 
+@held()
 def build(
     table: str,
     start: str,

@@ -2,7 +2,12 @@
 
 import sys
 
-from include.lake.cli.main import main
+from include.lake.cli import warm
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = warm.run(sys.argv[1:])
+    if code is None:
+        from include.lake.cli.main import main
+
+        code = main()
+    sys.exit(code)

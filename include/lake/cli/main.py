@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from include.lake import settings
 from include.lake.backfill import request
+from include.lake.cli import warm
 from include.lake.errors import InputsMissing, LakeError, UsageError
 from include.lake.project import contracts, current, lineage, periods, task_lists
 from include.lake.project.current import held
@@ -696,6 +697,7 @@ def _engine(options: Any) -> int | None:
 
     if options.what == "start":
         print(engine().start())
+        warm.start()
     elif options.what == "stop":
         if (run := locks.holder(settings.run_lock())) is not None:
             raise LakeError(f"`make run` is at work ({run}) and builds with this engine: end it with Ctrl-C there")

@@ -20,6 +20,7 @@ from include.lake.engine import engine
 from include.lake.errors import CONFLICT, CheckFailed, InputsMissing, LakeError, WriteConflict
 from include.lake.project import contracts, lineage
 from include.lake.project.contracts import DROP_REASON, RUN_TIMESTAMP, Contract
+from include.lake.project.current import held
 from include.lake.project.periods import Period, key_ranges, keys, keys_of_days, spans
 from include.lake.state import ledger
 from include.lake.state.look import FRESH, Look, describe_absent

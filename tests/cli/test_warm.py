@@ -4,8 +4,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -151,6 +153,71 @@ def test_a_command_ends_with_the_terminal(
     wait.until(lambda: len(checkout.processes()) == 1, 10, "the end of the fork")
 
 
+def test_a_command_pauses_with_the_terminal(checkout: Checkout, busy: Callable[[], "subprocess.Popen[str]"]) -> None:
+    command = busy()
+    both = [psutil.Process(command.pid), *(one for one in checkout.processes() if one.parent() in checkout.processes())]
+    assert len(both) == 2
+
+    def are(status: str) -> Callable[[], bool]:
+        return lambda: [one.status() == status for one in both] == [True, True]
+
+    command.send_signal(signal.SIGTSTP)
+    wait.until(are(psutil.STATUS_STOPPED), 10, "Ctrl-Z")
+    command.send_signal(signal.SIGCONT)
+    wait.until(are(psutil.STATUS_SLEEPING), 10, "fg")
+
+
+def test_a_process_that_is_stuck_and_one_who_says_nothing_are_waited_for_by_nobody(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = checkout.processes()[0]
+    waiting.suspend()
+    try:
+        code, told, _, waited = checkout.lake("lineage")
+        assert (code, waited) == (0, False) and "shop.event" in told
+    finally:
+        waiting.resume()
+    with socket.socket(socket.AF_UNIX) as silent:
+        monkeypatch.chdir(checkout.home / "engine")
+        silent.connect("warm.sock")
+        assert checkout.lake("lineage")[3] is True
+        wait.until(lambda: len(checkout.processes()) == 1, 10, "the end of who waited for it")
+
+
+ASK = "import sys; from include.lake.cli import warm; open(sys.argv[1], 'w').write(str(warm.run(['lineage'])))"
+
+
+@pytest.mark.parametrize(
+    ("closed", "code"), [("", "0"), ("<&-", "None"), (">&-", "None"), ("2>&-", "None"), (">&- 2>&-", "None")]
+)
+def test_with_a_closed_stream_a_command_is_done_by_itself(
+    checkout: Checkout, closed: str, code: str, tmp_path: Path
+) -> None:
+    """What the command opens has the number of the stream then: it is no terminal to write to."""
+    command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-P", "-c", ASK, str(tmp_path / "code")]
+    subprocess.run(command, env=checkout.environment, capture_output=True, check=False, timeout=60)
+    assert (tmp_path / "code").read_text() == code
+    shown = ["sh", "-c", f'"$@" {closed}', "sh", *checkout.command("lineage")]
+    assert subprocess.run(shown, env=checkout.environment, capture_output=True, check=False).returncode == 0
+
+
+def test_the_files_of_a_command_have_the_umask_of_who_asks(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.home / "engine" / "stage", ignore_errors=True)
+    done = subprocess.run(
+        ["sh", "-c", 'umask 007; exec "$@"', "sh", *checkout.command("try", TABLE, "--day", DAY)],
+        env=checkout.environment, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert (checkout.home / "engine" / "stage").stat().st_mode & 0o777 == 0o770
+
+
+def test_settings_of_python_count(checkout: Checkout) -> None:
+    """Python reads them when it starts: a command with others is done by itself."""
+    environment = {**checkout.environment, "PYTHONIOENCODING": "ascii:backslashreplace"}
+    done = subprocess.run(checkout.command("show", "no.täble"), env=environment, capture_output=True, check=False)
+    assert rb"t\xe4ble" in done.stderr
+
+
 def test_edited_code_counts_at_once(checkout: Checkout) -> None:
     words = checkout.root / "include" / "lake" / "words.py"
     words.write_text(words.read_text() + "\nEDITED = 1\n")
@@ -158,13 +225,18 @@ def test_edited_code_counts_at_once(checkout: Checkout) -> None:
     wait.until(lambda: checkout.waits() and checkout.lake("lineage")[3], 30, "the process with the code as it is now")
 
 
-def test_a_closed_output_and_another_checkout_are_no_matter(checkout: Checkout, tmp_path: Path) -> None:
-    """Then the command is done by itself."""
-    closed = subprocess.run(
-        ["sh", "-c", '"$0" "$@" <&-', *checkout.command("lineage")], env=checkout.environment, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert closed.returncode == 0 and "shop.event" in closed.stdout
+def test_broken_code_is_waited_for(checkout: Checkout) -> None:
+    """Such as in the middle of an edit, or of a checkout."""
+    words = checkout.root / "include" / "lake" / "words.py"
+    good = words.read_text()
+    words.write_text("def (")
+    wait.until(lambda: not checkout.waits(), 10, "the end of the old code")
+    time.sleep(1)
+    words.write_text(good)
+    wait.until(lambda: checkout.waits() and checkout.lake("lineage")[3], 30, "the process with the mended code")
+
+
+def test_another_checkout_is_served_by_nobody(checkout: Checkout) -> None:
     other = {**checkout.environment, "PYTHONPATH": str(settings.ROOT)}
     done = subprocess.run(checkout.command("lineage"), env=other, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "shop.event" not in done.stdout and "rudder.tracks" in done.stdout

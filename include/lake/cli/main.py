@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from include.lake import settings
 from include.lake.backfill import request
@@ -39,6 +39,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit code. LAKE_DEBUG=1 shows the traceback of an unexpected error."""
     name = ""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # where one is closed
     try:
         options = _parser().parse_args(arguments)
         name = options.name
@@ -64,6 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
         with suppress(OSError, ValueError):  # Python would try to write the rest of stdout again at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")  # for as long as we live
 
 
 def _explained(error: BaseException, command: str) -> str:

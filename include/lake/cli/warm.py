@@ -1,8 +1,11 @@
 """A process that has imported everything, and forks for each quick command: an edit is seen a second earlier.
 
 To import PySpark, pandas and Delta takes longer than to try a SELECT. `./lake engine start` starts the process, and it
-ends with the server of the engine. It serves commands that read, of its user and its checkout. Where there is none, or
-its code is not that of the files any more, a command imports by itself. Nothing heavy is imported at the top.
+ends with the server of the engine. It serves commands that read, of its user and its checkout, with the environment,
+folder, umask and terminal of who asks (but its limits, such as those of ulimit, are those of the process). Where there
+is none, or it does not answer, or its code is not that of the files any more, a command imports by itself.
+
+Nothing heavy is imported at the top: every command imports this module.
 """
 
 import atexit
@@ -12,69 +15,105 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
+from threading import Thread, main_thread
 from typing import Any, NoReturn, cast
 
 from include.lake import settings
 from include.lake.errors import LakeError
 
 _COMMANDS = ("try", "test", "status", "show", "lineage", "show-sql")
-_IMPORTED = ("include.lake.cli.main", "include.lake.cli.attempt", "include.lake.build.attempt", "include.lake.cli.text",
-             "include.lake.backfill.plan", "pyspark.sql.connect.session")  # fmt: skip
+_IMPORTED = (
+    "include.lake.backfill.plan", "include.lake.build.attempt", "include.lake.cli.attempt", "include.lake.cli.main",
+    "include.lake.cli.text", "include.lake.engine.sail", "include.lake.project.repeatable",
+    "include.lake.project.selects", "include.lake.storage.delta_files", "pyspark.sql.connect.session",
+    "sqlglot.dialects.spark", "sqlglot.optimizer.annotate_types",
+)  # fmt: skip
 _NAME = "warm.sock"
 _LOOK_SECONDS = 1.0
-_START_SECONDS = 20
-_SAME, _OTHER = b"s", b"o"
-# What a terminal or a person sends to a command.
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# A process that does not answer for so long is stopped, or stuck.
+_PATIENCE_SECONDS = 2.0
+# The fork says that it is ready. It gets the request, with the streams, and says its pid. Told to go, it does the
+# command, and says the exit code.
+_READY, _GO = b"r", b"g"
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 # -- the command
 
 
 def run(arguments: list[str]) -> int | None:
-    """Let the process do a command, in this terminal; gives its exit code. None if it has to be done here."""
+    """Let a fork of the process do a command, in this terminal; gives its exit code. None if it is to be done here."""
     if not arguments or arguments[0] not in _COMMANDS or "--watch" in arguments:
         return None
-    asked = {"root": str(settings.ROOT), "arguments": arguments, "environment": dict(os.environ)}
-    body = json.dumps(asked).encode("utf-8", "surrogateescape")
-    try:
-        with _address() as address, socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(address)
-            here = os.open(".", os.O_RDONLY)
-            socket.send_fds(connection, [len(body).to_bytes(4, "big")], [0, 1, 2, here])
-            os.close(here)
-            connection.sendall(body)
-            return _exit_code(connection) if connection.recv(1) == _SAME else None
-    except (OSError, LakeError):  # there is none, or a file descriptor of ours is closed
+    if None in (sys.stdin, sys.stdout, sys.stderr):  # closed: what we open now would take their numbers
         return None
+    with _asked(arguments) as (connection, pid):
+        if pid is None:
+            return None
+        with suppress(OSError):  # it has not begun
+            connection.sendall(_GO)
+            connection.settimeout(None)
+            return _exit_code(connection, pid)
+    return None
 
 
-def _exit_code(connection: socket.socket) -> int:
-    """Wait for the command, and pass signals on to it."""
-    received: list[int] = []
+@contextmanager
+def _asked(arguments: Sequence[str]) -> Iterator[tuple[socket.socket, int | None]]:
+    """Ask for a fork; gives a connection to it and its pid, or None: nobody is there, or has other code."""
+    os.umask(umask := os.umask(0))
+    request = {"arguments": arguments, "environment": dict(os.environ), "umask": umask, "root": str(settings.ROOT)}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_PATIENCE_SECONDS)
+        pid = None
+        with suppress(OSError, LakeError), _address() as address:
+            connection.connect(address)
+            # Not before it lives: a process that is stuck would keep our streams open.
+            if connection.recv(1) == _READY:
+                here = os.open(".", os.O_RDONLY)
+                try:
+                    socket.send_fds(connection, [b" "], [0, 1, 2, here])
+                finally:
+                    os.close(here)
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                pid = int(connection.recv(32) or 0) or None
+        yield connection, pid
 
-    def pass_on(number: int, _: Any) -> None:
-        received.append(number)
-        with suppress(OSError):
-            connection.sendall(bytes([number]))
 
-    for number in _PASSED_ON:
-        signal.signal(number, pass_on)
-    code = connection.recv(1)
-    for number in _PASSED_ON:
+def _exit_code(connection: socket.socket, pid: int) -> int:
+    """Wait until the fork has done the command. What the terminal does to us, we do to it."""
+    ended_by = []
+
+    def end(number: int, _: Any) -> None:
+        ended_by.append(number)
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def pause(number: int, _: Any) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(pid, signal.SIGCONT)  # with us: somebody says `fg`
+
+    for number in _ENDS:
+        signal.signal(number, end)
+    signal.signal(signal.SIGTSTP, pause)
+    code = b""
+    with suppress(ConnectionError):
+        code = connection.recv(1)
+    for number in (*_ENDS, signal.SIGTSTP):
         signal.signal(number, signal.SIG_DFL)
     if code:
         return code[0]
-    if received:  # it has ended it
-        os.kill(os.getpid(), received[-1])
-    print(f"lake: the command was killed: see {_folder() / 'warm.log'}", file=sys.stderr)
+    if ended_by:
+        os.kill(os.getpid(), ended_by[-1])
+    print("lake: the command was killed", file=sys.stderr)
     return 1
 
 
@@ -82,10 +121,10 @@ def _exit_code(connection: socket.socket) -> int:
 
 
 def start() -> None:
-    """Start the process, unless it runs; it goes on loading while we go on."""
-    with suppress(OSError), _address() as address, socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
-        return
+    """Start the process, unless one answers. It goes on loading while we go on."""
+    with _asked([]) as (_, pid):
+        if pid is not None:
+            return
     with open(_folder() / "warm.log", "w") as log:
         subprocess.Popen(
             [sys.executable, "-P", "-m", __name__], env={**os.environ, "PYTHONPATH": str(settings.ROOT)},
@@ -94,93 +133,108 @@ def start() -> None:
 
 
 def serve() -> None:
-    """Fork for each command, until the server of the engine ends or our code is another one."""
-    for module in _IMPORTED:
-        import_module(module)
+    """Be the process, until the server of the engine ends, or another process takes our place."""
+    from include.lake.engine import server
+
+    code = _code()
+    try:
+        for module in _IMPORTED:
+            import_module(module)
+        _listen(code)
+    except Exception:  # the code is broken, for as long as somebody edits it
+        traceback.print_exc()
+        while server.address() and code == _code():
+            time.sleep(_LOOK_SECONDS)
+    if server.address() and code != _code():
+        os.execv(sys.executable, sys.orig_argv)
+
+
+def _listen(code: Mapping[Path, Any]) -> None:
+    """Fork for each who asks, until the server ends, the code is another one, or another process listens."""
     from include.lake.engine import server
     from include.lake.project.current import project
 
     with suppress(LakeError):
         project()  # what was parsed is there for every command
-    code, socket_file = _code(), _folder() / _NAME
+    path = _folder() / _NAME
     with socket.socket(socket.AF_UNIX) as listener, _address() as address:
-        os.umask(0o077)  # nobody else can connect
-        socket_file.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        umask = os.umask(0o077)  # nobody else can connect
         listener.bind(address)
-        listener.listen()
+        os.umask(umask)
+        listener.listen(64)
         listener.settimeout(_LOOK_SECONDS)
-        ours = socket_file.stat().st_ino
-        while server.address() and _inode(socket_file) == ours and code == _code():
+        ours = _stamp(path)
+        while (there := _stamp(path)) == ours and server.address() and code == _code():
             with suppress(TimeoutError):
                 connection, _ = listener.accept()
+                with connection:
+                    if os.fork() == 0:
+                        listener.close()
+                        _answer(connection, code)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+        if there == ours:
+            path.unlink()
+
+
+def _answer(connection: socket.socket, code: Mapping[Path, Any]) -> NoReturn:
+    """Be the fork: do what somebody asks for, as if they had started us."""
+    done = b""
+    try:
+        connection.settimeout(_PATIENCE_SECONDS)
+        connection.sendall(_READY)
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 4)
+        asked = json.loads(connection.makefile("rb").readline())
+        same = _of_python(asked["environment"]) == _of_python(os.environ) and code == _code()
+        if same and asked["root"] == str(settings.ROOT):
+            connection.sendall(str(os.getpid()).encode())
+            if connection.recv(1) == _GO:
                 connection.settimeout(None)
-                with suppress(OSError, ValueError), connection:
-                    _accept(connection, listener, code)
-        if _inode(socket_file) != ours:
-            return
-        socket_file.unlink()
-    if server.address():
-        os.execv(sys.executable, sys.orig_argv)  # with the code as it is now
-
-
-def _accept(connection: socket.socket, listener: socket.socket, code: dict[str, Any]) -> None:
-    head, descriptors, _, _ = socket.recv_fds(connection, 4, 4)
-    try:
-        body = b""
-        while len(body) < int.from_bytes(head, "big") and (more := connection.recv(1 << 16)):
-            body += more
-        if not body:
-            return
-        asked = json.loads(body.decode("utf-8", "surrogateescape"))
-        if asked["root"] != str(settings.ROOT) or code != _code():
-            connection.sendall(_OTHER)
-            return
-        connection.sendall(_SAME)
-        if os.fork() == 0:
-            listener.close()
-            _do(connection, asked, descriptors)
+                done = bytes([_do(connection, asked, descriptors)])
+    except (OSError, ValueError):  # who asks is gone
+        pass
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG) != (0, 0):
-                pass
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has asked goes now
+        with suppress(OSError):
+            connection.sendall(done)
+        os._exit(0)
 
 
-def _do(connection: socket.socket, asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Do a command in a fork, as if the one who asks had started it."""
-    code = 1
+def _do(connection: socket.socket, asked: Mapping[str, Any], descriptors: Sequence[int]) -> int:
+    """Do a command in the terminal, the folder and the environment of who asks; gives its exit code."""
+    for number in range(3):
+        os.dup2(descriptors[number], number)
+    os.fchdir(descriptors[3])
+    os.umask(asked["umask"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    time.tzset()
+    for stream in (sys.stdout, sys.stderr):
+        cast(TextIOWrapper, stream).reconfigure(line_buffering=stream.isatty() or stream is sys.stderr)
+    Thread(target=_end_with, args=[connection], daemon=True).start()
+    from include.lake.cli.main import main
+
     try:
-        for number in range(3):
-            os.dup2(descriptors[number], number)
-        os.fchdir(descriptors[3])
-        os.environ.clear()
-        os.environ.update(asked["environment"])
-        time.tzset()
-        for stream in (sys.stdout, sys.stderr):
-            cast(TextIOWrapper, stream).reconfigure(line_buffering=stream.isatty() or stream is sys.stderr)
-        threading.Thread(target=_obey, args=[connection], daemon=True).start()
-        from include.lake.cli.main import main
-
-        code = main(asked["arguments"])
+        return main(asked["arguments"])
     except SystemExit as end:  # of --help
-        code = end.code if isinstance(end.code, int) else 1
+        return end.code if isinstance(end.code, int) else 0
     finally:
         atexit._run_exitfuncs()
         with suppress(OSError, ValueError):
             sys.stdout.flush()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has asked goes now
-        with suppress(OSError):
-            connection.sendall(bytes([code]))
-        os._exit(code)
 
 
-def _obey(connection: socket.socket) -> None:
-    """Take the signals of who has asked. One who is gone wants nothing any more."""
-    main = threading.main_thread().ident or 0
-    while number := connection.recv(1):
-        signal.pthread_kill(main, number[0])  # a lock that it waits for would keep it from seeing that of another
-    signal.pthread_kill(main, signal.SIGINT)
+def _end_with(connection: socket.socket) -> None:
+    """Stop, as with Ctrl-C, when who has asked is gone: it says nothing more."""
+    connection.recv(1)
+    signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
+
+
+def _of_python(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that count when Python starts; its path is that of the checkout."""
+    return {name: value for name, value in environment.items() if name.startswith("PYTHON") and name != "PYTHONPATH"}
 
 
 def _folder() -> Path:
@@ -198,16 +252,18 @@ def _address() -> Iterator[str]:
         os.close(folder)
 
 
-def _inode(path: Path) -> int | None:
-    with suppress(OSError):
-        return path.stat().st_ino
-    return None
-
-
-def _code() -> dict[str, tuple[int, int]]:
-    """Our files, and what is installed, with their last change and size."""
+def _code() -> dict[Path, tuple[int, ...] | None]:
+    """Our files, and what is installed."""
     files = [settings.ROOT / "requirements.lock", *(settings.ROOT / "include" / "lake").rglob("*.py")]
-    return {str(file): (stat.st_mtime_ns, stat.st_size) for file in files if (stat := file.stat())}
+    return {file: _stamp(file) for file in files}
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What is another one when somebody has changed a file, or made it anew; None if it is not there."""
+    with suppress(OSError):
+        stat = path.stat()
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return None
 
 
 if __name__ == "__main__":

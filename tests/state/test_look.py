@@ -335,8 +335,24 @@ def test_a_torn_ledger_is_made_again(shop, rest: bytes | None) -> None:
     tear(ledger.TABLE, rest)
     with pytest.raises(LakeError, match=r"\./lake ledger rebuild"):
         Look().day_versions(TOTAL)
-    ledger.rebuild()
+    told: list[str] = []
+    ledger.rebuild(told.append)
     assert states(TOTAL) == "fffff"
+    (line,) = told
+    assert "cannot be read" in line and line.endswith("failed builds are forgotten")
+
+
+def test_a_table_that_cannot_be_read_keeps_its_rows_of_the_ledger_and_is_named(shop) -> None:
+    rows = ledger.read([TOTAL])
+    newest = max((path(TOTAL) / "_delta_log").glob("*.json"))
+    content = newest.read_bytes()
+    tear(TOTAL, None)
+    told: list[str] = []
+    ledger.rebuild(told.append)
+    (line,) = told
+    assert line.startswith(f"{TOTAL}: its newest commit is torn") and line.endswith("its rows stay as they were")
+    newest.write_bytes(content)
+    assert ledger.read([TOTAL]) == rows and states(TOTAL) == "fffff"
 
 
 def test_rows_that_a_repair_entered_a_second_time_count_once(shop) -> None:
@@ -365,7 +381,9 @@ def test_a_ledger_with_a_damaged_file_is_made_again_and_hides_no_other_table(sho
     assert states(WIDE) == "Xffff"
     with pytest.raises(LakeError, match=r"\./lake ledger rebuild"):
         ledger.read()
-    ledger.rebuild()
+    told: list[str] = []
+    ledger.rebuild(told.append)
+    assert told == [f"a file of {ledger.TABLE} is lost or torn ({file}): failed builds of {TOTAL} are forgotten"]
     assert states(TOTAL) == "fffff", "the failure was in the partition that cannot be read"
     assert states(WIDE) == "Xffff", "a failure that the ledger still knows stays"
 

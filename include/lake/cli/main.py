@@ -691,8 +691,11 @@ def _new(options: Any) -> None:
 def _ledger(options: Any) -> None:
     from include.lake.state import ledger
 
+    unread: list[str] = []
     with _ticking("reading the commits"):
-        before, after = ledger.rebuild()
+        before, after = ledger.rebuild(unread.append)
+    for line in unread:
+        print(f"lake: {line}", file=sys.stderr)
     print(f"{ledger.TABLE}: {counted(after, 'row')} from the commits and the failures kept, {before:,} before")
 
 

@@ -4,7 +4,7 @@ All but the failed builds follows from the Delta logs of the tables. So the ledg
 build that was killed between its commit and its ledger row is entered later (`record`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -265,51 +265,66 @@ def _rows(contract: Contract, table_id: str, commit: Commit) -> Iterator[dict[st
         yield {**row, "status": EMPTY, "partition": day, "build_id": load_id}
 
 
-def rebuild() -> tuple[int, int]:
+def rebuild(tell: Callable[[str], None] = lambda line: None) -> tuple[int, int]:
     """Make the ledger again from the commits of all tables; gives the number of rows before and after.
 
-    Failed builds have no commit: those that the old ledger still knows stay. An old ledger whose log cannot be read, or
-    of an older version, is moved aside first.
+    Failed builds have no commit: those that the old ledger still knows stay. So do the rows of a table whose commits
+    cannot be read just now. An old ledger whose log cannot be read, or of an older version, is moved aside first.
+    `tell` gets a line for all that could not be read.
     """
     try:
         create()
     except UsageError:
         raise
     except LakeError:
+        tell(f"{TABLE} cannot be read, or is of an older version of the lake: failed builds are forgotten")
         store().write(TABLE, SCHEMA.empty_table(), **_LAYOUT, anew=True)
     counts = 0, 0
+    untold: dict[str, None] = {}
 
     def all_rows(ledger: Snapshot) -> pa.Table:
         nonlocal counts
-        # The commits of a table whose contract is broken just now cannot be read: its rows stay, too.
-        broken = pa.array(sorted(contracts.load_all().broken), pa.string())
-        before = _readable_rows(ledger)
-        kept = before.filter(pc.or_(pc.equal(before["status"], FAILED), pc.is_in(before["table"], broken)))
-        rows = _unique(decoded(kept)) + list(_rows_of_all_commits())
+        untold.clear()
+        from_commits, unread = _rows_of_all_commits()
+        before, lost = _readable_rows(ledger)
+        untold.update(dict.fromkeys([*(f"{why}; its rows stay as they were" for why in unread.values()), *lost]))
+        stays = pa.array(sorted({*contracts.load_all().broken, *unread}), pa.string())
+        kept = before.filter(pc.or_(pc.equal(before["status"], FAILED), pc.is_in(before["table"], stays)))
+        rows = _unique(decoded(kept)) + from_commits
         counts = before.num_rows, len(rows)
         return encoded(rows)
 
     store().write(TABLE, all_rows, **_LAYOUT)
+    for line in untold:
+        tell(line)
     return counts
 
 
-def _readable_rows(snapshot: Snapshot) -> pa.Table:
-    """The rows of the ledger; those of a table that has a lost or torn file are left out."""
+def _readable_rows(snapshot: Snapshot) -> tuple[pa.Table, list[str]]:
+    """The rows of the ledger, and a line for each table that has a lost or torn file: its rows are left out."""
     with suppress(LakeError):
-        return _rows_in(snapshot)
-    known, parts = contracts.load_all(), [SCHEMA.empty_table()]
+        return _rows_in(snapshot), []
+    known, parts, lost = contracts.load_all(), [SCHEMA.empty_table()], []
     for table in sorted({*known, *known.broken}):
-        with suppress(LakeError):
+        try:
             parts.append(_rows_in(snapshot, {"table": [table]}))
-    return pa.concat_tables(parts)
+        except LakeError as error:
+            lost.append(f"{str(error).removesuffix(f'; {_CURE}')}: failed builds of {table} are forgotten")
+    return pa.concat_tables(parts), lost
 
 
-def _rows_of_all_commits() -> Iterator[dict[str, Any]]:
+def _rows_of_all_commits() -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows of all commits; and the tables whose commits cannot be read, with the reason."""
+    rows: list[dict[str, Any]] = []
+    unread: dict[str, str] = {}
     for contract in contracts.load_all().values():
-        with suppress(LakeError):  # a table that cannot be opened says so wherever it is looked at
+        try:
             snapshot = store().open(contract.table) if contract.has_days else None
             if snapshot:
-                yield from rows_of_commits(contract, snapshot.table_id, store().commits(snapshot, contract))
+                rows += rows_of_commits(contract, snapshot.table_id, store().commits(snapshot, contract))
+        except LakeError as error:
+            unread[contract.table] = str(error)
+    return rows, unread
 
 
 def encoded(rows: list[dict[str, Any]]) -> pa.Table:

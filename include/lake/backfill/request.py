@@ -2,12 +2,15 @@
 
 import difflib
 import re
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
 
 from include.lake.errors import ContractError, UsageError
 from include.lake.project import contracts, lineage, periods, task_lists
 from include.lake.project.current import held
-from include.lake.project.days import day_range
+from include.lake.project.days import day_range, parse_day
 from include.lake.project.periods import Period
 
 # Mode -> which days it builds. A day whose newest build failed counts as missing or stale, too: a backfill that was
@@ -24,15 +27,24 @@ AUTOMATIC = "automatic"
 MAX_DAYS_UNASKED = 3 * 366
 
 
+def _mode(text: str) -> str:
+    if text not in MODES:
+        raise UsageError(f"there is no mode {text!r}: choose one of {', '.join(MODES)}")
+    return text
+
+
+Day = Annotated[str, AfterValidator(parse_day)]
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked for, checked: `tables` in the order of their inputs. `days_per_batch` None: automatic."""
 
     tables: tuple[str, ...]
-    first: str
-    last: str
-    mode: str = "due"
-    days_per_batch: int | None = None
+    first: Day
+    last: Day
+    mode: Annotated[str, AfterValidator(_mode)] = "due"
+    days_per_batch: Annotated[int, Field(gt=0)] | None = None
 
     @property
     def days(self) -> list[str]:
@@ -65,8 +77,7 @@ def check(
 ) -> Request:
     """Check what somebody asks for; UsageError in one line. `yes`: more than three years are meant."""
     days = day_range(first, last)
-    if mode not in MODES:
-        raise UsageError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}")
+    _mode(mode)
     size = batch(days_per_batch)
     tables = tables_of(names, downstream)
     too_early: dict[str, str] = {}

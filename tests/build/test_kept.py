@@ -108,6 +108,20 @@ def test_every_line_names_the_days_that_a_build_takes_in(shop: Any, spark: Any) 
     assert lines[-1].endswith(", already fresh: 1")
 
 
+def test_a_day_that_is_taken_in_again_is_named(shop: Any, spark: Any) -> None:
+    """Its rows may be what fails a check of a build of another day."""
+    for day in DAYS[:2]:
+        load(day, [("phone", "ann", 5)])
+        build(spark, day)
+    load(DAYS[0], [("phone", "bob", 5)])
+    lines: list[str] = []
+    load(DAYS[2], [("phone", "ann", 1)])
+    runner.build("shop.owner", DAYS[2], DAYS[2], spark=spark, log=lines.append)
+    assert f"shop.owner {DAYS[2]}: computing and checking; with {DAYS[0]}, which changed since (" in lines[0]
+    runner.build("shop.owner", DAYS[2], DAYS[2], spark=spark, log=lines.append, force=True)
+    assert not any("which changed since" in line for line in lines[1:])
+
+
 def test_a_check_that_fails_while_inputs_do_not_fit_together_is_tried_again(
     shop: Any, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from include.lake import settings as lake_settings
 from include.lake.build import runner
+from include.lake.engine import databricks
 from include.lake.errors import InputsMissing
 from include.lake.project import contracts, lineage
 from include.lake.project.days import day_range
@@ -138,6 +139,7 @@ def empty_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark: Any) -> C
         monkeypatch.setenv("LAKE_HOME", str(tmp_path / str(next(numbers))))
         if lake_settings.on_databricks():
             statements.empty_catalog(spark)
+            databricks.enter(spark)  # another run: one knows the columns of its ledger
 
     return enter
 

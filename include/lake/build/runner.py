@@ -349,9 +349,9 @@ def _publish(
     with scopes.scope(spark, contract, lake, target, days, whole=force) as scope:
         frame = scope.of(compute(spark, table, days[0], days[-1], scope.continued))
         with engine().materialise(frame) as computed:
-            again = [day for day in scope.days if day not in days]
-            more = "" if scope.keys is None else f"; with {spans(contract.grain, again)}, which changed since"
-            progress(f"computing and checking{more if again else ''}")
+            again = [] if scope.keys is None else [day for day in scope.days if day not in days]
+            with_these = f"; with {spans(contract.grain, again)}, which changed since" if again else ""
+            progress(f"computing and checking{with_these}")
             audit = checks.audit(spark, contract, computed.frame, scope.days, scope.keys is not None)
             if _overtaken(lake, table, days):
                 raise WriteConflict(f"{subject} was built by another meanwhile")

@@ -57,11 +57,12 @@ def run(arguments: list[str]) -> int | None:
     with _asked(arguments) as (connection, pid):
         if pid is None:
             return None
-        with suppress(OSError):  # it has not begun
+        try:
             connection.sendall(_GO)
-            connection.settimeout(None)
-            return _exit_code(connection, pid)
-    return None
+        except OSError:  # it has not begun
+            return None
+        connection.settimeout(None)
+        return _exit_code(connection, pid)
 
 
 @contextmanager
@@ -253,7 +254,7 @@ def _address() -> Iterator[str]:
 
 
 def _code() -> dict[Path, tuple[int, ...] | None]:
-    """Our files, and what is installed."""
+    """Our files, and what is installed. Without help of other modules: they are what may be broken just now."""
     files = [settings.ROOT / "requirements.lock", *(settings.ROOT / "include" / "lake").rglob("*.py")]
     return {file: _stamp(file) for file in files}
 

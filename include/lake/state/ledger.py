@@ -280,22 +280,21 @@ def rebuild(tell: Callable[[str], None] = lambda line: None) -> tuple[int, int]:
         tell(f"{TABLE} cannot be read, or is of an older version of the lake: failed builds are forgotten")
         store().write(TABLE, SCHEMA.empty_table(), **_LAYOUT, anew=True)
     counts = 0, 0
-    untold: dict[str, None] = {}
+    unread: list[str] = []  # of the try that is written
 
     def all_rows(ledger: Snapshot) -> pa.Table:
-        nonlocal counts
-        untold.clear()
-        from_commits, unread = _rows_of_all_commits()
+        nonlocal counts, unread
+        from_commits, damaged = _rows_of_all_commits()
         before, lost = _readable_rows(ledger)
-        untold.update(dict.fromkeys([*(f"{why}; its rows stay as they were" for why in unread.values()), *lost]))
-        stays = pa.array(sorted({*contracts.load_all().broken, *unread}), pa.string())
+        unread = [*(f"{why}; its rows stay as they were" for why in damaged.values()), *lost]
+        stays = pa.array(sorted({*contracts.load_all().broken, *damaged}), pa.string())
         kept = before.filter(pc.or_(pc.equal(before["status"], FAILED), pc.is_in(before["table"], stays)))
         rows = _unique(decoded(kept)) + from_commits
         counts = before.num_rows, len(rows)
         return encoded(rows)
 
     store().write(TABLE, all_rows, **_LAYOUT)
-    for line in untold:
+    for line in unread:
         tell(line)
     return counts
 
@@ -316,15 +315,15 @@ def _readable_rows(snapshot: Snapshot) -> tuple[pa.Table, list[str]]:
 def _rows_of_all_commits() -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows of all commits; and the tables whose commits cannot be read, with the reason."""
     rows: list[dict[str, Any]] = []
-    unread: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     for contract in contracts.load_all().values():
         try:
             snapshot = store().open(contract.table) if contract.has_days else None
             if snapshot:
                 rows += rows_of_commits(contract, snapshot.table_id, store().commits(snapshot, contract))
         except LakeError as error:
-            unread[contract.table] = str(error)
-    return rows, unread
+            damaged[contract.table] = str(error)
+    return rows, damaged
 
 
 def encoded(rows: list[dict[str, Any]]) -> pa.Table:
